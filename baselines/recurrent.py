@@ -1,0 +1,85 @@
+"""LSTM and GRU as sequence models: what RL^2 (Duan et al. 2016) and MANN-style learners are built on."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from snail.sequence import SequenceModel
+
+State = tuple[Tensor, ...]  # each (B, H): (hidden,) for a GRU, (hidden, cell) for an LSTM
+
+
+class Recurrent(SequenceModel):
+    """One recurrent layer and a linear read-out: (B, T, C) -> (B, T, D). The cache is the state, whatever max_len is.
+
+    Args:
+        input_size: channels C of the input.
+        output_size: channels D of the output.
+        hidden_size: units H of the layer.
+    """
+
+    layer: ClassVar[type[nn.RNNBase]]
+    states: ClassVar[int]
+
+    def __init__(self, input_size: int, output_size: int, hidden_size: int):
+        super().__init__()
+        self.input_size, self.output_size, self.hidden_size = input_size, output_size, hidden_size
+        self.rnn = self.layer(input_size, hidden_size, batch_first=True)  # type: ignore[call-arg]
+        self.head = nn.Linear(hidden_size, output_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """All steps in parallel: (B, T, C) -> (B, T, D)."""
+        return self.head(self.rnn(x)[0])
+
+    def init_cache(self, batch_size: int, max_len: int | None = None) -> State:
+        """The state before the first step: zeros."""
+        return (self.head.weight.new_zeros(batch_size, self.hidden_size),) * self.states
+
+    def prefill(self, x: Tensor, max_len: int | None = None) -> tuple[Tensor, State]:
+        """(B, T, C) -> (B, T, D), cache."""
+        h, state = self.rnn(x)
+        state = state if isinstance(state, tuple) else (state,)
+        return self.head(h), tuple(s[0] for s in state)
+
+    def step(self, x_t: Tensor, cache: State, in_place: bool = False) -> tuple[Tensor, State]:
+        """(B, C), cache -> (B, D), cache."""
+        cache = self._advance(x_t, cache)
+        return self.head(cache[0]), cache
+
+    def branch(self, x_q: Tensor, cache: State) -> Tensor:
+        """(B, Q, C), cache -> (B, Q, D)."""
+        batch, queries, channels = x_q.shape
+        repeated = tuple(s.repeat_interleave(queries, dim=0) for s in cache)  # (B Q, H)
+        return self.step(x_q.reshape(-1, channels), repeated)[0].view(batch, queries, -1)
+
+    def reset(self, cache: State, rows: Tensor) -> State:
+        """Rows of the batch where ``rows`` (B,) is True begin a new sequence."""
+        return tuple(s.masked_fill(rows[:, None], 0.0) for s in cache)
+
+    @abstractmethod
+    def _advance(self, x_t: Tensor, state: State) -> State:
+        """The cell: (B, C), state -> state."""
+
+
+class LSTM(Recurrent):
+    """Long short-term memory (Hochreiter & Schmidhuber 1997)."""
+
+    layer, states = nn.LSTM, 2
+
+    def _advance(self, x_t: Tensor, state: State) -> State:
+        r = self.rnn
+        return torch.lstm_cell(x_t, state, r.weight_ih_l0, r.weight_hh_l0, r.bias_ih_l0, r.bias_hh_l0)
+
+
+class GRU(Recurrent):
+    """Gated recurrent unit (Cho et al. 2014), the memory of RL^2."""
+
+    layer, states = nn.GRU, 1
+
+    def _advance(self, x_t: Tensor, state: State) -> State:
+        r = self.rnn
+        return (torch.gru_cell(x_t, state[0], r.weight_ih_l0, r.weight_hh_l0, r.bias_ih_l0, r.bias_hh_l0),)

@@ -1,0 +1,169 @@
+"""A decoder-only Transformer as a sequence model: SNAIL's attention without its temporal convolutions."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from snail.attention import AttentionCache, attend_to_past_and_self
+from snail.sequence import Clock, SequenceModel
+
+Positions = Literal["sinusoidal", "learned", "none"]
+Combination = Literal["add", "concatenate"]
+
+
+def sinusoidal_encoding(positions: Tensor, size: int) -> Tensor:
+    """Sines and cosines of geometrically spaced frequencies (Vaswani et al. 2017, section 3.5): (...,) -> (..., size)."""
+    frequency = torch.exp(torch.arange(0, size, 2, device=positions.device) * (-math.log(10_000.0) / size))
+    angle = positions[..., None] * frequency  # (..., ceil(size / 2))
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)[..., :size]
+
+
+class PositionEncoding(nn.Module):
+    """Says where in the sequence a token stands: (B, T, W) and positions -> (B, T, width)."""
+
+    def __init__(self, width: int, max_len: int, kind: Positions, combination: Combination):
+        super().__init__()
+        if kind not in ("sinusoidal", "learned", "none") or combination not in ("add", "concatenate"):
+            raise ValueError(f"unknown position encoding {kind!r}, {combination!r}")
+        concatenated = combination == "concatenate" and kind != "none"
+        self.kind, self.combination, self.max_len = kind, combination, max_len
+        self.size = width // 4 if concatenated else width
+        self.token_width = width - self.size if concatenated else width  # W
+        if kind == "learned":
+            self.table = nn.Parameter(torch.randn(max_len, self.size) * 0.02)
+
+    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+        """x (B, T, W) at positions (T,) or (B, T), integers -> (B, T, width)."""
+        if self.kind == "none":
+            return x
+        if self.kind == "learned":
+            if positions.numel() and int(positions.max()) >= self.max_len:
+                raise ValueError(
+                    f"learned positions end at max_len {self.max_len}, got a step {int(positions.max()) + 1}"
+                )
+            encoding = self.table[positions]
+        else:
+            encoding = sinusoidal_encoding(positions, self.size).to(x.dtype)
+        encoding = encoding.expand(*x.shape[:2], -1)
+        return x + encoding if self.combination == "add" else torch.cat([x, encoding], dim=-1)
+
+
+class TransformerLayer(nn.Module):
+    """Pre-norm layer: ``x + attention(norm(x))``, then ``x + mlp(norm(x))`` (Xiong et al. 2020)."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, W) -> query, key and value, each (B, H, T, W / H)."""
+        batch, steps, width = x.shape
+        qkv = self.qkv(self.norm1(x)).view(batch, steps, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+    def finish(self, x: Tensor, read: Tensor) -> Tensor:
+        """The rest of the layer after attention has ``read`` (B, H, T, W / H)."""
+        x = x + self.out(read.transpose(1, 2).flatten(2))
+        return x + self.mlp(self.norm2(x))  # (B, T, W)
+
+
+class Transformer(SequenceModel):
+    """Decoder-only Transformer with causal self-attention: (B, T, C) -> (B, T, D).
+
+    Args:
+        input_size: channels C of the input.
+        output_size: channels D of the output.
+        max_len: longest sequence; binding for learned positions only.
+        width: channels between the layers; a multiple of ``heads``.
+        layers: how many.
+        heads: attention heads in each.
+        positions: "sinusoidal", "learned" or "none".
+        combination: positions are "add"-ed to the tokens or "concatenate"-d (then a quarter of the width is theirs).
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int,
+        max_len: int,
+        width: int,
+        layers: int = 2,
+        heads: int = 4,
+        positions: Positions = "sinusoidal",
+        combination: Combination = "add",
+    ):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width must be a multiple of heads, got {width} and {heads}")
+        self.input_size, self.output_size, self.max_len = input_size, output_size, max_len
+        self.position = PositionEncoding(width, max_len, positions, combination)
+        self.embed = nn.Linear(input_size, self.position.token_width)
+        self.layers = nn.ModuleList(TransformerLayer(width, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, output_size)
+        self.heads, self.head_size = heads, width // heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        """All steps in parallel: (B, T, C) -> (B, T, D)."""
+        return self._parallel(x)[0]
+
+    def prefill(self, x: Tensor, max_len: int | None = None) -> tuple[Tensor, tuple[AttentionCache, ...]]:
+        """(B, T, C) -> (B, T, D), cache."""
+        y, keys_values = self._parallel(x)
+        slots = max_len or max(self.max_len, x.shape[1])
+        return y, tuple(AttentionCache.of_sequence(k, v, slots) for k, v in keys_values)
+
+    def _parallel(self, x: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        x = self.position(self.embed(x), torch.arange(x.shape[1], device=x.device))  # (B, T, W)
+        keys_values = []
+        for layer in self.layers:
+            q, k, v = layer.project(x)
+            x = layer.finish(x, F.scaled_dot_product_attention(q, k, v, is_causal=True))
+            keys_values.append((k, v))
+        return self.head(self.norm(x)), keys_values
+
+    def init_cache(self, batch_size: int, max_len: int | None = None) -> tuple[AttentionCache, ...]:
+        """The state before the first step: one cache a layer."""
+        shape = (batch_size, self.heads, max_len or self.max_len, self.head_size)
+        new = self.head.weight.new_zeros
+        return tuple(AttentionCache.empty(new(shape), new(shape)) for _ in self.layers)
+
+    def step(
+        self, x_t: Tensor, cache: tuple[AttentionCache, ...], in_place: bool = False
+    ) -> tuple[Tensor, tuple[AttentionCache, ...]]:
+        """(B, C), cache -> (B, D), cache."""
+        x = self.position(self.embed(x_t[:, None]), _as_tensor(cache[0].clock, x_t.device))  # (B, 1, W)
+        caches = []
+        for layer, c in zip(self.layers, cache, strict=True):
+            q, k, v = layer.project(x)
+            c = c.append(k[:, :, 0], v[:, :, 0], in_place)
+            keys, values, mask = c.seen()
+            x = layer.finish(x, F.scaled_dot_product_attention(q, keys, values, attn_mask=mask))
+            caches.append(c)
+        return self.head(self.norm(x))[:, 0], tuple(caches)
+
+    def branch(self, x_q: Tensor, cache: tuple[AttentionCache, ...]) -> Tensor:
+        """(B, Q, C), cache -> (B, Q, D)."""
+        x = self.position(self.embed(x_q), _as_tensor(cache[0].clock, x_q.device))  # (B, Q, W)
+        for layer, c in zip(self.layers, cache, strict=True):
+            x = layer.finish(x, attend_to_past_and_self(*layer.project(x), c))
+        return self.head(self.norm(x))
+
+    def reset(self, cache: tuple[AttentionCache, ...], rows: Tensor) -> tuple[AttentionCache, ...]:
+        """Rows of the batch where ``rows`` (B,) is True begin a new sequence."""
+        return tuple(c.reset(rows) for c in cache)
+
+
+def _as_tensor(clock: Clock, device: torch.device) -> Tensor:
+    """Position of the next step: (1,) while the rows are in step, else (B, 1)."""
+    position = clock.positions()
+    return torch.tensor([position], device=device) if isinstance(position, int) else position[:, None]

@@ -1,0 +1,189 @@
+"""Where data sets are looked for, how they are read, and where their decoded arrays are kept.
+
+Data is searched, in this order, under an explicit root (``--data-root``), under the folder named by the
+environment variable ``SNAIL_DATA``, and under the cache folder. Archives are read in place, never unpacked.
+Whatever is written goes to a temporary name first and is renamed when whole, so that a reader sees either a
+complete file or none, also when several processes build the same file at once.
+"""
+
+import os
+import urllib.error
+import urllib.request
+import uuid
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import BinaryIO
+
+import numpy as np
+from tqdm import tqdm
+
+_MAX_MEMBER_BYTES = 1 << 24  # one image is a few kB; anything this large is no image but a decompression bomb
+_READ_ERRORS = (OSError, EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
+
+
+class DataError(Exception):
+    """Data that is missing, damaged or unreadable: one line saying what is wrong, where, and what to do."""
+
+
+def missing_package(package: str) -> DataError:
+    """The error to raise when an optional package is not installed."""
+    return DataError(f"{package} is not installed; run: pip install 'snail-suite[data]'")
+
+
+def cache_dir() -> Path:
+    """Folder of downloads and decoded arrays: $SNAIL_CACHE, $XDG_CACHE_HOME/snail or ~/.cache/snail."""
+    if explicit := os.environ.get("SNAIL_CACHE"):
+        return Path(explicit).expanduser()
+    if xdg := os.environ.get("XDG_CACHE_HOME"):
+        return Path(xdg).expanduser() / "snail"
+    return Path.home() / ".cache" / "snail"
+
+
+def data_roots(root: str | Path | None = None) -> list[Path]:
+    """Folders to search for data, first to last: ``root``, $SNAIL_DATA, the cache.
+
+    Raises DataError if ``root`` or $SNAIL_DATA is given and is not a folder.
+    """
+    roots = []
+    for origin, folder in (("--data-root", root), ("SNAIL_DATA", os.environ.get("SNAIL_DATA"))):
+        if folder is None or not str(folder):
+            continue
+        path = Path(folder).expanduser()
+        if not path.is_dir():
+            raise DataError(f"the data root {path} (from {origin}) is not a folder; correct the path or leave it out")
+        roots.append(path)
+    return [*roots, cache_dir()]
+
+
+def find_source(dataset: str, part: str, root: str | Path | None = None) -> Path | None:
+    """The folder ``part`` or the archive ``part.zip``, found under a root or under its folder ``dataset``.
+
+    Returns None if it is nowhere. Raises DataError as ``data_roots`` does.
+    """
+    for base in data_roots(root):
+        for folder in (base / dataset, base):
+            if (folder / part).is_dir():
+                return folder / part
+            if (folder / f"{part}.zip").is_file():
+                return folder / f"{part}.zip"
+    return None
+
+
+class FileTree:
+    """The files of a folder or of a zip archive, read by name; nothing is unpacked to disk.
+
+    ``names`` are sorted relative paths with forward slashes. Those of a folder begin with its own name, so
+    that a folder ``part`` and an archive that holds ``part/...`` give the same names in the same order.
+
+    Raises DataError if the archive cannot be opened or has a member whose path leads out of it.
+    """
+
+    def __init__(self, source: Path):
+        self.source = source
+        self._archive: zipfile.ZipFile | None = None
+        if source.is_dir():
+            self.names = sorted(p.relative_to(source.parent).as_posix() for p in source.rglob("*") if p.is_file())
+            return
+        try:
+            self._archive = zipfile.ZipFile(source)
+        except _READ_ERRORS as error:
+            raise DataError(f"{source} is not a whole zip archive ({error}); delete it and fetch it again") from error
+        members = [info.filename for info in self._archive.infolist() if not info.is_dir()]
+        for name in members:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
+                self._archive.close()
+                raise DataError(f"{source} has the unsafe member {name!r}; delete it and fetch it again")
+        self.names = sorted(members)
+
+    def read(self, name: str) -> bytes:
+        """The content of one file. Raises DataError if it cannot be read or fails its checksum."""
+        try:
+            if self._archive is None:
+                return (self.source.parent / name).read_bytes()
+            if (size := self._archive.getinfo(name).file_size) > _MAX_MEMBER_BYTES:
+                raise ValueError(f"{size} bytes are too many for an image")
+            return self._archive.read(name)
+        except _READ_ERRORS as error:
+            raise DataError(f"{name} in {self.source} is damaged ({error}); fetch the data again") from error
+
+    def __enter__(self) -> "FileTree":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._archive is not None:
+            self._archive.close()
+
+
+@contextmanager
+def atomic_writer(path: Path) -> Iterator[BinaryIO]:
+    """Write ``path`` as a whole or not at all.
+
+    Yields a binary file under a temporary name in the same folder; on success it is flushed to disk and
+    renamed to ``path``, replacing what was there, and after an exception it is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def save_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Keep arrays in one uncompressed .npz file, written atomically.
+
+    One file holds all of them together with a CRC-32 of each, so there is no pair of files to disagree.
+    Raises DataError if the folder cannot be written.
+    """
+    try:
+        with atomic_writer(path) as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+    except OSError as error:
+        raise DataError(f"cannot write {path} ({error}); set SNAIL_CACHE to a folder with room") from error
+
+
+def load_arrays(path: Path, *names: str) -> tuple[np.ndarray, ...] | None:
+    """The named arrays of a file written by ``save_arrays``; None if it is absent, truncated or corrupt."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:  # reading an array to its end checks its CRC-32
+            return tuple(archive[name] for name in names)
+    except (*_READ_ERRORS, TypeError, SyntaxError):  # the latter two: an array header that is garbage
+        return None
+
+
+def download(url: str, path: Path, timeout: float = 30.0) -> None:
+    """Fetch ``url`` to ``path`` with a progress bar, atomically.
+
+    Raises DataError, naming ``url`` and ``path``, if the network or the server fails, if no byte arrives for
+    ``timeout`` seconds, or if fewer bytes arrive than were announced.
+    """
+    try:
+        with urllib.request.urlopen(url, timeout=timeout) as response, atomic_writer(path) as file:
+            announced = int(response.headers.get("Content-Length") or 0)
+            bar = tqdm(total=announced or None, unit="B", unit_scale=True, desc=path.name, disable=None)
+            received = 0
+            with bar:
+                while block := response.read(1 << 16):
+                    file.write(block)
+                    received += len(block)
+                    bar.update(len(block))
+            if received < announced:
+                raise OSError(f"got {received} of {announced} bytes")
+    except OSError as error:  # URLError, HTTPError and timeouts are all OSErrors
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        raise DataError(
+            f"cannot download {url} ({reason}); fetch it elsewhere and point --data-root or SNAIL_DATA at "
+            f"the folder with {path.name}, or use the data set 'glyphs', which needs no download"
+        ) from error

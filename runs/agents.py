@@ -1,0 +1,112 @@
+"""The agents that can be trained: each name is a configuration that builds its own sequence model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from baselines.recurrent import GRU, LSTM
+from baselines.sizing import matching_size
+from baselines.transformer import Combination, Positions, Transformer
+from snail.model import FEWSHOT_BLOCKS, RL_POLICY_BLOCKS, RL_VALUE_BLOCKS, SNAIL
+from snail.sequence import SequenceModel, parameter_count
+
+Role = Literal["classifier", "policy", "value"]
+
+_BLOCKS = {"classifier": FEWSHOT_BLOCKS, "policy": RL_POLICY_BLOCKS, "value": RL_VALUE_BLOCKS}
+_STEM = {"classifier": None, "policy": 32, "value": 32}
+
+
+class AgentConfig(Protocol):
+    """Builds the sequence model of one agent."""
+
+    def build(self, role: Role, input_size: int, output_size: int, max_len: int) -> SequenceModel:
+        """The model for ``role``, with sequences of up to ``max_len`` steps."""
+
+
+@dataclass(frozen=True)
+class SNAILConfig:
+    """SNAIL with the paper's blocks for each role."""
+
+    kernel_size: int = 2
+    """Taps of every causal convolution."""
+    first_dilation: int = 1
+    """Where the doubling dilations start; 2 is the paper's text read literally."""
+
+    def build(self, role: Role, input_size: int, output_size: int, max_len: int) -> SNAIL:
+        """The model for ``role``, with sequences of up to ``max_len`` steps."""
+        return SNAIL(
+            input_size, output_size, max_len, _BLOCKS[role], _STEM[role], self.kernel_size, self.first_dilation
+        )
+
+
+def _snail_size(role: Role, input_size: int, output_size: int, max_len: int) -> int:
+    """Parameters of the SNAIL that a baseline is compared with."""
+    return parameter_count(SNAILConfig().build(role, input_size, output_size, max_len))
+
+
+@dataclass(frozen=True)
+class LSTMConfig:
+    """One LSTM layer."""
+
+    hidden_size: int | None = None
+    """Units; None: as many as give SNAIL's parameter count."""
+
+    def build(self, role: Role, input_size: int, output_size: int, max_len: int) -> LSTM:
+        """The model for ``role``; its size does not depend on how ``max_len`` is used."""
+        size = self.hidden_size or matching_size(
+            lambda n: LSTM(input_size, output_size, n), _snail_size(role, input_size, output_size, max_len)
+        )
+        return LSTM(input_size, output_size, size)
+
+
+@dataclass(frozen=True)
+class GRUConfig:
+    """One GRU layer, the memory of RL^2 (which had 256 units)."""
+
+    hidden_size: int | None = None
+    """Units; None: as many as give SNAIL's parameter count."""
+
+    def build(self, role: Role, input_size: int, output_size: int, max_len: int) -> GRU:
+        """The model for ``role``; its size does not depend on how ``max_len`` is used."""
+        size = self.hidden_size or matching_size(
+            lambda n: GRU(input_size, output_size, n), _snail_size(role, input_size, output_size, max_len)
+        )
+        return GRU(input_size, output_size, size)
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """A decoder-only, pre-norm Transformer: attention without the temporal convolutions."""
+
+    width: int | None = None
+    """Channels between layers, a multiple of heads; None: as many as give SNAIL's parameter count."""
+    layers: int = 2
+    """Layers."""
+    heads: int = 4
+    """Attention heads of each layer."""
+    positions: Positions = "sinusoidal"
+    """What tells the steps apart."""
+    combination: Combination = "add"
+    """How positions join the tokens."""
+
+    def build(self, role: Role, input_size: int, output_size: int, max_len: int) -> Transformer:
+        """The model for ``role``, with sequences of up to ``max_len`` steps."""
+
+        def model(width: int) -> Transformer:
+            return Transformer(
+                input_size, output_size, max_len, width, self.layers, self.heads, self.positions, self.combination
+            )
+
+        target = _snail_size(role, input_size, output_size, max_len)
+        return model(self.width or matching_size(model, target, multiple=self.heads))
+
+
+AnyAgentConfig = SNAILConfig | LSTMConfig | GRUConfig | TransformerConfig
+
+AGENTS: dict[str, AnyAgentConfig] = {
+    "snail": SNAILConfig(),
+    "lstm": LSTMConfig(),
+    "gru": GRUConfig(),
+    "transformer": TransformerConfig(),
+}

@@ -1,0 +1,164 @@
+"""The verbs of the command line: each a frozen dataclass of its options, parsed by tyro."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+from tyro.conf import Positional
+
+from runs.agents import AnyAgentConfig
+from runs.catalogue import CATALOGUE, RunConfig, Test, Training, find
+from runs.config import to_json
+from runs.errors import RunError
+from runs.folder import RunFolder
+from runs.machine import Machine
+from runs.tasks import Task
+from runs.tracking import TrackerName
+from runs.training import train
+
+RESULTS = Path("results")
+
+
+@dataclass(frozen=True)
+class List:
+    """Show the experiments of the catalogue and their agents."""
+
+    def run(self) -> None:
+        """Print them."""
+        width = max(map(len, CATALOGUE))
+        for e in CATALOGUE.values():
+            print(f"{e.id:{width}}  {e.about}")
+            print(f"{'':{width}}  agents: {', '.join(e.agents)}; budgets: {', '.join(e.budgets)}")
+        print("\nstart one with:  snail train bandit/n10-k5 --agent snail --budget demo")
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train one agent on one experiment, measure it on frozen test tasks, and leave a record.
+
+    The defaults shown are those of the chosen experiment, agent and budget: all of them can be changed.
+    """
+
+    experiment: Positional[str]
+    """Name in the catalogue; `snail list` shows all."""
+    agent: str
+    """Who learns: snail, lstm, gru or transformer."""
+    budget: str
+    """How much training: full, demo or smoke."""
+    seed: int
+    """Seed of the initial weights and of everything drawn in training."""
+    task: Task
+    model: AnyAgentConfig
+    training: Training
+    test: Test
+    results: Path = RESULTS
+    """Folder of all results; the run gets one of its own in it."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda or cuda:N."""
+    threads: int | None = None
+    """CPU threads; None: all cores."""
+    data_root: Path | None = None
+    """Folder with the data sets; else $SNAIL_DATA, else a cache, filled by download."""
+    tracker: TrackerName = "auto"
+    """Mirror of the metrics: wandb, none, or auto (wandb if installed; offline unless you have logged in)."""
+    resume: bool = False
+    """Go on with an unfinished run."""
+    overwrite: bool = False
+    """Throw away what the run's folder holds."""
+
+    @classmethod
+    def defaults(cls, args: Sequence[str]) -> Train:
+        """What all options are before ``args`` are read: they depend on the first few of them."""
+        words = [a for a in args if a not in ("-h", "--help")]
+        if not words or words[0].startswith("-"):
+            if len(words) == len(args):
+                raise RunError("which experiment? `snail list` shows all; try: snail train bandit/n10-k5")
+            words = ["bandit/n10-k5", *words]
+        chooser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+        chooser.add_argument("--agent", default="snail")
+        chooser.add_argument("--budget", default="full")
+        chooser.add_argument("--seed", type=int, default=0)
+        try:
+            chosen, _ = chooser.parse_known_args(words[1:])
+        except argparse.ArgumentError as e:
+            raise RunError(str(e).removeprefix("argument ")) from e
+        config = find(words[0]).config(chosen.agent, chosen.seed, chosen.budget)
+        return cls(**{f.name: getattr(config, f.name) for f in dataclasses.fields(RunConfig)})
+
+    def run(self) -> None:
+        """Train."""
+        if self.resume and self.overwrite:
+            raise RunError("--resume and --overwrite exclude each other")
+        config = RunConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(RunConfig)})
+        machine = Machine.named(self.device, self.data_root, self.threads)
+        folder = RunFolder(run_path(self.results, config))
+        record = train(config, folder, machine, tracker=self.tracker, resume=self.resume, overwrite=self.overwrite)
+        print(describe(record))
+        print(f"record: {folder.result_path}")
+
+
+def run_path(results: Path, config: RunConfig) -> Path:
+    """The folder of a run. Settings other than the catalogue's are told apart by their hash."""
+    name = f"{config.budget}-seed{config.seed}"
+    if config != find(config.experiment).config(config.agent, config.seed, config.budget):
+        name += "-" + hashlib.sha256(to_json(config).encode()).hexdigest()[:8]
+    return results / config.experiment / config.agent / name
+
+
+def describe(record: dict[str, Any]) -> str:
+    """A record in one line for each number."""
+    lines = []
+    for r in record["results"]:
+        shots = f", {r['shots']} shot" if "shots" in r else ""
+        lines.append(
+            f"{r['experiment']} {r['agent']} seed {r['seed']}: "
+            f"{r['metric']}{shots} {r['mean']:.4f} +- {r['ci95']:.4f} (95%, n={r['n']}), "
+            f"{record['budget']} budget, {record['train_seconds']:.0f} s of training"
+        )
+    return "\n".join(lines)
+
+
+VERBS: dict[str, Any] = {"list": List, "train": Train}
+
+
+def run_verb(verb: str, args: Sequence[str]) -> None:
+    """Parse the options of a verb and do what it says.
+
+    Raises:
+        RunError: for a verb or an option that does not exist; the message suggests the nearest.
+    """
+    if verb not in VERBS:
+        raise RunError(f"unknown verb {verb!r}; {_suggestion(verb, list(VERBS), '', 'snail --help')}")
+    kind = VERBS[verb]
+    known = {"default": kind.defaults(args)} if hasattr(kind, "defaults") else {}
+    parsed, unknown = tyro.cli(
+        kind, args=args, prog=f"snail {verb}", return_unknown_args=True, config=(tyro.conf.AvoidSubcommands,), **known
+    )
+    if unknown:
+        options = _option_names(parsed)
+        wanted = unknown[0].split("=")[0].lstrip("-").replace("_", "-")
+        advice = _suggestion(wanted, options, "--", f"snail {verb} --help")
+        raise RunError(f"unknown option {unknown[0]!r}; {advice}")
+    parsed.run()
+
+
+def _suggestion(word: str, known: list[str], prefix: str, help_command: str) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {prefix}{near[0]}?" if near else f"`{help_command}` shows all"
+
+
+def _option_names(options: Any, prefix: str = "") -> list[str]:
+    names = []
+    for field in dataclasses.fields(options):
+        name = prefix + field.name.replace("_", "-")
+        value = getattr(options, field.name)
+        names += _option_names(value, name + ".") if dataclasses.is_dataclass(value) else [name]
+    return names

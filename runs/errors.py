@@ -1,0 +1,11 @@
+"""Errors that a person can do something about."""
+
+from __future__ import annotations
+
+
+class RunError(Exception):
+    """What went wrong and what to do next, in one line: the command line prints it without a traceback."""
+
+
+class Interrupted(RunError):
+    """The run was asked to stop (Ctrl-C, SIGTERM) and did, after saving a checkpoint."""

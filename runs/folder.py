@@ -1,0 +1,171 @@
+"""A run's folder: its configuration, its metrics, its checkpoint and, once it is finished, its record.
+
+config.json     what decides the run's numbers
+metrics.jsonl   one line a logged step: the truth that trackers mirror
+checkpoint.pt   weights, optimiser and randomness, for an exact continuation; configuration inside
+result.json     the record of a finished run
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from envs.storage import atomic_writer
+from runs.catalogue import RunConfig
+from runs.config import from_dict, to_dict, to_json
+from runs.errors import RunError
+
+
+class RunFolder:
+    """Reads and writes one run. Every file is whole or not there; a finished record is never replaced unasked."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config_path = path / "config.json"
+        self.metrics_path = path / "metrics.jsonl"
+        self.checkpoint_path = path / "checkpoint.pt"
+        self.result_path = path / "result.json"
+
+    def claim(self, config: RunConfig, *, resume: bool, overwrite: bool) -> None:
+        """Make the folder ready for a run with this configuration.
+
+        Raises:
+            RunError: if it holds another run, or this one and neither ``resume`` nor ``overwrite`` says what to do.
+        """
+        if overwrite:
+            self._clear()
+        elif self.result_path.exists() and not resume:
+            raise RunError(
+                f"{self.path} holds a finished run; look at it with `snail evaluate {self.path}`, "
+                "or train anew with --overwrite"
+            )
+        elif self.checkpoint_path.exists() and not resume:
+            raise RunError(f"{self.path} holds an unfinished run; go on with --resume, or start over with --overwrite")
+        elif self.config_path.exists() and self.config() != config:
+            raise RunError(
+                f"{self.path} holds a run with another configuration ({_difference(self.config(), config)}); "
+                "choose another --results, or --overwrite"
+            )
+        with self._writing(self.config_path) as file:
+            file.write(to_json(config).encode())
+
+    def config(self) -> RunConfig:
+        """The configuration of the run.
+
+        Raises:
+            RunError: if there is none, or it is damaged.
+        """
+        return from_dict(RunConfig, self._json(self.config_path), str(self.config_path))
+
+    def result(self) -> dict[str, Any] | None:
+        """The record of the finished run, or None."""
+        return self._json(self.result_path) if self.result_path.exists() else None
+
+    def write_result(self, record: dict[str, Any]) -> None:
+        """Finish the run."""
+        with self._writing(self.result_path) as file:
+            file.write((json.dumps(record, indent=2) + "\n").encode())
+
+    def append_metrics(self, line: dict[str, Any]) -> None:
+        """Log one step."""
+        try:
+            with open(self.metrics_path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as e:
+            raise self._unwritable(self.metrics_path, e) from e
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All logged steps. A last line that was cut short by a crash is left out."""
+        if not self.metrics_path.exists():
+            return []
+        lines = self.metrics_path.read_text(encoding="utf-8", errors="replace").splitlines()
+        found = []
+        for number, line in enumerate(lines, 1):
+            try:
+                found.append(json.loads(line))
+            except json.JSONDecodeError as e:
+                if number < len(lines):
+                    raise RunError(f"{self.metrics_path} is damaged in line {number}; remove that line") from e
+        return found
+
+    def forget_metrics_after(self, step: int) -> None:
+        """Drop what was logged after the checkpoint that is gone back to."""
+        kept = [line for line in self.metrics() if line["step"] <= step]
+        with self._writing(self.metrics_path) as file:
+            file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
+
+    def save_checkpoint(self, config: RunConfig, progress: dict[str, Any], learner: dict[str, Any]) -> None:
+        """Replace the checkpoint. ``progress`` says how far the run is, ``learner`` is the learner's state."""
+        with self._writing(self.checkpoint_path) as file:
+            torch.save({"config": to_json(config), "progress": progress, "learner": learner}, file)
+
+    def load_checkpoint(self, config: RunConfig, device: torch.device) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The last checkpoint's progress and learner state. Tensors and plain values only: nothing is executed.
+
+        Raises:
+            RunError: if it is missing, damaged, holds anything else, or belongs to another configuration.
+        """
+        path = self.checkpoint_path
+        if not path.exists():
+            raise RunError(f"there is no checkpoint at {path}; start the run without --resume")
+        try:
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+            found = from_dict(RunConfig, json.loads(saved["config"]), "its configuration")
+            progress, learner = saved["progress"], saved["learner"]
+        except RunError as e:
+            raise RunError(f"{path} is of another version of this program: {e}") from e
+        except Exception as e:  # whatever a truncated or foreign file makes the unpickler say
+            raise RunError(f"{path} is damaged or is no checkpoint of this program; start over with --overwrite") from e
+        if found != config:
+            raise RunError(
+                f"{path} is of another configuration ({_difference(found, config)}); "
+                "give the same options as then, or --overwrite"
+            )
+        return progress, learner
+
+    def _clear(self) -> None:
+        for path in (self.result_path, self.checkpoint_path, self.metrics_path, self.config_path):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(self.path / "wandb", ignore_errors=True)
+
+    def _json(self, path: Path) -> Any:
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as e:
+            raise RunError(f"there is no {path.name} in {self.path}; is it the folder of a run?") from e
+        except (json.JSONDecodeError, UnicodeDecodeError) as e:
+            raise RunError(f"{path} is damaged; remove the folder, or repair the file") from e
+
+    @contextmanager
+    def _writing(self, path: Path) -> Iterator[Any]:
+        try:
+            with atomic_writer(path) as file:
+                yield file
+        except OSError as e:
+            raise self._unwritable(path, e) from e
+        except RuntimeError as e:  # what torch.save says of a full disk
+            raise RunError(f"cannot write {path}: {e}") from e
+
+    @staticmethod
+    def _unwritable(path: Path, error: OSError) -> RunError:
+        return RunError(f"cannot write {path}: {os.strerror(error.errno or 0)}; make room or choose another --results")
+
+
+def _difference(a: RunConfig, b: RunConfig) -> str:
+    """The first key in which two configurations differ, with both values."""
+
+    def walk(x: Any, y: Any, where: str) -> str | None:
+        if isinstance(x, dict) and isinstance(y, dict):
+            found = [walk(x.get(k), y.get(k), f"{where}.{k}" if where else k) for k in {**x, **y}]
+            return next((f for f in found if f), None)
+        return None if x == y else f"{where} was {x}, now {y}"
+
+    return walk(to_dict(a), to_dict(b), "") or "nothing"

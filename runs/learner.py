@@ -1,0 +1,56 @@
+"""What the training driver drives: one update at a time, state that can be saved, and a test at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One measured number: the mean of ``n`` independent trials or episodes."""
+
+    metric: str
+    mean: float
+    ci95: float
+    n: int
+    task_set: str
+    shots: int | None = None
+
+    @classmethod
+    def of(cls, metric: str, samples: Tensor, task_set: str, shots: int | None = None) -> Measurement:
+        """Mean and the half-width of its normal 95% interval over ``samples`` (n,)."""
+        samples = samples.double()
+        half = 1.96 * samples.std() / len(samples) ** 0.5
+        return cls(metric, samples.mean().item(), half.item(), len(samples), task_set, shots)
+
+
+class Learner(Protocol):
+    """An agent, what it is trained on and how."""
+
+    steps: int
+    """Updates in a whole training."""
+    unit: str
+    """What the throughput counts."""
+    units_per_step: int
+    """How many of them one update processes."""
+    validations: int
+    """Looks at the validation tasks in a whole training."""
+    model: nn.Module
+
+    def update(self, step: int) -> dict[str, Tensor]:
+        """Update number ``step``; returns scalars to log, ``loss`` among them, on any device."""
+
+    def validate(self) -> dict[str, float]:
+        """Scalars to log, measured on tasks for validation."""
+
+    def evaluate(self, progress: Any) -> list[Measurement]:
+        """The numbers to report, on the frozen test tasks. ``progress`` is called with (done, of) now and then."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that an exact continuation needs: tensors, numbers, strings, and containers of them."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""

@@ -1,0 +1,49 @@
+"""Where a run happens: its device, its threads and its data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from runs.errors import RunError
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a run happens and where its data is."""
+
+    device: torch.device
+    data_root: Path | None = None
+
+    @classmethod
+    def named(cls, device: str, data_root: Path | None = None, threads: int | None = None) -> Machine:
+        """The machine that the command line describes; ``auto`` is a GPU if there is one.
+
+        Raises:
+            RunError: if there is no such device.
+        """
+        if threads is not None:
+            if threads < 1:
+                raise RunError(f"threads must be at least 1, got {threads}")
+            torch.set_num_threads(threads)
+        return cls(_device(device), data_root)
+
+    def generator(self, seed: int) -> torch.Generator:
+        """A source of randomness on the device."""
+        return torch.Generator(self.device).manual_seed(seed)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as e:
+        raise RunError(f"unknown device {name!r}; choose auto, cpu or cuda") from e
+    if device.type not in ("cpu", "cuda"):
+        raise RunError(f"device {name!r} is not supported; choose auto, cpu or cuda")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise RunError(f"there is no {name} on this machine; choose --device cpu")
+    return device

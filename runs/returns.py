@@ -1,0 +1,59 @@
+"""Returns, advantages and losses of policy-gradient learning, as pure functions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def generalized_advantages(rewards: Tensor, values: Tensor, discount: float, gae_lambda: float) -> Tensor:
+    """Generalised advantage estimates of whole trials (Schulman et al. 2016, equation 16).
+
+    ``A_t = sum_l (discount gae_lambda)^l delta_{t+l}`` with ``delta_t = r_t + discount V_{t+1} - V_t``; nothing
+    follows the last step.
+
+    Args:
+        rewards: (B, T).
+        values: (B, T) estimates V_t of the discounted return from step t on.
+
+    Returns:
+        (B, T). Advantage plus value is the lambda-return.
+    """
+    following = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
+    delta = rewards + discount * following - values  # (B, T)
+    advantages = torch.empty_like(delta)
+    running = torch.zeros_like(delta[:, 0])
+    for t in reversed(range(delta.shape[1])):
+        running = delta[:, t] + discount * gae_lambda * running
+        advantages[:, t] = running
+    return advantages
+
+
+def clipped_surrogate_loss(log_ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
+    """PPO's pessimistic surrogate (Schulman et al. 2017, equation 7), negated, mean over all steps.
+
+    ``-mean(min(ratio A, clamp(ratio, 1 - clip, 1 + clip) A))``.
+
+    Args:
+        log_ratio: log pi(a|s) - log pi_old(a|s), any shape.
+        advantages: the same shape.
+        clip: how far the ratio may pay off.
+    """
+    ratio = log_ratio.exp()
+    return -torch.min(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages).mean()
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Entropy in nats of categorical distributions: (..., A) -> (...)."""
+    log_p = logits.log_softmax(-1)
+    return -(log_p.exp() * log_p).sum(-1)
+
+
+def log_probability(logits: Tensor, actions: Tensor) -> Tensor:
+    """Log-probability of the chosen actions: logits (..., A), actions (...) -> (...)."""
+    return logits.log_softmax(-1).gather(-1, actions[..., None])[..., 0]
+
+
+def standardized(x: Tensor) -> Tensor:
+    """Zero mean, unit variance over all entries."""
+    return (x - x.mean()) / (x.std() + 1e-8)

@@ -1,0 +1,189 @@
+"""Few-shot learning by supervision: episodes in, cross-entropy of the queries out (Mishra et al. 2018, section 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from envs.fewshot import EpisodeSampler, ImageClasses, task_set_hash
+from runs.agents import AnyAgentConfig
+from runs.learner import Measurement
+from runs.machine import Machine
+from runs.schedules import one_cycle
+from runs.tasks import FewShotTask
+from snail.classifier import SequenceClassifier
+from snail.embedding import OmniglotEmbedding
+
+
+@dataclass(frozen=True)
+class SupervisedTraining:
+    """AdamW with a one-cycle learning rate on episodes of the training classes."""
+
+    steps: int
+    """Updates."""
+    batch_size: int = 16
+    """Episodes in an update."""
+    queries: int = 15
+    """Queries in a training episode; they share its support. The paper has 1."""
+    learning_rate: float = 2e-3
+    """Peak of the one-cycle schedule."""
+    warmup: float = 0.1
+    """Fraction of training over which the learning rate rises."""
+    weight_decay: float = 1e-4
+    """Decoupled weight decay."""
+    gradient_clip: float = 1.0
+    """Largest norm of the gradient."""
+    bfloat16: bool = True
+    """Matrix products and convolutions in bfloat16 (parameters stay in float32)."""
+    pool_first: bool = True
+    """Pool before the normalisation in the image embedding: a quarter of its memory traffic."""
+    validation_episodes: int = 400
+    """Episodes of the validation classes in each look at them."""
+    validations: int = 20
+    """Looks at the validation classes in a training."""
+
+    def learner(self, task: FewShotTask, agent: AnyAgentConfig, test: FewShotTest, seed: int, machine: Machine):
+        """What trains ``agent`` on ``task``."""
+        return FewShotLearner(self, task, agent, test, seed, machine)
+
+
+@dataclass(frozen=True)
+class FewShotTest:
+    """The frozen episodes of the test classes that the reported accuracy is measured on."""
+
+    episodes: int = 10_000
+    """Episodes for each number of shots."""
+    queries: int = 15
+    """Queries in an episode."""
+    seed: int = 2018
+    """What freezes the episodes: the same for all agents."""
+
+
+class FewShotLearner:
+    """Trains an embedding and a sequence model end to end."""
+
+    unit = "episode"
+
+    def __init__(
+        self,
+        training: SupervisedTraining,
+        task: FewShotTask,
+        agent: AnyAgentConfig,
+        test: FewShotTest,
+        seed: int,
+        machine: Machine,
+    ):
+        self.training, self.task, self.test, self.machine = training, task, test, machine
+        self.steps, self.units_per_step = training.steps, training.batch_size
+        self.validations = training.validations
+        torch.manual_seed(seed)
+        embedding = OmniglotEmbedding(pool_first=training.pool_first)
+        longest = task.ways * max(task.shots + task.test_shots) + 1
+        model = agent.build("classifier", embedding.output_size + task.ways, task.ways, longest)
+        self.model = SequenceClassifier(embedding, model, task.ways).to(machine.device)
+        self.model.embedding.to(memory_format=torch.channels_last)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), training.learning_rate, weight_decay=training.weight_decay, fused=True
+        )
+        train = task.load("train", machine.data_root).to(machine.device)
+        self.sampler = EpisodeSampler(train.images, task.ways, training.queries)
+        for shots in task.shots:
+            if not 1 <= shots <= self.sampler.max_shots:
+                raise ValueError(f"shots must be between 1 and {self.sampler.max_shots}, got {shots}")
+        self.generator = machine.generator(seed)
+        self.shots_generator = torch.Generator().manual_seed(seed)  # drawn on the host: it sets the shapes
+        self._splits: dict[str, ImageClasses] = {}
+
+    def _autocast(self):
+        return torch.autocast(self.machine.device.type, torch.bfloat16, enabled=self.training.bfloat16)
+
+    def update(self, step: int) -> dict[str, Tensor]:
+        """One step of AdamW on a batch of training episodes."""
+        factor = one_cycle((step + 1) / (self.steps + 1), self.training.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.training.learning_rate * factor
+        choice = torch.randint(len(self.task.shots), (), generator=self.shots_generator)
+        episodes = self.sampler.sample(self.training.batch_size, self.task.shots[int(choice)], self.generator)
+        self.model.train()
+        with self._autocast():
+            logits = self.model(episodes)  # (B, Q, N)
+        loss = F.cross_entropy(logits.flatten(0, 1), episodes.query_y.flatten())
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.gradient_clip)
+        self.optimizer.step()
+        accuracy = (logits.detach().argmax(-1) == episodes.query_y).float().mean()
+        return {"loss": loss.detach(), "train_accuracy": accuracy, "gradient_norm": norm}
+
+    def validate(self) -> dict[str, float]:
+        """Accuracy on episodes of the validation classes, the same at every look."""
+        return {
+            f"validation_accuracy_{shots}shot": self._accuracies(
+                "val", shots, self.training.validation_episodes, self.training.queries
+            )[0]
+            .mean()
+            .item()
+            for shots in self.task.test_shots
+        }
+
+    def evaluate(self, progress: Any) -> list[Measurement]:
+        """Accuracy on the test classes, a number for each number of shots; the mean is over episodes."""
+        results = []
+        for i, shots in enumerate(self.task.test_shots):
+
+            def report(done: int, of: int, i: int = i) -> None:
+                progress(i * of + done, len(self.task.test_shots) * of)
+
+            accuracy, task_set = self._accuracies("test", shots, self.test.episodes, self.test.queries, report)
+            results.append(Measurement.of("accuracy", accuracy, task_set, shots))
+        return results
+
+    @torch.no_grad()
+    def _accuracies(
+        self, split: str, shots: int, episodes: int, queries: int, progress: Any = lambda done, of: None
+    ) -> tuple[Tensor, str]:
+        """Accuracy (episodes,) on frozen episodes of a split, and their hash.
+
+        Every image is embedded once; episodes are then drawn from the embeddings. They are drawn on the host, so
+        that they are the same whatever the device.
+        """
+        if split not in self._splits:
+            self._splits[split] = self.task.load(split, self.machine.data_root)
+        images = self._splits[split].images  # (classes, per_class, 1, 28, 28)
+        self.model.eval()
+        with self._autocast():
+            embedded = torch.cat(
+                [self.model.embedding(x.to(self.machine.device)) for x in images.flatten(0, 1).split(1000)]
+            ).unflatten(0, images.shape[:2])  # (classes, per_class, E)
+        sampler = EpisodeSampler(embedded, self.task.ways, queries)
+        generator = torch.Generator().manual_seed(self.test.seed + shots)
+        batches, found = [], []
+        for start in range(0, episodes, 250):
+            indices = sampler.sample_indices(min(250, episodes - start), shots, generator)
+            batch = sampler.gather(indices)
+            with self._autocast():
+                logits = self.model.classify(batch.support_x, batch.support_y, batch.query_x)  # (B, Q, N)
+            found.append((logits.argmax(-1) == batch.query_y).float().mean(1))
+            batches.append(indices)
+            progress(min(start + 250, episodes), episodes)
+        return torch.cat(found), task_set_hash(self._splits[split].fingerprint(), batches)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, optimiser and the state of the randomness."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "shots_generator": self.shots_generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self.shots_generator.set_state(state["shots_generator"])

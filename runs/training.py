@@ -1,0 +1,198 @@
+"""Carries a run from its configuration to its record, through interruptions."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from runs.catalogue import RunConfig
+from runs.errors import Interrupted, RunError
+from runs.folder import RunFolder
+from runs.learner import Learner, Measurement
+from runs.machine import Machine
+from runs.records import git_commit, make_record
+from runs.tracking import Tracker, TrackerName, open_tracker
+
+
+@dataclass
+class Progress:
+    """How far a run is; saved in its checkpoint."""
+
+    step: int = 0
+    seconds: float = 0.0
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+
+
+LOG_SECONDS = 2.0
+CHECKPOINT_SECONDS = 60.0
+
+
+def build_learner(config: RunConfig, machine: Machine) -> Learner:
+    """The learner of a configuration.
+
+    Raises:
+        RunError: if the configuration asks for what the task or the data cannot give.
+    """
+    try:
+        return config.training.learner(config.task, config.model, config.test, config.seed, machine)  # type: ignore
+    except ValueError as e:
+        raise RunError(f"{config.experiment}: {e}") from e
+
+
+def train(
+    config: RunConfig,
+    folder: RunFolder,
+    machine: Machine,
+    *,
+    tracker: TrackerName = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Train, evaluate on the test tasks, and leave the record in the folder.
+
+    An interrupted run resumed on the same CPU gives the same numbers as an uninterrupted one.
+
+    Returns:
+        The record.
+
+    Raises:
+        Interrupted: after Ctrl-C or SIGTERM, with a checkpoint saved.
+        RunError: if the folder is taken, the data is missing or the loss is no number any more.
+    """
+    commit = git_commit()  # of the code that runs, which may be edited meanwhile
+    learner = build_learner(config, machine)
+    folder.claim(config, resume=resume, overwrite=overwrite)
+    if (record := folder.result()) is not None:
+        print(f"{folder.path} is finished already")
+        return record
+    progress = Progress()
+    if resume and folder.checkpoint_path.exists():
+        saved, state = folder.load_checkpoint(config, machine.device)
+        progress = Progress(**saved)
+        learner.load_state_dict(state)
+    folder.forget_metrics_after(progress.step)
+    mirror = open_tracker(tracker, folder.path, config, progress.run_id)
+    try:
+        _run_steps(learner, config, folder, progress, mirror, quiet)
+        results = evaluate(learner, quiet)
+        record = make_record(config, results, learner, progress.step, progress.seconds, machine.device, commit)
+        folder.write_result(record)
+        mirror.log(progress.step, {f"test/{_label(m)}": m.mean for m in results})
+    finally:
+        mirror.close()
+    return record
+
+
+def evaluate(learner: Learner, quiet: bool = False) -> list[Measurement]:
+    """The learner on its frozen test tasks, with a progress bar."""
+    with tqdm(desc="evaluate", total=1.0, bar_format="{desc} {percentage:3.0f}% {bar} {elapsed}", disable=quiet) as bar:
+
+        def report(done: int, of: int) -> None:
+            bar.update(done / of - bar.n)
+
+        return learner.evaluate(report)
+
+
+def _run_steps(
+    learner: Learner, config: RunConfig, folder: RunFolder, progress: Progress, mirror: Tracker, quiet: bool
+) -> None:
+    """Updates from ``progress.step`` to the last, with everything that accompanies them."""
+    looks = {learner.steps * (i + 1) // learner.validations for i in range(learner.validations)}
+    window: defaultdict[str, list[Tensor]] = defaultdict(list)
+    before = progress.seconds
+    logged = saved = began = time.monotonic()
+    label = f"{config.experiment} {config.agent}"
+    with (
+        _stop_requests() as stop,
+        tqdm(total=learner.steps, initial=progress.step, desc=label, unit="update", disable=quiet) as bar,
+    ):
+        while progress.step < learner.steps:
+            for name, value in learner.update(progress.step).items():
+                window[name].append(value)
+            progress.step += 1
+            bar.update()
+            now = time.monotonic()
+            progress.seconds = before + now - began
+            last = progress.step == learner.steps
+            look = progress.step in looks
+            if look or last or stop or now - logged > LOG_SECONDS:
+                line = _summary(window, progress, learner, now - logged)
+                _require_finite(line, folder)
+                if look:
+                    line |= learner.validate()
+                    # a look at the validation tasks is no training
+                    began += time.monotonic() - now
+                folder.append_metrics(line)
+                mirror.log(progress.step, {k: v for k, v in line.items() if k != "step"})
+                bar.set_postfix_str(_postfix(line, learner.unit))
+                window.clear()
+                logged = time.monotonic()
+            if last or stop or now - saved > CHECKPOINT_SECONDS:
+                folder.save_checkpoint(config, vars(progress), learner.state_dict())
+                saved = time.monotonic()
+            if stop and not last:
+                raise Interrupted(f"stopped after update {progress.step} of {learner.steps}; go on with --resume")
+
+
+def _summary(window: dict[str, list[Tensor]], progress: Progress, learner: Learner, elapsed: float) -> dict[str, Any]:
+    """One line of metrics: means over the updates since the last line."""
+    updates = len(window["loss"])
+    rate = updates * learner.units_per_step / max(elapsed, 1e-9)
+    means = {name: torch.stack(values).mean().item() for name, values in window.items()}
+    throughput = f"{learner.unit.replace(' ', '_')}s_per_second"
+    return {"step": progress.step, "seconds": round(progress.seconds, 3), throughput: round(rate, 1), **means}
+
+
+def _require_finite(line: dict[str, Any], folder: RunFolder) -> None:
+    if line["loss"] - line["loss"] == 0:
+        return
+    kept = f"the last good checkpoint is kept in {folder.checkpoint_path}" if folder.checkpoint_path.exists() else (
+        "no checkpoint was due yet"
+    )  # fmt: skip
+    raise RunError(
+        f"the loss is {line['loss']} at update {line['step']}; {kept}; "
+        "try a smaller --training.learning-rate or --training.gradient-clip"
+    )
+
+
+def _postfix(line: dict[str, Any], unit: str) -> str:
+    shown = {k: v for k, v in line.items() if k in ("loss", "return") or k.startswith("validation")}
+    rate = line[f"{unit.replace(' ', '_')}s_per_second"]
+    return ", ".join([*(f"{k}={v:.4g}" for k, v in shown.items()), f"{rate:,.0f} {unit}s/s"])
+
+
+def _label(m: Measurement) -> str:
+    return m.metric if m.shots is None else f"{m.metric}_{m.shots}shot"
+
+
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """A list that is empty until Ctrl-C or SIGTERM asks to stop; a second Ctrl-C stops at once."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    try:
+        old = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: whoever runs that one sees to signals
+        yield asked
+        return
+    try:
+        yield asked
+    finally:
+        for s, handler in old.items():
+            signal.signal(s, handler)

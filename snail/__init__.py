@@ -1,0 +1,27 @@
+"""SNAIL, a simple neural attentive meta-learner: the model and the two heads that it is used through."""
+
+from snail.actor_critic import ActorCritic
+from snail.attention import AttentionBlock
+from snail.classifier import SequenceClassifier
+from snail.convolution import CausalConv1d, DenseBlock, TCBlock
+from snail.embedding import OmniglotEmbedding
+from snail.model import FEWSHOT_BLOCKS, RL_POLICY_BLOCKS, RL_VALUE_BLOCKS, SNAIL, TC, Attention
+from snail.sequence import SequenceModel, parameter_count
+
+__all__ = [
+    "FEWSHOT_BLOCKS",
+    "RL_POLICY_BLOCKS",
+    "RL_VALUE_BLOCKS",
+    "SNAIL",
+    "TC",
+    "ActorCritic",
+    "Attention",
+    "AttentionBlock",
+    "CausalConv1d",
+    "DenseBlock",
+    "OmniglotEmbedding",
+    "SequenceClassifier",
+    "SequenceModel",
+    "TCBlock",
+    "parameter_count",
+]

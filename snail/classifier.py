@@ -1,0 +1,51 @@
+"""Few-shot classification as sequence modelling: labelled images in, the label of one more image out."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from snail.sequence import SequenceModel
+
+
+class FewShotEpisodes(Protocol):
+    """What a learner needs of B episodes: S labelled support items and Q queries each."""
+
+    support_x: Tensor  # (B, S, ...)
+    support_y: Tensor  # (B, S)
+    query_x: Tensor  # (B, Q, ...)
+
+
+class SequenceClassifier(nn.Module):
+    """Episodes to logits with any sequence model (Mishra et al. 2018, section 4).
+
+    Each step of the sequence is an image embedding and its one-hot label, the query's label being zeros. The support
+    images are embedded and processed once, and all Q queries branch off from there.
+
+    Args:
+        embedding: (M, ...) images -> (M, E).
+        model: reads E + ways channels and writes ``ways`` logits.
+        ways: classes N in an episode.
+    """
+
+    def __init__(self, embedding: nn.Module, model: SequenceModel, ways: int):
+        super().__init__()
+        self.embedding, self.model, self.ways = embedding, model, ways
+
+    def forward(self, episodes: FewShotEpisodes) -> Tensor:
+        """Logits (B, Q, N) of the queries."""
+        images = torch.cat([episodes.support_x, episodes.query_x], dim=1)  # (B, S + Q, ...)
+        embedded = self.embedding(images.flatten(0, 1)).unflatten(0, images.shape[:2])  # (B, S + Q, E)
+        support, query = embedded.split([episodes.support_x.shape[1], episodes.query_x.shape[1]], dim=1)
+        return self.classify(support, episodes.support_y, query)
+
+    def classify(self, support: Tensor, support_y: Tensor, query: Tensor) -> Tensor:
+        """Embeddings (B, S, E), labels (B, S), embeddings (B, Q, E) -> logits (B, Q, N)."""
+        labels = F.one_hot(support_y, self.ways).to(support.dtype)  # (B, S, N)
+        past = torch.cat([support, labels], dim=-1)  # (B, S, E + N)
+        _, cache = self.model.prefill(past, max_len=past.shape[1])
+        unlabelled = query.new_zeros(*query.shape[:2], self.ways)
+        return self.model.branch(torch.cat([query, unlabelled], dim=-1), cache).float()  # (B, Q, N)

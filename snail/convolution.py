@@ -1,0 +1,347 @@
+"""Causal convolutions: ``CausalConv1d``, ``DenseBlock`` and ``TCBlock`` (Mishra et al. 2018, section 3).
+
+Inside, activations are time-major, (T, B, C): a shift in time is then a contiguous run of rows, and each filter tap one
+plain matrix product with no padding and no copy. A stack of dense blocks writes all its layers into one buffer
+(T, B, C + n D), so that "concatenate the output to the input" costs nothing: layer i reads its first C + i D columns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from snail.sequence import Clock, SequenceModel
+
+
+@dataclass(frozen=True)
+class ConvCache:
+    """What a causal convolution, or a stack of them, remembers of the past.
+
+    rows: (L, B, C) ring buffer with step t in slot t % L; L is the reach of the filters + 1, or the longest
+        sequence where that is shorter.
+    clock: where the rows of the batch stand in time.
+    """
+
+    rows: Tensor
+    clock: Clock
+
+    @classmethod
+    def of_sequence(cls, rows: Tensor, slots: int) -> ConvCache:
+        """The cache with ``slots`` slots after the sequence ``rows`` (T, B, C)."""
+        steps = len(rows)
+        if steps < slots:
+            rows = F.pad(rows, (0, 0, 0, 0, 0, slots - steps))
+        elif steps > slots:
+            rows = rows[-slots:].roll(steps % slots, dims=0)
+        return cls(rows, Clock(steps))
+
+    def past(self, offsets: Sequence[int]) -> list[Tensor | None]:
+        """The rows (B, C) so many steps before the next one; None for those before the beginning of all sequences."""
+        known = [o for o in offsets if o <= self.clock.age]
+        slots = [(self.clock.time - o) % len(self.rows) for o in known]
+        if torch.is_grad_enabled():  # gathered at once, so that backward scatters once
+            index = torch.tensor(slots, dtype=torch.long, device=self.rows.device)
+            found = iter(self.rows[index].unbind())
+        else:
+            found = iter([self.rows[slot] for slot in slots])
+        return [next(found) if o <= self.clock.age else None for o in offsets]
+
+    def append(self, row: Tensor, in_place: bool) -> ConvCache:
+        """The cache one step later, ``row`` (B, C) being that step."""
+        rows = self.rows if in_place else self.rows.clone()
+        rows[self.clock.time % len(rows)] = row
+        return ConvCache(rows, self.clock.tick())
+
+    def reset(self, rows: Tensor) -> ConvCache:
+        """The cache in which the batch rows where ``rows`` (B,) is True have no past: zeros, as padding gives."""
+        return ConvCache(self.rows.masked_fill(rows[:, None], 0.0), self.clock.reset(rows))
+
+
+class CausalConv1d(SequenceModel):
+    """Convolution over time that sees the present and the past only.
+
+    ``y_t = bias + sum_j weight[j] x_{t - (k - 1 - j) d}`` for kernel size k and dilation d, inputs before the first
+    being zero.
+
+    Attributes:
+        weight: (k, C, D); ``weight[-1]`` meets the present step. One contiguous matrix a tap.
+        bias: (D,).
+    """
+
+    def __init__(self, input_size: int, output_size: int, kernel_size: int = 2, dilation: int = 1):
+        super().__init__()
+        if kernel_size < 1 or dilation < 1:
+            raise ValueError(f"kernel_size and dilation must be at least 1, got {kernel_size} and {dilation}")
+        self.input_size, self.output_size = input_size, output_size
+        self.kernel_size, self.dilation = kernel_size, dilation
+        self.offsets = [(kernel_size - 1 - j) * dilation for j in range(kernel_size - 1)]  # of all taps but the last
+        bound = 1 / math.sqrt(input_size * kernel_size)  # as nn.Conv1d
+        self.weight = nn.Parameter(torch.empty(kernel_size, input_size, output_size).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(output_size).uniform_(-bound, bound))
+
+    @property
+    def reach(self) -> int:
+        """Steps back to the oldest input that an output sees."""
+        return (self.kernel_size - 1) * self.dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """All steps in parallel: (B, T, C) -> (B, T, D)."""
+        x = F.pad(x.transpose(1, 2), (self.reach, 0))  # (B, C, reach + T)
+        y = F.conv1d(x, self.weight.permute(2, 1, 0), self.bias, dilation=self.dilation)  # (B, D, T)
+        return y.transpose(1, 2)  # (B, T, D)
+
+    def init_cache(self, batch_size: int, max_len: int) -> ConvCache:
+        """The state before the first step, with room for ``max_len`` steps."""
+        rows = self.weight.new_zeros(min(self.reach + 1, max_len), batch_size, self.input_size)
+        return ConvCache(rows, Clock())
+
+    def prefill(self, x: Tensor, max_len: int | None = None) -> tuple[Tensor, ConvCache]:
+        """(B, T, C) -> (B, T, D), cache. Without ``max_len`` any number of further steps fits."""
+        slots = min(self.reach + 1, max_len or self.reach + 1)
+        return self(x), ConvCache.of_sequence(x.transpose(0, 1), slots)
+
+    def past_term(self, past: Sequence[Tensor | None]) -> Tensor | None:
+        """What the past rows, each (B, C) or None for zeros, add to the next output: (B, D)."""
+        terms = [row @ w for row, w in zip(past, self.weight, strict=False) if row is not None]
+        return sum(terms[1:], start=terms[0]) if terms else None
+
+    def step(self, x_t: Tensor, cache: ConvCache, in_place: bool = False) -> tuple[Tensor, ConvCache]:
+        """(B, C), cache -> (B, D), cache."""
+        if len(cache.rows) <= self.reach:
+            cache.clock.check_room(len(cache.rows))
+        y = self.branch(x_t[:, None], cache)[:, 0]
+        return y, cache.append(x_t, in_place)
+
+    def branch(self, x_q: Tensor, cache: ConvCache) -> Tensor:
+        """(B, Q, C), cache -> (B, Q, D)."""
+        y = x_q @ self.weight[-1] + self.bias  # (B, Q, D)
+        past = self.past_term(cache.past(self.offsets))
+        return y if past is None else y + past[:, None]
+
+    def reset(self, cache: ConvCache, rows: Tensor) -> ConvCache:
+        """Rows of the batch where ``rows`` (B,) is True begin a new sequence."""
+        return cache.reset(rows)
+
+
+class _DenseStackFunction(torch.autograd.Function):
+    """Dense blocks over one shared buffer; see ``dense_stack`` for the arguments.
+
+    Writing in place is what autograd forbids and this backward allows: it needs the final buffer and each layer's
+    two gates, and accumulates its gradient in one buffer of the same layout.
+    """
+
+    @staticmethod
+    def forward(ctx, x, dilations, *parameters):  # type: ignore[override]
+        steps, batch, channels = x.shape
+        weights, biases, past = parameters[0::3], parameters[1::3], parameters[2::3]
+        filters = biases[0].numel() // 2
+        width = channels + len(dilations) * filters
+        h = x.new_empty(steps * batch, width)
+        h[:, :channels] = x.reshape(-1, channels)
+        gates = []
+        for i, dilation in enumerate(dilations):
+            c = channels + i * filters
+            z = torch.addmm(biases[i], h[:, :c], weights[i][-1])  # (T B, 2 D)
+            for weight, shift in _shifted_taps(weights[i], dilation, steps, batch):
+                z[shift:].addmm_(h[: len(h) - shift, :c], weight)
+            if past[i] is not None:
+                z.view(len(past[i]), -1, 2 * filters).add_(past[i][:, None])
+            f, g = z[:, :filters].tanh_(), z[:, filters:].sigmoid_()
+            torch.mul(f, g, out=h[:, c : c + filters])
+            gates.append(z)
+        ctx.save_for_backward(h, *gates, *weights)
+        ctx.dilations, ctx.shape = dilations, x.shape
+        ctx.past_rows = [None if p is None else len(p) for p in past]
+        return h.view(steps, batch, width)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):  # type: ignore[override]
+        steps, batch, channels = ctx.shape
+        n = len(ctx.dilations)
+        h, gates, weights = ctx.saved_tensors[0], ctx.saved_tensors[1 : n + 1], ctx.saved_tensors[n + 1 :]
+        filters = gates[0].shape[1] // 2
+        grad = grad.reshape(len(h), -1).clone()  # ours to accumulate in
+        gz = torch.empty_like(gates[0])
+        grads: list[Tensor | None] = []
+        for i in reversed(range(n)):
+            c = channels + i * filters
+            f, g = gates[i][:, :filters], gates[i][:, filters:]
+            gy = grad[:, c : c + filters]
+            gyg = gy * g
+            torch.mul(gyg, 1 - f * f, out=gz[:, :filters])
+            torch.mul(gyg * f, 1 - g, out=gz[:, filters:])
+            x = h[:, :c]
+            gw = torch.empty_like(weights[i])
+            torch.mm(x.T, gz, out=gw[-1])
+            grad[:, :c].addmm_(gz, weights[i][-1].T)
+            gw[:-1].zero_()
+            for j, (weight, shift) in _numbered_taps(weights[i], ctx.dilations[i], steps, batch):
+                torch.mm(x[: len(h) - shift].T, gz[shift:], out=gw[j])
+                grad[: len(h) - shift, :c].addmm_(gz[shift:], weight.T)
+            rows = ctx.past_rows[i]
+            gp = None if rows is None else gz.view(rows, -1, 2 * filters).sum(1)
+            grads = [gw, gz.sum(0), gp, *grads]
+        return grad[:, :channels].reshape(ctx.shape), None, *grads
+
+
+def _numbered_taps(weight: Tensor, dilation: int, steps: int, batch: int):
+    """The taps (number, (matrix, rows to shift by)) that reach a step inside a sequence of ``steps`` steps."""
+    for j in range(len(weight) - 1):
+        offset = (len(weight) - 1 - j) * dilation
+        if offset < steps:
+            yield j, (weight[j], offset * batch)
+
+
+def _shifted_taps(weight: Tensor, dilation: int, steps: int, batch: int):
+    return [tap for _, tap in _numbered_taps(weight, dilation, steps, batch)]
+
+
+def dense_stack(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    dilations: Sequence[int],
+    past: Sequence[Tensor | None] | None = None,
+) -> Tensor:
+    """Dense blocks in a row, ``h <- [h, tanh(f * h) sigmoid(g * h)]`` with causal convolutions f and g.
+
+    Args:
+        x: (T, B, C).
+        weights: for each layer i the filters of f and g side by side, (k, C + i D, 2 D), last tap the present.
+        biases: for each layer (2 D,).
+        dilations: for each layer.
+        past: for each layer what steps before the first add to f and g, (B / Q, 2 D), each row serving Q
+            consecutive rows of the batch; None where there are none.
+
+    Returns:
+        (T, B, C + n D). Differentiable once; ``dense_stack_reference`` is the plain twin.
+    """
+    layers = zip(weights, biases, past or [None] * len(weights), strict=True)
+    parameters = [p for layer in layers for p in layer]
+    device = x.device.type
+    if not torch.is_autocast_enabled(device):
+        return _DenseStackFunction.apply(x, tuple(dilations), *parameters)
+    dtype = torch.get_autocast_dtype(device)
+    with torch.autocast(device, enabled=False):
+        parameters = [None if p is None else p.to(dtype) for p in parameters]
+        return _DenseStackFunction.apply(x.to(dtype), tuple(dilations), *parameters)
+
+
+def dense_stack_reference(x, weights, biases, dilations, past=None):
+    """``dense_stack`` with library convolutions and concatenation: slower, and differentiable any number of times."""
+    for i, (weight, bias, dilation) in enumerate(zip(weights, biases, dilations, strict=True)):
+        padded = F.pad(x.permute(1, 2, 0), ((len(weight) - 1) * dilation, 0))  # (B, C, reach + T)
+        z = F.conv1d(padded, weight.permute(2, 1, 0), bias, dilation=dilation).permute(2, 0, 1)  # (T, B, 2 D)
+        if past is not None and past[i] is not None:
+            z = z + past[i].repeat_interleave(x.shape[1] // len(past[i]), dim=0)
+        f, g = z.chunk(2, dim=-1)
+        x = torch.cat([x, torch.tanh(f) * torch.sigmoid(g)], dim=-1)  # (T, B, C + (i + 1) D)
+    return x
+
+
+class DenseStack(SequenceModel):
+    """Dense blocks with the given dilations: (B, T, C) -> (B, T, C + n D)."""
+
+    def __init__(self, input_size: int, filters: int, dilations: Sequence[int], kernel_size: int = 2):
+        super().__init__()
+        self.filters, self.dilations = filters, tuple(dilations)
+        self.convs = nn.ModuleList(
+            CausalConv1d(input_size + i * filters, 2 * filters, kernel_size, dilation)  # f and g are one product
+            for i, dilation in enumerate(self.dilations)
+        )
+        self.input_size, self.output_size = input_size, input_size + len(self.dilations) * filters
+
+    @property
+    def reach(self) -> int:
+        """Steps back to the oldest activation that a layer reads."""
+        return max(conv.reach for conv in self.convs)
+
+    @property
+    def receptive_field(self) -> int:
+        """Steps, the present one included, that an output depends on."""
+        return 1 + sum(conv.reach for conv in self.convs)
+
+    def _run(self, x: Tensor, past: Sequence[Tensor | None] | None = None) -> Tensor:
+        """(T, B, C) -> (T, B, C + n D)."""
+        return dense_stack(x, [c.weight for c in self.convs], [c.bias for c in self.convs], self.dilations, past)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """All steps in parallel: (B, T, C) -> (B, T, C + n D)."""
+        return self._run(x.transpose(0, 1)).transpose(0, 1)
+
+    def init_cache(self, batch_size: int, max_len: int) -> ConvCache:
+        """The state before the first step, with room for ``max_len`` steps."""
+        rows = self.convs[0].weight.new_zeros(min(self.reach + 1, max_len), batch_size, self.output_size)
+        return ConvCache(rows, Clock())
+
+    def prefill(self, x: Tensor, max_len: int | None = None) -> tuple[Tensor, ConvCache]:
+        """(B, T, C) -> (B, T, C + n D), cache. Without ``max_len`` any number of further steps fits."""
+        h = self._run(x.transpose(0, 1))  # (T, B, C + n D)
+        slots = min(self.reach + 1, max_len or self.reach + 1)
+        return h.transpose(0, 1), ConvCache.of_sequence(h, slots)
+
+    def _past_terms(self, cache: ConvCache) -> list[Tensor | None]:
+        rows = iter(cache.past([o for conv in self.convs for o in conv.offsets]))
+        terms = []
+        for conv in self.convs:
+            past = [next(rows) for _ in conv.offsets]
+            terms.append(conv.past_term([None if row is None else row[:, : conv.input_size] for row in past]))
+        return terms
+
+    def step(self, x_t: Tensor, cache: ConvCache, in_place: bool = False) -> tuple[Tensor, ConvCache]:
+        """(B, C), cache -> (B, C + n D), cache."""
+        if len(cache.rows) <= self.reach:
+            cache.clock.check_room(len(cache.rows))
+        if in_place:
+            return self._step_in_place(x_t, cache)
+        row = self._run(x_t[None], self._past_terms(cache))[0]
+        return row, cache.append(row, in_place=False)
+
+    def _step_in_place(self, x_t: Tensor, cache: ConvCache) -> tuple[Tensor, ConvCache]:
+        """The layers write straight into the cache: no concatenation, no copy of the past."""
+        row = cache.rows[cache.clock.time % len(cache.rows)]  # (B, C + n D)
+        row[:, : self.input_size] = x_t
+        for conv in self.convs:
+            c = conv.input_size
+            z = torch.addmm(conv.bias, row[:, :c], conv.weight[-1])  # (B, 2 D)
+            for past, weight in zip(cache.past(conv.offsets), conv.weight, strict=False):
+                if past is not None:
+                    z.addmm_(past[:, :c], weight)
+            f, g = z[:, : self.filters].tanh_(), z[:, self.filters :].sigmoid_()
+            torch.mul(f, g, out=row[:, c : c + self.filters])
+        return row, ConvCache(cache.rows, cache.clock.tick())
+
+    def branch(self, x_q: Tensor, cache: ConvCache) -> Tensor:
+        """(B, Q, C), cache -> (B, Q, C + n D)."""
+        batch, queries, channels = x_q.shape
+        rows = x_q.reshape(1, batch * queries, channels)
+        return self._run(rows, self._past_terms(cache)).view(batch, queries, -1)
+
+    def reset(self, cache: ConvCache, rows: Tensor) -> ConvCache:
+        """Rows of the batch where ``rows`` (B,) is True begin a new sequence."""
+        return cache.reset(rows)
+
+
+class DenseBlock(DenseStack):
+    """DenseBlock(R, D) of the paper: ``[x, tanh(f * x) sigmoid(g * x)]``, f and g causal with dilation R."""
+
+    def __init__(self, input_size: int, filters: int, dilation: int, kernel_size: int = 2):
+        super().__init__(input_size, filters, (dilation,), kernel_size)
+
+
+class TCBlock(DenseStack):
+    """TCBlock(T, D) of the paper: ceil(log2 T) dense blocks with dilations doubling from ``first_dilation``.
+
+    With the default 1 the receptive field covers ``seq_len`` steps. The paper's text, read literally, starts at 2:
+    a block then reaches even offsets only.
+    """
+
+    def __init__(self, input_size: int, seq_len: int, filters: int, kernel_size: int = 2, first_dilation: int = 1):
+        layers = max(1, math.ceil(math.log2(seq_len)))
+        super().__init__(input_size, filters, [first_dilation * 2**i for i in range(layers)], kernel_size)

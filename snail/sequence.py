@@ -1,0 +1,124 @@
+"""What every sequence model of the suite can do: one model, in a parallel and in a streaming form.
+
+The alphabet of shapes: B batch, T time, C input channels, D output channels, Q queries, K key size, V value size.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where the rows of a batch stand in time.
+
+    Usually all rows are in step and ``time`` is all there is to know. After single rows were reset they stand at
+    different timesteps; ``start`` then says when each row's present sequence began.
+
+    time: steps seen so far, counted from the beginning of the cache.
+    start: (B,) the value of ``time`` when each row's sequence began; None while all rows are in step.
+    oldest: the smallest entry of ``start``, kept on the host so that a step never waits for the device.
+    """
+
+    time: int = 0
+    start: Tensor | None = None
+    oldest: int = 0
+
+    @property
+    def age(self) -> int:
+        """Steps that the longest of the present sequences has seen."""
+        return self.time - self.oldest
+
+    def tick(self, steps: int = 1) -> Clock:
+        """The clock ``steps`` later."""
+        return replace(self, time=self.time + steps)
+
+    def reset(self, rows: Tensor) -> Clock:
+        """The clock after the rows where ``rows`` (B,) is True begin a new sequence."""
+        start = torch.zeros(rows.shape, dtype=torch.long, device=rows.device) if self.start is None else self.start
+        start = torch.where(rows, self.time, start)
+        return Clock(self.time, start, int(start.min()))
+
+    def positions(self) -> Tensor | int:
+        """Position of the next step in each row's sequence: an int while in step, else (B,)."""
+        return self.time if self.start is None else self.time - self.start
+
+    def visible(self, slots: int) -> Tensor | None:
+        """Which of a ring buffer's written slots hold steps of each row's present sequence.
+
+        Returns (B, min(time, slots)) boolean, or None when all of them do. Slot ``t % slots`` holds step t.
+        """
+        if self.start is None:
+            return None
+        last = self.time - 1
+        slot = torch.arange(min(self.time, slots), device=self.start.device)
+        written_at = last - (last - slot) % slots
+        return written_at >= self.start[:, None]  # (B, S)
+
+    def check_room(self, slots: int) -> None:
+        """Raise ValueError if a sequence has used up all ``slots`` of a cache."""
+        if self.age >= slots:
+            raise ValueError(
+                f"the cache is full: it has room for {slots} steps and has seen {self.age}; "
+                "make it with a larger max_len"
+            )
+
+
+class SequenceModel(nn.Module, ABC):
+    """A causal map from sequences to sequences, in forms that suit training, acting and few-shot queries.
+
+    The laws that every model obeys, and that ``tests/test_sequence_laws.py`` checks for all of them:
+
+    * unrolled ``step`` equals ``forward``; ``prefill`` then ``step`` equals ``forward``;
+    * ``branch`` equals Q separate sequences that share their past;
+    * inputs after t do not change outputs up to t at all; no row of the batch sees another.
+
+    Attributes:
+        input_size: channels C of the input.
+        output_size: channels D of the output.
+    """
+
+    input_size: int
+    output_size: int
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """All steps in parallel: (B, T, C) -> (B, T, D)."""
+
+    @abstractmethod
+    def init_cache(self, batch_size: int, max_len: int) -> Any:
+        """The state before the first step, of fixed size, with room for sequences of ``max_len`` steps."""
+
+    @abstractmethod
+    def prefill(self, x: Tensor, max_len: int | None = None) -> tuple[Tensor, Any]:
+        """``forward`` that also leaves the cache behind: (B, T, C) -> (B, T, D), cache.
+
+        ``max_len`` is the room of that cache, the T steps included; without it, the length that the model was
+        made for. A cache that only ``branch`` will read needs no room beyond T.
+        """
+
+    @abstractmethod
+    def step(self, x_t: Tensor, cache: Any, in_place: bool = False) -> tuple[Tensor, Any]:
+        """One more step: (B, C), cache -> (B, D), cache.
+
+        The cache passed in stays valid, and gradients flow through it. With ``in_place=True`` its buffers are
+        reused for the one returned: faster, for acting under ``torch.no_grad``; the old one must not be used again.
+        """
+
+    @abstractmethod
+    def branch(self, x_q: Tensor, cache: Any) -> Tensor:
+        """Q alternative next inputs, each seeing the same past and not each other: (B, Q, C), cache -> (B, Q, D)."""
+
+    @abstractmethod
+    def reset(self, cache: Any, rows: Tensor) -> Any:
+        """The cache in which the rows where ``rows`` (B,) boolean is True are before their first step."""
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Number of trainable scalars."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)

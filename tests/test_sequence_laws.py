@@ -1,0 +1,181 @@
+"""The laws of the sequence-model contract, over every model and block, forward and gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from baselines.recurrent import GRU, LSTM
+from baselines.transformer import Transformer
+from snail import SNAIL, TC, Attention, AttentionBlock, CausalConv1d, DenseBlock, SequenceModel, TCBlock
+
+C = 5
+MODELS = {
+    "conv": lambda T: CausalConv1d(C, 7, kernel_size=2, dilation=3),
+    "conv-k4": lambda T: CausalConv1d(C, 7, kernel_size=4, dilation=2),
+    "conv-k1": lambda T: CausalConv1d(C, 7, kernel_size=1),
+    "dense": lambda T: DenseBlock(C, 4, dilation=2),
+    "tc": lambda T: TCBlock(C, T, 4),
+    "tc-k3-from2": lambda T: TCBlock(C, T, 4, kernel_size=3, first_dilation=2),
+    "attention": lambda T: AttentionBlock(C, 6, 4),
+    "snail-fewshot": lambda T: SNAIL(C, 3, T, blocks=(Attention(8, 4), TC(6), Attention(8, 6), TC(6))),
+    "snail-policy": lambda T: SNAIL.policy(C, 3, T),
+    "snail-value": lambda T: SNAIL.value(C, T),
+    "snail-k3-from2": lambda T: SNAIL(C, 3, T, (TC(4), Attention(4, 4)), 6, kernel_size=3, first_dilation=2),
+    "lstm": lambda T: LSTM(C, 3, 9),
+    "gru": lambda T: GRU(C, 3, 9),
+    "transformer": lambda T: Transformer(C, 3, T, width=16),
+    "transformer-learned": lambda T: Transformer(C, 3, T, width=16, positions="learned"),
+    "transformer-concatenated": lambda T: Transformer(C, 3, T, width=16, combination="concatenate"),
+    "transformer-no-positions": lambda T: Transformer(C, 3, T, width=16, layers=1, heads=1, positions="none"),
+}
+LENGTHS = (1, 2, 9, 16)
+
+
+@pytest.fixture(params=[(name, T) for name in MODELS for T in LENGTHS], ids=lambda p: f"{p[0]}-T{p[1]}")
+def case(request) -> tuple[SequenceModel, torch.Tensor]:
+    name, T = request.param
+    torch.manual_seed(0)
+    return MODELS[name](T), torch.randn(3, T, C)
+
+
+def unrolled(model, x, cache=None, start=0, **kwargs):
+    """The outputs of step after step from ``start``."""
+    cache = model.init_cache(len(x), x.shape[1]) if cache is None else cache
+    outputs = []
+    for t in range(start, x.shape[1]):
+        y, cache = model.step(x[:, t], cache, **kwargs)
+        outputs.append(y.clone())  # an output of the in-place form may live in the cache
+    return torch.stack(outputs, dim=1), cache
+
+
+def gradients(model, y, x):
+    """Gradients of a fixed random projection of y, for the parameters and the input."""
+    weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+    model.zero_grad()
+    x.grad = None
+    (y * weights).sum().backward()
+    found = {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in model.named_parameters()}
+    return {**found, "input": x.grad.clone()}
+
+
+def assert_same(model, run, reference, x):
+    """Two ways to compute the same thing agree, in values and in gradients."""
+    x = x.clone().requires_grad_()
+    expected = reference(x)
+    expected_gradients = gradients(model, expected, x)
+    got = run(x)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(gradients(model, got, x), expected_gradients, atol=1e-4, rtol=1e-4)
+
+
+def test_step_equals_forward(case):
+    model, x = case
+    assert_same(model, lambda x: unrolled(model, x)[0], model, x)
+
+
+def test_in_place_step_equals_forward(case):
+    model, x = case
+    with torch.no_grad():
+        y, _ = unrolled(model, x, in_place=True)
+        torch.testing.assert_close(y, model(x), atol=1e-5, rtol=1e-5)
+
+
+def test_prefill_equals_forward_and_step_goes_on(case):
+    model, x = case
+    T = x.shape[1]
+    for past in {1, T // 2, T - 1} - {0, T}:
+
+        def run(x, past=past):
+            y, cache = model.prefill(x[:, :past], max_len=T)
+            return torch.cat([y, unrolled(model, x, cache, past)[0]], dim=1)
+
+        assert_same(model, run, model, x)
+
+
+def test_branch_equals_separate_sequences(case):
+    model, x = case
+    past, queries = x.shape[1] - 1, 4
+    x_q = torch.randn(len(x), queries, C, generator=torch.Generator().manual_seed(2))
+    both = torch.cat([x[:, :past], x_q], dim=1)
+
+    def separate(both):
+        prefix = both[:, :past]
+        return torch.stack(
+            [model(torch.cat([prefix, both[:, past + q : past + q + 1]], dim=1))[:, -1] for q in range(queries)], dim=1
+        )
+
+    def run(both):
+        cache = model.prefill(both[:, :past], max_len=max(past, 1))[1] if past else model.init_cache(len(x), 1)
+        return model.branch(both[:, past:], cache)
+
+    assert_same(model, run, separate, both)
+
+
+def test_the_cache_passed_in_stays_valid(case):
+    model, x = case
+    T = x.shape[1]
+    with torch.no_grad():
+        _, cache = model.prefill(x[:, : T - 1], max_len=T) if T > 1 else (None, model.init_cache(len(x), T))
+        first, _ = model.step(x[:, -1], cache)
+        model.step(torch.randn_like(x[:, -1]), cache)
+        model.branch(torch.randn_like(x[:, -1:]), cache)
+        again, _ = model.step(x[:, -1], cache)
+    assert torch.equal(first, again)
+
+
+def test_the_future_changes_nothing(case):
+    model, x = case
+    y = model(x)
+    for t in range(x.shape[1] - 1):
+        changed = x.clone()
+        changed[:, t + 1 :] = 1e3
+        assert torch.equal(model(changed)[:, : t + 1], y[:, : t + 1])
+
+
+def test_rows_do_not_see_each_other(case):
+    model, x = case
+    changed = x.clone()
+    changed[0] = 1e3
+    assert torch.equal(model(changed)[1:], model(x)[1:])
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "conv-k1"])
+def test_the_past_matters(name):
+    """Guards the laws above against a model that ignores its past."""
+    model, x = MODELS[name](16), torch.randn(3, 16, C)
+    changed = x.clone()
+    changed[:, :-1] += 1
+    assert not torch.equal(model(changed)[:, -1], model(x)[:, -1])
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+def test_rows_reset_alone(name, in_place):
+    """Trials of different lengths share a batch, over more steps than the cache has room for one trial."""
+    torch.manual_seed(0)
+    T, steps, batch = 6, 17, 4
+    model = MODELS[name](T)
+    lengths = [T, 4, 3, 5]  # row b begins anew every lengths[b] steps
+    x = torch.randn(batch, steps, C)
+    cache = model.init_cache(batch, T)
+    with torch.no_grad():
+        for t in range(steps):
+            ended = torch.tensor([t > 0 and t % n == 0 for n in lengths])
+            if ended.any():
+                cache = model.reset(cache, ended)
+            y, cache = model.step(x[:, t], cache, in_place)
+            for b, n in enumerate(lengths):
+                expected = model(x[b : b + 1, t - t % n : t + 1])[:, -1]
+                torch.testing.assert_close(y[b : b + 1], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["tc", "attention", "snail-policy", "transformer"])
+def test_a_full_cache_is_an_error(name):
+    model = MODELS[name](8)
+    cache = model.init_cache(2, 3)
+    with torch.no_grad():
+        for _ in range(3):
+            _, cache = model.step(torch.randn(2, C), cache)
+        with pytest.raises(ValueError, match="room for 3 steps"):
+            model.step(torch.randn(2, C), cache)
