@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -22,13 +23,13 @@ class Recurrent(SequenceModel):
         hidden_size: units H of the layer.
     """
 
-    layer: ClassVar[type[nn.RNNBase]]
+    layer: ClassVar[Callable[..., nn.RNNBase]]
     states: ClassVar[int]
 
     def __init__(self, input_size: int, output_size: int, hidden_size: int):
         super().__init__()
         self.input_size, self.output_size, self.hidden_size = input_size, output_size, hidden_size
-        self.rnn = self.layer(input_size, hidden_size, batch_first=True)  # type: ignore[call-arg]
+        self.rnn = self.layer(input_size, hidden_size, batch_first=True)
         self.head = nn.Linear(hidden_size, output_size)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,6 +61,10 @@ class Recurrent(SequenceModel):
         """Rows of the batch where ``rows`` (B,) is True begin a new sequence."""
         return tuple(s.masked_fill(rows[:, None], 0.0) for s in cache)
 
+    def _weights(self) -> list[Tensor]:
+        """The layer's parameters in the order of torch's cells: input and hidden weights, then their biases."""
+        return [getattr(self.rnn, name) for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")]
+
     @abstractmethod
     def _advance(self, x_t: Tensor, state: State) -> State:
         """The cell: (B, C), state -> state."""
@@ -71,8 +76,7 @@ class LSTM(Recurrent):
     layer, states = nn.LSTM, 2
 
     def _advance(self, x_t: Tensor, state: State) -> State:
-        r = self.rnn
-        return torch.lstm_cell(x_t, state, r.weight_ih_l0, r.weight_hh_l0, r.bias_ih_l0, r.bias_hh_l0)
+        return torch.lstm_cell(x_t, state, *self._weights())
 
 
 class GRU(Recurrent):
@@ -81,5 +85,4 @@ class GRU(Recurrent):
     layer, states = nn.GRU, 1
 
     def _advance(self, x_t: Tensor, state: State) -> State:
-        r = self.rnn
-        return (torch.gru_cell(x_t, state[0], r.weight_ih_l0, r.weight_hh_l0, r.bias_ih_l0, r.bias_hh_l0),)
+        return (torch.gru_cell(x_t, state[0], *self._weights()),)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ Combination = Literal["add", "concatenate"]
 
 
 def sinusoidal_encoding(positions: Tensor, size: int) -> Tensor:
-    """Sines and cosines of geometrically spaced frequencies (Vaswani et al. 2017, section 3.5): (...,) -> (..., size)."""
+    """Sines and cosines of spaced frequencies (Vaswani et al. 2017, section 3.5): (...,) -> (..., size)."""
     frequency = torch.exp(torch.arange(0, size, 2, device=positions.device) * (-math.log(10_000.0) / size))
     angle = positions[..., None] * frequency  # (..., ceil(size / 2))
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)[..., :size]
@@ -107,7 +108,9 @@ class Transformer(SequenceModel):
         self.input_size, self.output_size, self.max_len = input_size, output_size, max_len
         self.position = PositionEncoding(width, max_len, positions, combination)
         self.embed = nn.Linear(input_size, self.position.token_width)
-        self.layers = nn.ModuleList(TransformerLayer(width, heads) for _ in range(layers))
+        self.layers = cast(
+            Sequence[TransformerLayer], nn.ModuleList(TransformerLayer(width, heads) for _ in range(layers))
+        )
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, output_size)
         self.heads, self.head_size = heads, width // heads

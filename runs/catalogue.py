@@ -60,6 +60,10 @@ class Experiment:
     agents: tuple[str, ...]
     budgets: Mapping[str, Budget]
 
+    def limit(self) -> float | None:
+        """What no agent can pass in expectation, in units of the metric; None where it is not known."""
+        return self.budgets["full"].task.limit()
+
     def config(self, agent: str, seed: int = 0, budget: str = "full") -> RunConfig:
         """The run of one agent.
 
@@ -83,6 +87,11 @@ def find(name: str) -> Experiment:
     if name not in CATALOGUE:
         raise RunError(_unknown("experiment", name, tuple(CATALOGUE)) + "; `snail list` shows all")
     return CATALOGUE[name]
+
+
+def as_catalogued(config: RunConfig) -> bool:
+    """Whether a run has the settings of the catalogue: tables show only such runs."""
+    return config == find(config.experiment).config(config.agent, config.seed, config.budget)
 
 
 def _unknown(what: str, name: str, known: tuple[str, ...]) -> str:
@@ -117,7 +126,7 @@ def _fewshot(data: str, ways: int, about: str) -> Experiment:
             "demo": Budget(one_shot, SupervisedTraining(steps=1000), FewShotTest()),
             "smoke": Budget(
                 one_shot,
-                SupervisedTraining(steps=20, batch_size=4, validation_episodes=50, validations=1),
+                SupervisedTraining(steps=20, batch_size=4, validation_episodes=50, validations=4),
                 FewShotTest(episodes=200),
             ),
         },

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +13,18 @@ from typing import Any
 import tyro
 from tyro.conf import Positional
 
+from envs.fewshot import DATASETS, dataset_status, load_classes
 from runs.agents import AnyAgentConfig
 from runs.catalogue import CATALOGUE, RunConfig, Test, Training, find
-from runs.config import to_json
+from runs.demo import Demo
 from runs.errors import RunError
-from runs.folder import RunFolder
+from runs.folder import RESULTS, RunFolder, run_path
 from runs.machine import Machine
+from runs.records import PUBLISHED, describe, describe_results, read_results
+from runs.tables import Format, render, tables
 from runs.tasks import Task
 from runs.tracking import TrackerName
-from runs.training import train
-
-RESULTS = Path("results")
+from runs.training import build_learner, evaluate, train
 
 
 @dataclass(frozen=True)
@@ -105,28 +105,99 @@ class Train:
         print(f"record: {folder.result_path}")
 
 
-def run_path(results: Path, config: RunConfig) -> Path:
-    """The folder of a run. Settings other than the catalogue's are told apart by their hash."""
-    name = f"{config.budget}-seed{config.seed}"
-    if config != find(config.experiment).config(config.agent, config.seed, config.budget):
-        name += "-" + hashlib.sha256(to_json(config).encode()).hexdigest()[:8]
-    return results / config.experiment / config.agent / name
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a run's last checkpoint again on its frozen test tasks, or on as many as you like."""
+
+    folder: Positional[Path]
+    """The run's folder."""
+    test: Test
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda or cuda:N."""
+    threads: int | None = None
+    """CPU threads; None: all cores."""
+    data_root: Path | None = None
+    """Folder with the data sets; else $SNAIL_DATA, else a cache, filled by download."""
+
+    @classmethod
+    def defaults(cls, args: Sequence[str]) -> Evaluate:
+        """What all options are before ``args`` are read: those of the test are the run's."""
+        words = [a for a in args if not a.startswith("-")]
+        if words and Path(args[0]) == Path(words[0]):
+            return cls(Path(words[0]), RunFolder(Path(words[0])).config().test)
+        if "-h" in args or "--help" in args:
+            return cls(Path("results/bandit/n10-k5/snail/full-seed0"), find("bandit/n10-k5").config("snail").test)
+        raise RunError("which run? give its folder: snail evaluate results/bandit/n10-k5/snail/demo-seed0")
+
+    def run(self) -> None:
+        """Evaluate."""
+        folder = RunFolder(self.folder)
+        trained = folder.config()
+        machine = Machine.named(self.device, self.data_root, self.threads)
+        learner = build_learner(dataclasses.replace(trained, test=self.test), machine)
+        progress, state = folder.load_checkpoint(trained)
+        learner.load_state_dict(state)
+        if progress["step"] < learner.steps:
+            print(f"this run is unfinished: {progress['step']} of {learner.steps} updates")
+        print(describe_results(trained, evaluate(learner)))
+        if (record := folder.result()) is not None and self.test == trained.test:
+            print("its record says:\n" + describe(record))
 
 
-def describe(record: dict[str, Any]) -> str:
-    """A record in one line for each number."""
-    lines = []
-    for r in record["results"]:
-        shots = f", {r['shots']} shot" if "shots" in r else ""
-        lines.append(
-            f"{r['experiment']} {r['agent']} seed {r['seed']}: "
-            f"{r['metric']}{shots} {r['mean']:.4f} +- {r['ci95']:.4f} (95%, n={r['n']}), "
-            f"{record['budget']} budget, {record['train_seconds']:.0f} s of training"
-        )
-    return "\n".join(lines)
+@dataclass(frozen=True)
+class PrintTable:
+    """Print a table of the SNAIL paper: the paper's number, ours with its interval, and the limit."""
+
+    number: Positional[int]
+    """1: few-shot on Omniglot, 3: bandits."""
+    results: Path = RESULTS
+    """Folder of your own results; the published records are read too, yours first."""
+    format: Format = "text"
+    """text or markdown."""
+
+    def run(self) -> None:
+        """Print it."""
+        known = tables()
+        if self.number not in known:
+            raise RunError(f"there is no table {self.number}; choose {' or '.join(map(str, known))}")
+        print(render(known[self.number], read_results([self.results, PUBLISHED]), self.format))
 
 
-VERBS: dict[str, Any] = {"list": List, "train": Train}
+@dataclass(frozen=True)
+class Data:
+    """Show where the data sets are, and make them ready for use."""
+
+    build: bool = False
+    """Fetch what is missing, decode, and fill the cache."""
+    data_root: Path | None = None
+    """Folder with the data sets; else $SNAIL_DATA, else a cache."""
+
+    def run(self) -> None:
+        """Show."""
+        for name in DATASETS:
+            if self.build:
+                load_classes(name, "train", root=self.data_root, download=True)
+            status = dataset_status(name, self.data_root)
+            sources = ", ".join(map(str, status.sources))
+            splits = ", ".join(f"{split} {n}" for split, n in (status.classes or {}).items())
+            print(name)
+            print(
+                f"  found in:  {sources or 'made here, nothing to find' if name == 'glyphs' else sources or 'nowhere'}"
+            )
+            print(f"  cache:     {status.cache} ({'ready' if status.cached else 'not built; snail data --build'})")
+            print(f"  classes:   {splits or 'known once built'}, {status.per_class} images each")
+            if status.fingerprint:
+                print(f"  pixels:    {status.fingerprint}")
+
+
+VERBS: dict[str, Any] = {
+    "list": List,
+    "train": Train,
+    "evaluate": Evaluate,
+    "table": PrintTable,
+    "data": Data,
+    "demo": Demo,
+}
 
 
 def run_verb(verb: str, args: Sequence[str]) -> None:

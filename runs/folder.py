@@ -8,6 +8,7 @@ result.json     the record of a finished run
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -19,9 +20,20 @@ from typing import Any
 import torch
 
 from envs.storage import atomic_writer
-from runs.catalogue import RunConfig
+from runs.catalogue import RunConfig, as_catalogued
 from runs.config import from_dict, to_dict, to_json
 from runs.errors import RunError
+
+RESULTS = Path("results")
+"""Where runs go unless told otherwise."""
+
+
+def run_path(results: Path, config: RunConfig) -> Path:
+    """The folder of a run. Settings other than the catalogue's are told apart by their hash."""
+    name = f"{config.budget}-seed{config.seed}"
+    if not as_catalogued(config):
+        name += "-" + hashlib.sha256(to_json(config).encode()).hexdigest()[:8]
+    return results / config.experiment / config.agent / name
 
 
 class RunFolder:
@@ -107,7 +119,7 @@ class RunFolder:
         with self._writing(self.checkpoint_path) as file:
             torch.save({"config": to_json(config), "progress": progress, "learner": learner}, file)
 
-    def load_checkpoint(self, config: RunConfig, device: torch.device) -> tuple[dict[str, Any], dict[str, Any]]:
+    def load_checkpoint(self, config: RunConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         """The last checkpoint's progress and learner state. Tensors and plain values only: nothing is executed.
 
         Raises:
@@ -115,7 +127,7 @@ class RunFolder:
         """
         path = self.checkpoint_path
         if not path.exists():
-            raise RunError(f"there is no checkpoint at {path}; start the run without --resume")
+            raise RunError(f"there is no checkpoint at {path}; train the run first, without --resume")
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
             found = from_dict(RunConfig, json.loads(saved["config"]), "its configuration")

@@ -116,6 +116,7 @@ class RunningScale(nn.Module):
 
     mean: Tensor
     std: Tensor
+    started: Tensor
 
     def __init__(self, rate: float = 0.1):
         super().__init__()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -14,9 +15,8 @@ from typing import Any
 
 import torch
 
-from runs.catalogue import RunConfig
-from runs.config import from_dict, to_dict
-from runs.errors import RunError
+from runs.catalogue import RunConfig, as_catalogued
+from runs.config import to_dict
 from runs.learner import Learner, Measurement
 from snail.sequence import parameter_count
 
@@ -37,6 +37,7 @@ def make_record(
     return {
         "results": [key | {k: v for k, v in asdict(m).items() if v is not None} for m in results],
         "budget": config.budget,
+        "as_catalogued": as_catalogued(config),
         "steps": steps,
         learner.unit.replace(" ", "_") + "s": steps * learner.units_per_step,
         "train_seconds": round(seconds, 1),
@@ -85,53 +86,73 @@ def _version(package: str) -> str | None:
         return None
 
 
+def describe(record: dict[str, Any]) -> str:
+    """A record in one line for each number."""
+    return "\n".join(_line(r) + f", {record['train_seconds']:.0f} s of training" for r in record["results"])
+
+
+def describe_results(config: RunConfig, results: Sequence[Measurement]) -> str:
+    """Measured numbers of a run, a line each."""
+    key = {"experiment": config.experiment, "agent": config.agent, "seed": config.seed}
+    return "\n".join(_line(key | asdict(m)) for m in results)
+
+
+def _line(r: Mapping[str, Any]) -> str:
+    shots = f", {r['shots']} shot" if r.get("shots") else ""
+    return (
+        f"{r['experiment']} {r['agent']} seed {r['seed']}: {r['metric']}{shots} "
+        f"{r['mean']:.4f} +- {r['ci95']:.4f} (95%, n={r['n']})"
+    )
+
+
 @dataclass(frozen=True)
 class Result:
     """One measured number and the run that it comes from."""
 
-    config: RunConfig
+    experiment: str
+    agent: str
+    seed: int
+    budget: str
     metric: str
+    shots: int | None
     mean: float
     ci95: float
     n: int
     task_set: str
-    shots: int | None
+    as_catalogued: bool
     train_seconds: float
     path: Path
 
 
 def read_results(folders: Iterable[Path]) -> list[Result]:
-    """Every number in the records below the folders, of runs that are in the catalogue's form.
-
-    Raises:
-        RunError: if a record is damaged; the message names it.
-    """
+    """Every number in the records below the folders. A damaged record costs a warning, not the others."""
     found = []
     for folder in folders:
         for path in sorted(folder.rglob("result.json")):
-            found += _read_record(path)
+            try:
+                found += _read_record(path)
+            except (ValueError, KeyError, TypeError, AttributeError) as e:
+                print(f"warning: {path} is not a whole record ({type(e).__name__}: {e}); left out", file=sys.stderr)
     return found
 
 
 def _read_record(path: Path) -> list[Result]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        config = from_dict(RunConfig, record["config"], "its configuration")
-        return [
-            Result(
-                config,
-                r["metric"],
-                r["mean"],
-                r["ci95"],
-                r["n"],
-                r["task_set"],
-                r.get("shots"),
-                record["train_seconds"],
-                path,
-            )
-            for r in record["results"]
-        ]
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as e:
-        raise RunError(f"{path} is not a whole record ({type(e).__name__}: {e}); move it away") from e
-    except RunError as e:
-        raise RunError(f"{path} is of another version of this program: {e}; move it away") from e
+    record = json.loads(path.read_text(encoding="utf-8"))
+    return [
+        Result(
+            experiment=r["experiment"],
+            agent=r["agent"],
+            seed=r["seed"],
+            budget=record["budget"],
+            metric=r["metric"],
+            shots=r.get("shots"),
+            mean=float(r["mean"]),
+            ci95=float(r["ci95"]),
+            n=r["n"],
+            task_set=r["task_set"],
+            as_catalogued=record["as_catalogued"],
+            train_seconds=record["train_seconds"],
+            path=path,
+        )
+        for r in record["results"]
+    ]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from envs.fewshot import EpisodeSampler, ImageClasses, task_set_hash
+from envs.fewshot import EpisodeIndices, EpisodeSampler, ImageClasses, task_set_hash
 from runs.agents import AnyAgentConfig
 from runs.learner import Measurement
 from runs.machine import Machine
@@ -85,7 +85,7 @@ class FewShotLearner:
         longest = task.ways * max(task.shots + task.test_shots) + 1
         model = agent.build("classifier", embedding.output_size + task.ways, task.ways, longest)
         self.model = SequenceClassifier(embedding, model, task.ways).to(machine.device)
-        self.model.embedding.to(memory_format=torch.channels_last)
+        self.model.embedding.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), training.learning_rate, weight_decay=training.weight_decay, fused=True
         )
@@ -148,29 +148,36 @@ class FewShotLearner:
     ) -> tuple[Tensor, str]:
         """Accuracy (episodes,) on frozen episodes of a split, and their hash.
 
-        Every image is embedded once; episodes are then drawn from the embeddings. They are drawn on the host, so
-        that they are the same whatever the device.
+        The episodes are drawn on the host, so that they are the same whatever the device; then every image that
+        occurs in them is embedded once.
         """
         if split not in self._splits:
             self._splits[split] = self.task.load(split, self.machine.data_root)
         images = self._splits[split].images  # (classes, per_class, 1, 28, 28)
-        self.model.eval()
-        with self._autocast():
-            embedded = torch.cat(
-                [self.model.embedding(x.to(self.machine.device)) for x in images.flatten(0, 1).split(1000)]
-            ).unflatten(0, images.shape[:2])  # (classes, per_class, E)
-        sampler = EpisodeSampler(embedded, self.task.ways, queries)
         generator = torch.Generator().manual_seed(self.test.seed + shots)
-        batches, found = [], []
-        for start in range(0, episodes, 250):
-            indices = sampler.sample_indices(min(250, episodes - start), shots, generator)
-            batch = sampler.gather(indices)
+        sampler = EpisodeSampler(images, self.task.ways, queries)
+        sizes = [min(250, episodes - start) for start in range(0, episodes, 250)]
+        batches = [sampler.sample_indices(size, shots, generator) for size in sizes]
+        sampler = EpisodeSampler(self._embed(images, batches), self.task.ways, queries)
+        found = []
+        for i, indices in enumerate(batches):
+            batch = sampler.gather(indices).to(self.machine.device)
             with self._autocast():
                 logits = self.model.classify(batch.support_x, batch.support_y, batch.query_x)  # (B, Q, N)
             found.append((logits.argmax(-1) == batch.query_y).float().mean(1))
-            batches.append(indices)
-            progress(min(start + 250, episodes), episodes)
+            progress(i + 1, len(batches))
         return torch.cat(found), task_set_hash(self._splits[split].fingerprint(), batches)
+
+    def _embed(self, images: Tensor, batches: list[EpisodeIndices]) -> Tensor:
+        """Embeddings (classes, per_class, E) of the images that occur in the episodes; zeros for the others."""
+        self.model.eval()
+        used = torch.cat([torch.cat([b.support.flatten(), b.query.flatten()]) for b in batches]).unique()
+        flat = images.flatten(0, 1)  # (classes * per_class, 1, 28, 28)
+        with self._autocast():
+            embedded = torch.cat([self.model.embedding(flat[i].to(self.machine.device)) for i in used.split(1000)])
+        scattered = embedded.new_zeros(len(flat), embedded.shape[1])
+        scattered[used.to(self.machine.device)] = embedded
+        return scattered.unflatten(0, images.shape[:2])
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, optimiser and the state of the randomness."""

@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from runs.catalogue import RunConfig
 from runs.errors import Interrupted, RunError
 from runs.folder import RunFolder
 from runs.learner import Learner, Measurement
 from runs.machine import Machine
+from runs.progress import progress_bar
 from runs.records import git_commit, make_record
 from runs.tracking import Tracker, TrackerName, open_tracker
 
@@ -78,7 +78,7 @@ def train(
         return record
     progress = Progress()
     if resume and folder.checkpoint_path.exists():
-        saved, state = folder.load_checkpoint(config, machine.device)
+        saved, state = folder.load_checkpoint(config)
         progress = Progress(**saved)
         learner.load_state_dict(state)
     folder.forget_metrics_after(progress.step)
@@ -96,7 +96,8 @@ def train(
 
 def evaluate(learner: Learner, quiet: bool = False) -> list[Measurement]:
     """The learner on its frozen test tasks, with a progress bar."""
-    with tqdm(desc="evaluate", total=1.0, bar_format="{desc} {percentage:3.0f}% {bar} {elapsed}", disable=quiet) as bar:
+    form = "{desc} {percentage:3.0f}% {bar} {elapsed}"
+    with progress_bar(1.0, "evaluate", bar_format=form, disable=quiet) as bar:
 
         def report(done: int, of: int) -> None:
             bar.update(done / of - bar.n)
@@ -115,7 +116,7 @@ def _run_steps(
     label = f"{config.experiment} {config.agent}"
     with (
         _stop_requests() as stop,
-        tqdm(total=learner.steps, initial=progress.step, desc=label, unit="update", disable=quiet) as bar,
+        progress_bar(learner.steps, label, initial=progress.step, unit="update", disable=quiet) as bar,
     ):
         while progress.step < learner.steps:
             for name, value in learner.update(progress.step).items():
@@ -135,7 +136,7 @@ def _run_steps(
                     began += time.monotonic() - now
                 folder.append_metrics(line)
                 mirror.log(progress.step, {k: v for k, v in line.items() if k != "step"})
-                bar.set_postfix_str(_postfix(line, learner.unit))
+                bar.set_postfix_str(_postfix(line, learner.unit), refresh=False)
                 window.clear()
                 logged = time.monotonic()
             if last or stop or now - saved > CHECKPOINT_SECONDS:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -136,7 +137,7 @@ class _DenseStackFunction(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, dilations, *parameters):  # type: ignore[override]
+    def forward(ctx, x, dilations, *parameters):
         steps, batch, channels = x.shape
         weights, biases, past = parameters[0::3], parameters[1::3], parameters[2::3]
         filters = biases[0].numel() // 2
@@ -161,7 +162,7 @@ class _DenseStackFunction(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):  # type: ignore[override]
+    def backward(ctx, grad):
         steps, batch, channels = ctx.shape
         n = len(ctx.dilations)
         h, gates, weights = ctx.saved_tensors[0], ctx.saved_tensors[1 : n + 1], ctx.saved_tensors[n + 1 :]
@@ -251,10 +252,11 @@ class DenseStack(SequenceModel):
     def __init__(self, input_size: int, filters: int, dilations: Sequence[int], kernel_size: int = 2):
         super().__init__()
         self.filters, self.dilations = filters, tuple(dilations)
-        self.convs = nn.ModuleList(
+        convs = [
             CausalConv1d(input_size + i * filters, 2 * filters, kernel_size, dilation)  # f and g are one product
             for i, dilation in enumerate(self.dilations)
-        )
+        ]
+        self.convs = cast(Sequence[CausalConv1d], nn.ModuleList(convs))
         self.input_size, self.output_size = input_size, input_size + len(self.dilations) * filters
 
     @property

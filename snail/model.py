@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -72,11 +73,11 @@ class SNAIL(SequenceModel):
         self.input_size, self.output_size, self.max_len = input_size, output_size, max_len
         self.stem = nn.Identity() if stem is None else nn.Linear(input_size, stem)
         width = input_size if stem is None else stem
-        built = []
+        built: list[SequenceModel] = []
         for block in blocks:
             built.append(block.build(width, max_len, kernel_size, first_dilation))
             width = built[-1].output_size
-        self.blocks = nn.ModuleList(built)
+        self.blocks = cast(Sequence[SequenceModel], nn.ModuleList(built))
         self.head = nn.Linear(width, output_size)  # the paper's final 1x1 convolution
 
     @classmethod

@@ -1,0 +1,63 @@
+"""The main job from launch to table, in minutes: what ``make demo`` runs."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from envs.storage import find_source
+from runs.catalogue import find
+from runs.folder import RESULTS, RunFolder, run_path
+from runs.machine import Machine
+from runs.plots import learning_curves
+from runs.records import describe, read_results
+from runs.tables import render, tables
+from runs.tracking import TrackerName
+from runs.training import train
+
+BANDIT = "bandit/n10-k5"
+AGENTS = {BANDIT: ("snail", "lstm", "gru", "transformer"), "few-shot": ("snail", "lstm", "transformer")}
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Train and compare SNAIL and its baselines on bandits and on 5-way 1-shot: two tables and two pictures."""
+
+    fast: bool = False
+    """Everything in a minute: shows that it works, not how well."""
+    results: Path = RESULTS
+    """Folder of all results. Runs that are finished there are not run again."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda or cuda:N."""
+    data_root: Path | None = None
+    """Folder with the data sets; else $SNAIL_DATA, else a cache."""
+    tracker: TrackerName = "auto"
+    """Mirror of the metrics: wandb, none, or auto (wandb if installed; offline unless you have logged in)."""
+
+    def run(self) -> None:
+        """Run it."""
+        began = time.monotonic()
+        machine = Machine.named(self.device, self.data_root)
+        budget = "smoke" if self.fast else "demo"
+        if all(find_source("omniglot", part, self.data_root) for part in ("images_background", "images_evaluation")):
+            fewshot = "omniglot/5way"
+            print("few-shot data: Omniglot")
+        else:
+            fewshot = "glyphs/5way"
+            print("few-shot data: glyphs, made from fonts (no Omniglot found; --data-root or SNAIL_DATA point to it)")
+        pictures = []
+        for experiment, agents in ((BANDIT, AGENTS[BANDIT]), (fewshot, AGENTS["few-shot"])):
+            folders = []
+            for agent in agents:
+                config = find(experiment).config(agent, budget=budget)
+                folder = RunFolder(run_path(self.results, config))
+                print(describe(train(config, folder, machine, tracker=self.tracker, resume=True)))
+                folders.append(folder)
+            pictures.append(self.results / f"learning-curves-{experiment.replace('/', '-')}-{budget}.png")
+            learning_curves(folders, pictures[-1])
+        found = [r for r in read_results([self.results]) if r.budget == budget]
+        for number in (3, 1):
+            print("\n" + render(tables()[number], found, missing=False))
+        print("\nlearning curves: " + ", ".join(map(str, pictures)))
+        print(f"done in {time.monotonic() - began:.0f} s; the whole tables: snail table 1, snail table 3")

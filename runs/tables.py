@@ -1,0 +1,188 @@
+"""The papers' tables beside ours: every cell with its interval, and the limit that no agent can pass."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from runs.catalogue import BUDGETS, CATALOGUE
+from runs.records import Result
+from runs.tasks import BanditTask
+
+Format = Literal["text", "markdown"]
+Printed = tuple[float, float | None] | None
+
+
+@cache
+def paper_tables() -> dict:
+    """The papers' printed numbers."""
+    return json.loads((Path(__file__).parent / "paper_tables.json").read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting of a table, measured for several agents.
+
+    paper: the printed number for an agent or method, with the half-width of its interval where it has one.
+    in_paper: False for a setting of ours, which is shown only where it has been run.
+    """
+
+    label: str
+    experiment: str
+    shots: int | None
+    paper: Mapping[str, Printed]
+    limit: Callable[[], float | None]
+    in_paper: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the paper."""
+
+    number: int
+    title: str
+    scale: float
+    digits: int
+    cells: tuple[Cell, ...]
+    notes: tuple[str, ...] = field(default=())
+
+
+def _printed(table: str, row: str, column: str) -> Printed:
+    found = paper_tables()[table].get(row, {}).get(column)
+    return None if found is None else (found[0], found[1])
+
+
+def _fewshot_cell(data: str, label: str, ways: int, shots: int) -> Cell:
+    column = f"{ways}way_{shots}shot"
+    names = {"snail": "SNAIL", "maml": "Finn 2017 (MAML)"} if data == "omniglot" else {}
+    agents = ("snail", "lstm", "gru", "transformer", *(("maml",) if names else ()))
+    paper = {agent: _printed(data, names[agent], column) if agent in names else None for agent in agents}
+    return Cell(f"{label}{ways}-way {shots}-shot", f"{data}/{ways}way", shots, paper, lambda: 1.0, bool(names))
+
+
+def _bandit_cell(pulls: int, arms: int) -> Cell:
+    def printed(column: str) -> Printed:
+        return _printed("bandits", f"{pulls},{arms}", column)
+
+    # the SNAIL paper's LSTM column repeats RL^2's GRU, except for the longest trials, which are its own LSTM
+    theirs = "lstm" if pulls == 1000 else "gru"
+    paper = {
+        "snail": printed("SNAIL"),
+        "lstm": printed("LSTM") if theirs == "lstm" else None,
+        "gru": printed("LSTM") if theirs == "gru" else None,
+        "transformer": None,
+        "maml": printed("MAML"),
+        "gittins": printed("Gittins"),
+        "random": printed("Random"),
+    }
+    return Cell(f"N={pulls} K={arms}", f"bandit/n{pulls}-k{arms}", None, paper, BanditTask(arms, pulls).limit)
+
+
+def tables() -> dict[int, Table]:
+    """Every table that can be printed, by its number in the SNAIL paper."""
+    omniglot = [_fewshot_cell("omniglot", "", ways, shots) for ways in (5, 20) for shots in (1, 5)]
+    glyphs = [_fewshot_cell("glyphs", "glyphs ", 5, shots) for shots in (1, 5)]
+    settings = [(n, k) for n in (10, 100, 500) for k in (5, 10, 50)] + [(1000, 50)]
+    return {
+        1: Table(1, "few-shot accuracy on Omniglot, in per cent", 100.0, 2, (*omniglot, *glyphs)),
+        3: Table(
+            3,
+            "total reward on K-armed Bernoulli bandits over N pulls",
+            1.0,
+            3,
+            tuple(_bandit_cell(n, k) for n, k in settings),
+            (
+                "limit: expected total reward of the Bayes-optimal agent, by exact dynamic programming; "
+                "- where that is out of reach.",
+                "The papers' numbers are means of about 1000 trials, so one can exceed the limit. "
+                "What the SNAIL paper prints as LSTM is RL^2's GRU, except for N=1000.",
+            ),
+        ),
+    }
+
+
+HEADER = ("setting", "agent", "paper", "ours (95% CI)", "limit", "budget")
+
+
+def render(table: Table, results: Iterable[Result], form: Format = "text", missing: bool = True) -> str:
+    """The table as text or Markdown, with or without the rows that are not run.
+
+    ``results`` may hold other experiments' numbers too.
+    """
+    results = list(results)
+    rows = [row for cell in table.cells for row in _rows(table, cell, results, missing)]
+    head = f"Table {table.number}: {table.title}"
+    if form == "markdown":
+        lines = [f"**{head}**", "", *_markdown(rows)]
+    else:
+        lines = [head, *_text(rows)]
+    return "\n".join([*lines, *(["", *table.notes] if table.notes else [])])
+
+
+def _rows(table: Table, cell: Cell, results: list[Result], missing: bool) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    limit = cell.limit()
+    shown_limit = "-" if limit is None else f"{table.scale * limit:.{table.digits}f}"
+    for agent, printed in cell.paper.items():
+        chosen = choose(
+            [r for r in results if (r.experiment, r.agent, r.shots) == (cell.experiment, agent, cell.shots)]
+        )
+        trainable = agent in _agents(cell.experiment)
+        if not chosen and not (missing and cell.in_paper and (printed is not None or trainable)):
+            continue
+        ours, budget = ("not run", "") if not chosen else _summary(chosen, table)
+        paper = "-" if printed is None else f"{printed[0]:g}" + ("" if printed[1] is None else f" +- {printed[1]:g}")
+        rows.append((cell.label, agent, paper, ours, shown_limit, budget))
+    return rows
+
+
+def _agents(experiment: str) -> tuple[str, ...]:
+    return CATALOGUE[experiment].agents if experiment in CATALOGUE else ()
+
+
+def choose(results: list[Result]) -> list[Result]:
+    """The results that a cell shows: of the largest budget that was run, as catalogued, one a seed.
+
+    The choice never looks at the numbers. Of a seed's several records the first is taken, in the order of folders.
+    """
+    for budget in BUDGETS:
+        by_seed: dict[int, Result] = {}
+        for r in results:
+            if r.budget == budget and r.as_catalogued:
+                by_seed.setdefault(r.seed, r)
+        if by_seed:
+            return list(by_seed.values())
+    return []
+
+
+def _summary(chosen: list[Result], table: Table) -> tuple[str, str]:
+    """Mean over seeds with the interval over test episodes, and what was run."""
+    n = len(chosen)
+    mean = sum(r.mean for r in chosen) / n
+    half = sum(r.ci95**2 for r in chosen) ** 0.5 / n
+    seconds = sum(r.train_seconds for r in chosen) / n
+    seeds = f", {n} seeds" if n > 1 else ""
+    return (
+        f"{table.scale * mean:.{table.digits}f} +- {table.scale * half:.{table.digits}f}",
+        f"{chosen[0].budget}, {seconds:.0f} s{seeds}",
+    )
+
+
+def _text(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(HEADER, *rows, strict=True)]
+    lines, last = [], None
+    for row in [HEADER, tuple("-" * w for w in widths), *rows]:
+        repeated = row[0] == last
+        last = row[0]
+        shown = ("" if repeated else row[0], *row[1:])
+        lines.append("  ".join(value.ljust(w) for value, w in zip(shown, widths, strict=True)).rstrip())
+    return lines
+
+
+def _markdown(rows: list[tuple[str, ...]]) -> list[str]:
+    shown = [HEADER, tuple("---" for _ in HEADER), *rows]
+    return ["| " + " | ".join(value.replace("+-", "±") for value in row) + " |" for row in shown]
