@@ -26,10 +26,11 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, addmm_flop, sdpa_backward_flop, sdpa_flop
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from tqdm import tqdm
 
 from envs.fewshot import Episodes
+from envs.trials import TrialVectorEnv
 from runs.errors import RunError
 from runs.meta_rl import Trajectories, rollout
 from runs.records import device_name, git_commit
@@ -37,7 +38,7 @@ from runs.tasks import BanditTask
 from snail.actor_critic import ActorCritic
 from snail.attention import AttentionBlock
 from snail.classifier import SequenceClassifier
-from snail.convolution import CausalConv1d, DenseStack
+from snail.convolution import CausalConv1d, TCBlock
 from snail.embedding import OmniglotEmbedding
 from snail.model import SNAIL
 
@@ -55,8 +56,8 @@ class Sizes:
     """Steps of a trial."""
     trials: int = 512
     """Trials that stream side by side."""
-    rerun_trials: int = 32
-    """Trials side by side in the references; more would take longer for each."""
+    rerun_trials: int = 16
+    """Trials side by side in the references: what a processor does fastest; more overflow its caches."""
     episodes: int = 16
     """Few-shot episodes in an update."""
     ways: int = 5
@@ -169,7 +170,7 @@ def render(report: Report) -> str:
     for b in report.benchmarks:
         peaks = ", ".join(f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in b.peaks.items())
         found = ", ".join(f"{name} {x:.1e}" for name, x in b.differences.items())
-        heads = ["", "precision", b.batch_unit, f"{b.unit}/s", "ours is", f"MFLOP/{b.unit[:-1]}", "GFLOP/s", "of peak"]
+        heads = ["", "precision", b.batch_unit, f"{b.unit}/s", "ours is", "MFLOP each", "GFLOP/s", "of peak"]
         cells = [
             [
                 row.name,
@@ -187,9 +188,9 @@ def render(report: Report) -> str:
         lines += [f"  peak: {peaks}", f"  largest difference between ours and plain PyTorch: {found}"]
     lines += [
         "",
-        f'Rates are the best of {report.repetitions} runs. "ours is" (times as fast) and "of peak" are medians over',
-        "turns in which all ways and a large matrix product ran once. FLOP: products and sums of matrix products,",
-        "convolutions and attention, as executed.",
+        f"Rates are the best of {report.repetitions} runs. All ways and large matrix products took turns at running;",
+        '"ours is" (times as fast) and "of peak" are medians over the turns. FLOP: twice the multiply-adds of matrix',
+        "products, convolutions and attention, as executed.",
     ]
     return "\n".join(lines)
 
@@ -229,39 +230,39 @@ def measure(
     peaks: dict[str, list[float]] = {name: [] for name in get_args(Precision)}
     with tqdm(total=(repetitions + 1) * len(ways), disable=None) as bar:
 
-        def announce(way: Way) -> None:
-            bar.set_description(f"{way.name}, {way.batch}")
+        def flops_while_warming_up(way: Way) -> int:
+            flops = count_flops(way.run)
             bar.update()
+            return flops
 
-        flops = []
-        for way in ways:  # the run that counts is the one that warms up
-            flops.append(count_flops(way.run))
-            announce(way)
+        flops = [flops_while_warming_up(way) for way in ways]
         for _ in range(repetitions):
-            for name, rates in peaks.items():
-                rates.append(max(matmul_rate(n, getattr(torch, name), device) for n in matrices))
-            for i, way in enumerate(ways):
-                seconds[i].append(_seconds(way.run, device))
-                announce(way)
-    rates = [[way.units / s for s in found] for way, found in zip(ways, seconds, strict=True)]
-    rows = []
-    for i, way in enumerate(ways):
-        shares = [flops[i] / s / peak for s, peak in zip(seconds[i], peaks[way.precision], strict=True)]
-        rows.append(
-            Row(
-                name=way.name,
-                precision=way.precision,
-                batch=way.batch,
-                units=way.units,
-                flops=flops[i],
-                seconds=tuple(seconds[i]),
-                best_rate=max(rates[i]),
-                speedup=statistics.median(ours / this for ours, this in zip(rates[0], rates[i], strict=True)),
-                best_flop_rate=flops[i] / min(seconds[i]),
-                share_of_peak=statistics.median(shares),
-            )
-        )
+            for name, found in peaks.items():
+                found.append(max(matmul_rate(n, getattr(torch, name), device) for n in matrices))
+            for way, times in zip(ways, seconds, strict=True):
+                times.append(_seconds(way.run, device))
+                bar.update()
+    rows = (_row(*it, ways[0], seconds[0], peaks) for it in zip(ways, flops, seconds, strict=True))
     return tuple(rows), {name: max(found) for name, found in peaks.items()}
+
+
+def _row(
+    way: Way, flops: int, seconds: list[float], ours: Way, our_seconds: list[float], peaks: dict[str, list[float]]
+) -> Row:
+    speedups = [(ours.units / a) / (way.units / b) for a, b in zip(our_seconds, seconds, strict=True)]
+    shares = [flops / s / peak for s, peak in zip(seconds, peaks[way.precision], strict=True)]
+    return Row(
+        name=way.name,
+        precision=way.precision,
+        batch=way.batch,
+        units=way.units,
+        flops=flops,
+        seconds=tuple(seconds),
+        best_rate=way.units / min(seconds),
+        speedup=statistics.median(speedups),
+        best_flop_rate=flops / min(seconds),
+        share_of_peak=statistics.median(shares),
+    )
 
 
 def count_flops(run: Callable[[], object]) -> int:
@@ -270,16 +271,31 @@ def count_flops(run: Callable[[], object]) -> int:
     They are counted as executed, products with padding and with masked keys included. Elementwise work,
     normalisation, pooling and the optimiser are not counted.
     """
-    aten = torch.ops.aten
-    missing_in_torch = {
-        aten.addmm_: addmm_flop,
-        aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
-    }
-    counter = FlopCounterMode(display=False, custom_mapping=missing_in_torch)
+    counter = FlopCounterMode(display=False, custom_mapping=_FLOPS_MISSING_IN_TORCH)
     with counter:
         run()
     return counter.get_total_flops()
+
+
+def _addmm_flops(out: torch.Size, a: torch.Size, b: torch.Size, *rest: Any, **options: Any) -> int:
+    return 2 * a[0] * a[1] * b[1]
+
+
+def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *rest: Any, **options: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _attention_backward_flops(
+    grad: torch.Size, query: torch.Size, key: torch.Size, value: torch.Size, *rest: Any, **options: Any
+) -> int:
+    return sdpa_backward_flop_count(grad, query, key, value)
+
+
+_FLOPS_MISSING_IN_TORCH = {
+    torch.ops.aten.addmm_: _addmm_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+}
 
 
 def matmul_rate(n: int, dtype: torch.dtype, device: torch.device) -> float:
@@ -302,7 +318,7 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _check_agreement(differences: dict[str, float]) -> None:
+def check_agreement(differences: dict[str, float]) -> None:
     """Rounding may tell the ways apart, and nothing else; convolutions of GPUs round to 10 bits."""
     for name, difference in differences.items():
         if not difference < 1e-2:
@@ -351,10 +367,10 @@ class PlainDenseBlock(nn.Module):
 
 
 class PlainTC(nn.Sequential):
-    """The function of a ``TCBlock``: (B, T, C) -> (B, T, C + n D)."""
+    """The function of a ``TCBlock``, channels before time inside as library convolutions want it."""
 
-    def __init__(self, block: DenseStack):
-        super().__init__(*(PlainDenseBlock(conv) for conv in block.convs if isinstance(conv, CausalConv1d)))
+    def __init__(self, block: TCBlock):
+        super().__init__(*(PlainDenseBlock(conv) for conv in block.convs))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C + n D)."""
@@ -363,7 +379,8 @@ class PlainTC(nn.Sequential):
 
 def plain_snail(model: SNAIL) -> nn.Sequential:
     """The function of ``model`` with a copy of its weights: (B, T, C) -> (B, T, D)."""
-    blocks = [PlainTC(b) if isinstance(b, DenseStack) else PlainAttention(b) for b in model.blocks]
+    kinds: dict[type, Callable[[Any], nn.Module]] = {TCBlock: PlainTC, AttentionBlock: PlainAttention}
+    blocks = [kinds[type(block)](block) for block in model.blocks]
     return nn.Sequential(copy.deepcopy(model.stem), *blocks, copy.deepcopy(model.head)).to(model.head.weight.device)
 
 
@@ -390,14 +407,14 @@ class RerunAgent(ActorCritic):
     """An agent that runs policy and value network over all steps so far, for every action.
 
     Args:
-        agent: whose function it computes, with separate networks.
-        plain: with networks as public implementations write them, instead of the agent's own.
+        agent: whose function it computes.
+        policy: (B, t, C) -> (B, t, A), the agent's own or another of the same function.
+        value: (B, t, C) -> (B, t, 1), likewise.
     """
 
-    def __init__(self, agent: ActorCritic, plain: bool):
+    def __init__(self, agent: ActorCritic, policy: nn.Module, value: nn.Module):
         super().__init__(agent.policy, agent.value, agent.num_observations, agent.num_actions)
-        networks = [agent.policy, agent.value]
-        self.networks = nn.ModuleList([plain_snail(n) if plain else n for n in networks if isinstance(n, SNAIL)])
+        self.networks = nn.ModuleList([policy, value])
 
     def init_cache(self, batch_size: int, max_len: int) -> History:
         """The history before the first step."""
@@ -412,7 +429,7 @@ class RerunAgent(ActorCritic):
 
 
 @torch.no_grad()
-def stream(agent: ActorCritic, env: Any, generator: torch.Generator) -> tuple[Trajectories, Tensor]:
+def stream(agent: ActorCritic, env: TrialVectorEnv, generator: torch.Generator) -> tuple[Trajectories, Tensor]:
     """Our way to collect trials: streaming actions, then all values at once. Trajectories and values (B, T)."""
     assert agent.value is not None
     trials = rollout(agent, env, generator)
@@ -423,7 +440,7 @@ def stream(agent: ActorCritic, env: Any, generator: torch.Generator) -> tuple[Tr
 
 @torch.no_grad()
 def replay(agent: ActorCritic, inputs: Tensor) -> tuple[Tensor, Any]:
-    """Log-probabilities (B, T, A) of all actions, and the final cache, of an agent that is shown ``inputs`` (B, T, C)."""
+    """What an agent does when shown ``inputs`` (B, T, C): log-probabilities (B, T, A) and the final cache."""
     cache, found = agent.init_cache(*inputs.shape[:2]), []
     for x_t in inputs.unbind(1):
         logits, cache = agent.act(x_t, cache)
@@ -432,7 +449,7 @@ def replay(agent: ActorCritic, inputs: Tensor) -> tuple[Tensor, Any]:
 
 
 def rollout_differences(
-    agent: ActorCritic, reference: RerunAgent, env: Any, generator: torch.Generator
+    agent: ActorCritic, reference: RerunAgent, env: TrialVectorEnv, generator: torch.Generator
 ) -> dict[str, float]:
     """Largest difference of log-probabilities and values over the trials of ``env``."""
     trials, values = stream(agent, env, generator)
@@ -451,21 +468,22 @@ def bench_rollout(device: torch.device, repetitions: int, sizes: Sizes) -> Bench
     channels = ActorCritic.input_size(1, sizes.arms)
     policy, value = SNAIL.policy(channels, sizes.arms, sizes.pulls), SNAIL.value(channels, sizes.pulls)
     agent = ActorCritic(policy, value, 1, sizes.arms).to(device)
-    rerun, plain = RerunAgent(agent, plain=False), RerunAgent(agent, plain=True)
+    rerun = RerunAgent(agent, policy, value)
+    plain = RerunAgent(agent, plain_snail(policy), plain_snail(value))
     generator = torch.Generator(device).manual_seed(0)
     envs = {n: task.make_env(n, device) for n in (sizes.trials, sizes.rerun_trials, 1)}
     for env in envs.values():
         env.reset(seed=0)
     differences = rollout_differences(agent, plain, envs[sizes.rerun_trials], generator)
-    _check_agreement(differences)
+    check_agreement(differences)
 
-    def way(name: str, trials: int, collect: Callable[[Any], object]) -> Way:
+    def way(name: str, trials: int, collect: Callable[[TrialVectorEnv], object]) -> Way:
         return Way(name, "float32", trials, trials * sizes.pulls, lambda: collect(envs[trials]))
 
-    def by_rerun(agent: RerunAgent) -> Callable[[Any], object]:
+    def by_rerun(agent: RerunAgent) -> Callable[[TrialVectorEnv], object]:
         return lambda env: rollout(agent, env, generator)
 
-    def by_streaming(env: Any) -> object:
+    def by_streaming(env: TrialVectorEnv) -> object:
         return stream(agent, env, generator)
 
     ways = [
@@ -538,25 +556,34 @@ class Classifiers:
     plain: RerunClassifier
 
     @classmethod
-    def build(cls, sizes: Sizes, device: torch.device) -> Classifiers:
+    def build(cls, sizes: Sizes, episodes: Episodes) -> Classifiers:
         """Ours and the two references: one with our blocks and layout, one in plain PyTorch."""
+        device = episodes.query_x.device
         torch.manual_seed(0)
-        embedding, usual = OmniglotEmbedding(pool_first=True), OmniglotEmbedding(pool_first=False)
-        model = SNAIL.fewshot(embedding.output_size, sizes.ways, sizes.shots)
-        _share_weights(embedding, usual)
-        ours = SequenceClassifier(embedding, model, sizes.ways).to(device)
-        ours.embedding.to(memory_format=torch.channels_last)
-        rerun = RerunClassifier(copy.deepcopy(ours.embedding), copy.deepcopy(model), sizes.ways)
-        plain = RerunClassifier(usual.to(device), plain_snail(model), sizes.ways)
-        return cls(ours, rerun, plain)
+        usual, embedding = OmniglotEmbedding().to(device), OmniglotEmbedding(pool_first=True).to(device)
+        model = SNAIL.fewshot(embedding.output_size, sizes.ways, sizes.shots).to(device)
+        _settle(usual, episodes.support_x.flatten(0, 1))
+        # the same layers in another order, hence under other names
+        weights = zip(embedding.state_dict(), usual.state_dict().values(), strict=True)
+        embedding.load_state_dict(dict(weights))
+        embedding.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return cls(
+            ours=SequenceClassifier(embedding, model, sizes.ways),
+            rerun=RerunClassifier(copy.deepcopy(embedding), copy.deepcopy(model), sizes.ways),
+            plain=RerunClassifier(usual, plain_snail(model), sizes.ways),
+        )
 
 
-def _share_weights(pool_first: OmniglotEmbedding, usual: OmniglotEmbedding) -> None:
-    """Give both embeddings the same weights; only their names differ, by the order of the layers."""
-    pairs = zip(pool_first.parameters(), usual.parameters(), strict=True)
-    with torch.no_grad():
-        for source, target in pairs:
-            target.copy_(source)
+@torch.no_grad()
+def _settle(embedding: nn.Module, images: Tensor) -> None:
+    """Take the normalisation's running statistics from ``images``: with the initial ones, embeddings hardly differ."""
+    norms = [module for module in embedding.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    embedding(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 @torch.no_grad()
@@ -575,9 +602,9 @@ def fewshot_differences(classifiers: Classifiers, episodes: Episodes) -> dict[st
 def bench_fewshot(device: torch.device, repetitions: int, sizes: Sizes) -> Benchmark:
     """Queries a second in training SNAIL on few-shot episodes."""
     episodes = random_episodes(sizes, device)
-    classifiers = Classifiers.build(sizes, device)
+    classifiers = Classifiers.build(sizes, episodes)
     differences = fewshot_differences(classifiers, episodes)
-    _check_agreement(differences)
+    check_agreement(differences)
     queries = sizes.episodes * sizes.queries
 
     def way(name: str, model: nn.Module, precision: Precision, sequences: int, fused: bool) -> Way:

@@ -122,7 +122,7 @@ def _fewshot(data: str, ways: int, about: str) -> Experiment:
         about,
         ("snail", "lstm", "gru", "transformer"),
         {
-            "full": Budget(task, SupervisedTraining(steps=8000), FewShotTest()),
+            "full": Budget(task, SupervisedTraining(steps=6000), FewShotTest()),
             "demo": Budget(one_shot, SupervisedTraining(steps=1000), FewShotTest()),
             "smoke": Budget(
                 one_shot,

@@ -154,13 +154,15 @@ class PrintTable:
     """Folder of your own results; the published records are read too, yours first."""
     format: Format = "text"
     """text or markdown."""
+    missing: bool = True
+    """Show the rows that are not run, too."""
 
     def run(self) -> None:
         """Print it."""
         known = tables()
         if self.number not in known:
             raise RunError(f"there is no table {self.number}; choose {' or '.join(map(str, known))}")
-        print(render(known[self.number], read_results([self.results, PUBLISHED]), self.format))
+        print(render(known[self.number], read_results([self.results, PUBLISHED]), self.format, self.missing))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,35 @@
+"""Writes the README's numbers from the committed records: ``python -m runs.readme``."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from envs.storage import atomic_writer
+from runs.bench import render as render_bench
+from runs.records import PUBLISHED, read_results
+from runs.tables import render, tables
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def sections() -> dict[str, str]:
+    """What stands between each pair of marks."""
+    results = read_results([PUBLISHED])
+    printed = [render(table, results, "markdown", missing=False) for table in tables().values()]
+    benches = [json.loads(path.read_text()) for path in sorted(PUBLISHED.glob("bench/*.json"))]
+    return {"results": "\n\n".join(printed), "bench": "\n\n".join(f"```\n{b['text']}\n```" for b in benches)}
+
+
+def updated(text: str) -> str:
+    """The README with its numbers brought up to date."""
+    for name, body in sections().items():
+        marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.S)
+        text = marks.sub(lambda m, body=body: f"{m[1]}\n{body}\n\n{m[2]}", text)  # type: ignore[misc]
+    return text
+
+
+if __name__ == "__main__":
+    with atomic_writer(README) as file:
+        file.write(updated(README.read_text(encoding="utf-8")).encode())

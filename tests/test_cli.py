@@ -1,0 +1,227 @@
+"""The command line as a person types it: what it prints, its exit codes, and one clear line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from runs.cli import run
+
+ROOT = Path(__file__).parent.parent
+TINY = ["--training.steps", "2", "--training.batch-size", "8", "--test.trials", "50", "--tracker", "none"]
+
+
+def snail(capsys, *words: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr without progress bars."""
+    try:
+        code = run(words)
+    except SystemExit as e:  # tyro's own way out, of --help and of values that do not parse
+        code = int(e.code or 0)
+    out, err = capsys.readouterr()
+    return (
+        code,
+        out,
+        "\n".join(line for line in err.splitlines() if "%|" not in line and not line.startswith("evaluate")),
+    )
+
+
+def assert_one_line(capsys, *words: str) -> str:
+    """The command fails with one line on stderr, which is returned."""
+    code, out, err = snail(capsys, *words)
+    assert code == 2 and out == ""
+    assert err.startswith("error: ") and len(err.splitlines()) == 1, err
+    return err
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """A working directory of its own, so that the default results folder is too."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "results"
+
+
+def tiny_run(capsys, results) -> Path:
+    """A finished run's folder."""
+    code, _, err = snail(capsys, "train", "bandit/n10-k5", *TINY)
+    assert code == 0, err
+    (path,) = results.rglob("result.json")
+    return path.parent
+
+
+def test_overview_and_help_teach(capsys):
+    code, out, _ = snail(capsys)
+    assert code == 0
+    for verb in ("list", "train", "evaluate", "table", "data", "bench", "demo"):
+        assert re.search(rf"^  {verb} +\w", out, re.M), verb
+        code, text, _ = snail(capsys, verb, "--help")
+        assert code == 0 and "usage: snail " + verb in text
+    _, text, _ = snail(capsys, "train", "bandit/n10-k5", "--budget", "demo", "--help")
+    assert "--training.gae-lambda" in text and "Discount of later rewards" in text
+
+
+def test_list_shows_every_experiment(capsys):
+    from runs.catalogue import CATALOGUE
+
+    code, out, _ = snail(capsys, "list")
+    assert code == 0 and all(name in out for name in CATALOGUE)
+
+
+def test_train_evaluate_and_table(capsys, results):
+    folder = tiny_run(capsys, results)
+    record = json.loads((folder / "result.json").read_text())
+    (number,) = record["results"]
+    code, out, _ = snail(capsys, "evaluate", str(folder))
+    assert code == 0
+    first, second = re.findall(r"return (\d\.\d{4}) \+- (\d\.\d{4})", out)
+    assert first == second == (f"{number['mean']:.4f}", f"{number['ci95']:.4f}")  # same frozen tasks, same weights
+    code, out, _ = snail(capsys, "evaluate", str(folder), "--test.trials", "20")
+    assert code == 0 and "n=20)" in out
+    # changed settings make it a run of its own, which no table shows
+    assert not record["as_catalogued"]
+    code, out, _ = snail(capsys, "table", "3", "--no-missing")
+    assert code == 0 and f"{number['mean']:.3f}" not in out
+
+
+def test_a_catalogued_run_enters_the_table(capsys, results):
+    code, out, _ = snail(capsys, "train", "bandit/n10-k5", "--agent", "gru", "--budget", "smoke", "--tracker", "none")
+    assert code == 0
+    mean = re.search(r"return (\d\.\d{4})", out).group(1)
+    code, out, _ = snail(capsys, "table", "3", "--results", str(results))
+    row = next(line for line in out.splitlines() if re.match(r"^(N=10 K=5)? +gru", line))
+    assert f"{float(mean):.3f}" in row or "full" in row  # a published record of a larger budget goes first
+    assert "6.660" in row
+
+
+def test_a_finished_run_is_not_replaced_unasked(capsys, results):
+    folder = tiny_run(capsys, results)
+    before = (folder / "result.json").read_bytes()
+    message = assert_one_line(capsys, "train", "bandit/n10-k5", *TINY)
+    assert "finished run" in message and "--overwrite" in message
+    code, out, _ = snail(capsys, "train", "bandit/n10-k5", *TINY, "--resume")
+    assert code == 0 and "finished already" in out
+    assert (folder / "result.json").read_bytes() == before
+    code, _, _ = snail(capsys, "train", "bandit/n10-k5", *TINY, "--overwrite")
+    assert code == 0 and (folder / "result.json").read_bytes() != before
+
+
+MISTAKES = [
+    (["trian"], "did you mean train?"),
+    (["train"], "which experiment?"),
+    (["train", "bandit/n10-k6"], "did you mean bandit/n10-k5?"),
+    (["train", "bandit/n10-k5", "--agent", "snial"], "did you mean snail?"),
+    (["train", "bandit/n10-k5", "--budget", "huge"], "choose from full, demo, smoke"),
+    (["train", "bandit/n10-k5", "--training.learning-rat", "1"], "did you mean --training.learning-rate?"),
+    (["train", "bandit/n10-k5", "--seed", "one"], "--seed"),
+    (["train", "bandit/n10-k5", *TINY, "--device", "tpu"], "choose auto, cpu or cuda"),
+    (["train", "bandit/n10-k5", *TINY, "--device", "cuda:99"], "there is no cuda:99 on this machine"),
+    (["train", "bandit/n10-k5", *TINY, "--threads", "0"], "threads must be at least 1, got 0"),
+    (["train", "bandit/n10-k5", *TINY, "--task.arms", "0"], "arms must be at least 1, got 0"),
+    (["train", "bandit/n10-k5", *TINY, "--training.minibatches", "3"], "batch_size must be a multiple of minibatches"),
+    (["train", "bandit/n10-k5", *TINY, "--resume", "--overwrite"], "exclude each other"),
+    (["train", "omniglot/5way", "--data-root", "nowhere"], "nowhere"),
+    (["evaluate"], "which run?"),
+    (["evaluate", "nowhere"], "is it the folder of a run?"),
+    (["table", "2"], "there is no table 2"),
+    (["table", "3", "--formt", "text"], "did you mean --format?"),
+    (["list", "--everything"], "unknown option '--everything'"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), MISTAKES, ids=lambda x: " ".join(x) if isinstance(x, list) else "")
+def test_every_mistake_gets_one_clear_line(capsys, results, words, message):
+    assert message in assert_one_line(capsys, *words)
+    assert not results.exists() or not list(results.rglob("*"))  # and leaves nothing behind
+
+
+@pytest.mark.parametrize("word", ["x", "1.5"])
+def test_a_value_of_another_type_is_refused(capsys, results, word):
+    code, _, err = snail(capsys, "train", "bandit/n10-k5", "--training.steps", word)
+    assert code == 2 and "--training.steps" in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--task.ways", "5000"], "ways must be between 2 and"),
+        (["--task.shots", "30"], "shots must be between 1 and"),
+        (["--training.queries", "0"], "queries must be between 1 and"),
+    ],
+)
+def test_what_the_data_cannot_give(capsys, results, omniglot, option, message):
+    assert message in assert_one_line(capsys, "train", "omniglot/5way", "--budget", "smoke", *option)
+
+
+def test_missing_and_damaged_data(capsys, results, tmp_path, monkeypatch):
+    monkeypatch.setenv("SNAIL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("SNAIL_DATA", raising=False)
+    root = tmp_path / "data"
+    root.mkdir()
+    (root / "images_background.zip").write_bytes(b"PK\x03\x04 cut short")
+    (root / "images_evaluation.zip").write_bytes(b"")
+    message = assert_one_line(capsys, "train", "omniglot/5way", "--data-root", str(root))
+    assert "images_background.zip" in message
+
+
+def test_a_damaged_record_costs_a_warning(capsys, results):
+    folder = results / "x"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text('{"results": [')
+    code, out, err = snail(capsys, "table", "3")
+    assert code == 0 and "Table 3" in out
+    assert "warning" in err and "results/x/result.json" in err
+
+
+def test_checkpoints_that_cannot_be_trusted(capsys, results):
+    folder = tiny_run(capsys, results)
+    path = folder / "checkpoint.pt"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert "checkpoint.pt" in assert_one_line(capsys, "evaluate", str(folder))
+    path.unlink()
+    assert "there is no checkpoint" in assert_one_line(capsys, "evaluate", str(folder))
+
+
+def test_ctrl_c_saves_and_resume_goes_on(tmp_path):
+    words = ["train", "bandit/n10-k5", "--training.steps", "4000", "--training.batch-size", "8", "--tracker", "none"]
+    command = [sys.executable, "-m", "runs.cli", *words, "--test.trials", "50", "--results", str(tmp_path)]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.rglob("metrics.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    last = err.strip().splitlines()[-1]
+    assert "--resume" in last and "Traceback" not in err
+    assert list(tmp_path.rglob("checkpoint.pt")) and not list(tmp_path.rglob("result.json"))
+    stopped_at = int(re.search(r"update (\d+)", last).group(1))
+    assert stopped_at > 0
+    # without --resume the unfinished run is safe
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 2 and "--resume" in again.stderr
+
+
+def test_the_installed_command_runs():
+    command = shutil.which("snail", path=str(Path(sys.executable).parent))
+    assert command, "the package is not installed in this environment"
+    done = subprocess.run([command, "list"], capture_output=True, text=True)
+    assert done.returncode == 0 and "bandit/n10-k5" in done.stdout
+
+
+def test_a_closed_pipe_is_no_error():
+    done = subprocess.run(
+        f"{sys.executable} -m runs.cli table 3 | head -n 1", shell=True, capture_output=True, text=True, cwd=ROOT
+    )
+    assert "Table 3" in done.stdout and done.stderr == ""

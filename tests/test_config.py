@@ -1,0 +1,317 @@
+"""Configurations survive JSON, mistakes in them are named, and everything in the catalogue can be built."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+import pytest
+import torch
+
+import runs.tasks
+from envs.fewshot import ImageClasses
+from runs.agents import AGENTS
+from runs.catalogue import BUDGETS, CATALOGUE, RunConfig, find
+from runs.config import from_dict, to_dict, to_json
+from runs.errors import RunError
+from runs.machine import Machine
+from runs.tasks import BanditTask, FewShotTask
+from runs.training import build_learner
+
+CONFIGS = {
+    f"{e.id}-{agent}-{budget}": e.config(agent, seed=3, budget=budget)
+    for e in CATALOGUE.values()
+    for agent in e.agents
+    for budget in e.budgets
+}
+KINDS = {tuple(type(getattr(c, f.name)) for f in fields(c)): name for name, c in CONFIGS.items()}
+"""One configuration of each combination of task, model, training and test."""
+
+
+@pytest.fixture(params=KINDS.values())
+def config(request) -> RunConfig:
+    return CONFIGS[request.param]
+
+
+# ----- to JSON and back
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_json_round_trip(name):
+    config = CONFIGS[name]
+    again = from_dict(RunConfig, json.loads(to_json(config)))
+    assert again == config
+    assert to_json(again) == to_json(config)  # 1 and 1.0 are equal too
+    assert to_dict(config) == json.loads(to_json(config))
+
+
+def keys(data: Any, path: tuple = ()) -> list[tuple]:
+    """The path to every key of nested dictionaries."""
+    found = []
+    for key, value in data.items():
+        if key != "type":
+            found.append((*path, key))
+            found += keys(value, (*path, key)) if isinstance(value, dict) else []
+    return found
+
+
+def changed(data: Any, path: tuple, change) -> Any:
+    """A copy in which ``change(dictionary, key)`` was done at the end of the path."""
+    data = copy.deepcopy(data)
+    owner = data
+    for key in path[:-1]:
+        owner = owner[key]
+    change(owner, path[-1])
+    return data
+
+
+def test_a_missing_key_is_named(config):
+    data = to_dict(config)
+    paths = keys(data)
+    assert {("seed",), ("task",), ("training", "learning_rate")} <= set(paths)
+    for path in paths:
+        with pytest.raises(RunError) as e:
+            from_dict(RunConfig, changed(data, path, lambda owner, key: owner.pop(key)), "run")
+        assert ".".join(("run", *path[:-1])) + f" lacks the key {path[-1]!r}" in str(e.value)
+
+
+def test_an_unknown_key_is_named_and_the_known_are_listed(config):
+    data = to_dict(config)
+    for path in keys(data):
+        with pytest.raises(RunError) as e:
+            from_dict(RunConfig, changed(data, path, lambda owner, key: owner.update(colour=1)), "run")
+        message = str(e.value)
+        assert ".".join(("run", *path[:-1])) + " has an unknown key 'colour'" in message
+        assert path[-1] in message
+
+
+@pytest.mark.parametrize("wrong", [{"wrong": 1}, [[]], {"type": "Wrong"}, [{"type": "RunConfig"}]], ids=str)
+def test_a_value_of_another_type_is_named(config, wrong):
+    data = to_dict(config)
+    for path in keys(data):
+        with pytest.raises(RunError) as e:
+            from_dict(RunConfig, changed(data, path, lambda owner, key: owner.update({key: wrong})), "run")
+        assert ".".join(("run", *path)) in str(e.value)
+        assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("wrong", [None, 3, "text", [], True])
+def test_a_configuration_is_an_object(wrong):
+    with pytest.raises(RunError, match="run must be an object, got"):
+        from_dict(RunConfig, wrong, "run")
+
+
+# ----- every kind of value
+
+
+@dataclass(frozen=True)
+class Inner:
+    depth: int
+
+
+@dataclass(frozen=True)
+class Other:
+    depth: int
+    name: str = "x"
+
+
+@dataclass(frozen=True)
+class Everything:
+    count: int = 1
+    rate: float = 0.5
+    name: str = "a"
+    flag: bool = False
+    choice: Literal["red", "blue"] = "red"
+    sizes: tuple[int, ...] = (1, 2)
+    pair: tuple[int, str] = (1, "a")
+    optional: int | None = None
+    nested: Inner | Other = Inner(1)
+    optional_nested: Inner | None = None
+    several: tuple[Inner, ...] = ()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"sizes": ()},
+        {"sizes": (3,)},
+        {"pair": (7, "z")},
+        {"optional": 4},
+        {"optional": 0},
+        {"choice": "blue"},
+        {"nested": Other(2, "y")},
+        {"nested": Inner(2)},
+        {"optional_nested": Inner(5)},
+        {"several": (Inner(1), Inner(2))},
+        {"flag": True},
+        {"rate": 1e-8},
+        {"rate": 2.0},
+        {"name": 'quote " and \u00fc'},
+    ],
+    ids=str,
+)
+def test_values_come_back_as_they_were(value):
+    config = replace(Everything(), **value)
+    again = from_dict(Everything, json.loads(to_json(config)))
+    assert again == config
+    for f in fields(config):
+        assert type(getattr(again, f.name)) is type(getattr(config, f.name))
+
+
+def test_whole_numbers_are_read_as_floats_where_floats_are_due():
+    again = from_dict(Everything, to_dict(Everything()) | {"rate": 2})
+    assert again.rate == 2.0 and type(again.rate) is float
+
+
+@pytest.mark.parametrize(
+    "value, message",
+    [
+        ({"count": 1.0}, "config.count must be int, got 1.0"),
+        ({"count": True}, "config.count must be int, got True"),
+        ({"count": None}, "config.count must be int, got None"),
+        ({"rate": "1"}, "config.rate must be float, got '1'"),
+        ({"rate": True}, "config.rate must be float, got True"),
+        ({"flag": 1}, "config.flag must be bool, got 1"),
+        ({"name": 1}, "config.name must be str, got 1"),
+        ({"choice": "green"}, "config.choice .*got 'green'"),
+        ({"sizes": [1, "2"]}, r"config.sizes\[1\] must be int, got '2'"),
+        ({"sizes": 1}, "config.sizes .*got 1"),
+        ({"pair": [1]}, r"config.pair .*got \[1\]"),
+        ({"pair": [1, 2]}, r"config.pair\[1\] must be str, got 2"),
+        ({"pair": [1, "a", 2]}, "config.pair .*got"),
+        ({"optional": "4"}, "config.optional .*'4'"),
+        ({"nested": {"type": "Nobody", "depth": 1}}, "config.nested.type must be one of Inner, Other, got 'Nobody'"),
+        ({"nested": {"depth": 1}}, "config.nested.type must be one of Inner, Other, got None"),
+        ({"nested": {"type": "Inner", "depth": "1"}}, "config.nested.depth must be int, got '1'"),
+        ({"nested": {"type": "Inner", "depth": 1, "name": "x"}}, "config.nested has an unknown key 'name'"),
+        ({"nested": {"type": "Other", "depth": 1}}, "config.nested lacks the key 'name'"),
+        ({"optional_nested": {"type": "Inner", "depth": None}}, "config.optional_nested.depth must be int, got None"),
+        ({"several": [{"type": "Inner", "depth": 1}, {"type": "Inner"}]}, r"config.several\[1\] lacks the key 'depth'"),
+    ],
+)
+def test_wrong_values_are_quoted(value, message):
+    with pytest.raises(RunError, match=message):
+        from_dict(Everything, to_dict(Everything()) | value)
+
+
+# ----- the catalogue
+
+
+def test_fixed_names():
+    assert {"bandit/n10-k5", "omniglot/5way"} <= set(CATALOGUE)
+    assert {"snail", "lstm", "gru", "transformer"} <= set(AGENTS)
+
+
+def test_ids_are_unique_and_well_formed():
+    ids = [e.id for e in CATALOGUE.values()]
+    assert ids == list(CATALOGUE) and len({i.lower() for i in ids}) == len(ids)
+    for i in ids:
+        assert re.fullmatch(r"[a-z]+(-[a-z]+)*/[a-z0-9]+(-[a-z0-9]+)*", i)
+
+
+def test_experiments_are_described_and_complete():
+    for e in CATALOGUE.values():
+        assert e.about and e.agents and len(set(e.agents)) == len(e.agents)
+        assert set(e.agents) <= set(AGENTS)
+        assert tuple(e.budgets) == BUDGETS
+        steps = [b.training.steps for b in e.budgets.values()]
+        assert steps == sorted(steps, reverse=True) and steps[-1] < steps[0]
+
+
+def test_ids_say_what_the_tasks_are():
+    for e in CATALOGUE.values():
+        family, _, variant = e.id.partition("/")
+        for budget in e.budgets.values():
+            if isinstance(budget.task, BanditTask):
+                assert e.id == f"bandit/n{budget.task.pulls}-k{budget.task.arms}"
+            elif isinstance(budget.task, FewShotTask):
+                assert (family, variant) == (budget.task.data, f"{budget.task.ways}way")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_is_what_was_asked_for(name):
+    config = CONFIGS[name]
+    assert name == f"{config.experiment}-{config.agent}-{config.budget}" and config.seed == 3
+    budget = CATALOGUE[config.experiment].budgets[config.budget]
+    assert (config.task, config.training, config.test) == (budget.task, budget.training, budget.test)
+    assert config.model == AGENTS[config.agent]
+    assert hash(config) == hash(from_dict(RunConfig, to_dict(config)))
+
+
+def noise_classes(name: str, split: str, **options: Any) -> ImageClasses:
+    """Stands in for data sets that need drawing or downloading."""
+    images = torch.randint(0, 256, (25, 20, 1, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return ImageClasses(images, name, split)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_builds_its_learner(name, monkeypatch):
+    monkeypatch.setattr(runs.tasks, "load_classes", noise_classes)
+    config = CONFIGS[name]
+    batch = {"batch_size": getattr(config.training, "minibatches", 1)}
+    config = replace(config, training=replace(config.training, **batch))
+    learner = build_learner(config, Machine(torch.device("cpu")))
+    assert learner.steps == config.training.steps
+    assert learner.units_per_step >= 1
+    assert sum(p.numel() for p in learner.model.parameters()) > 10_000
+    state = learner.state_dict()
+    learner.load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"batch_size": 10, "minibatches": 4}, "multiple of minibatches, got 10 and 4"),
+    ],
+)
+def test_bandit_settings_that_cannot_be_are_refused(change, message):
+    config = find("bandit/n10-k5").config("gru", budget="smoke")
+    with pytest.raises(RunError, match=message):
+        build_learner(replace(config, training=replace(config.training, **change)), Machine(torch.device("cpu")))
+
+
+@pytest.mark.parametrize(
+    "task, training, message",
+    [
+        ({"shots": (30,)}, {}, "shots must be between 1 and 17, got 30"),
+        ({"ways": 30}, {}, "ways must be between 2 and 25, the number of classes, got 30"),
+        ({}, {"queries": 100}, "queries must be between 1 and 95, got 100"),
+    ],
+)
+def test_few_shot_settings_that_cannot_be_are_refused(task, training, message, monkeypatch):
+    monkeypatch.setattr(runs.tasks, "load_classes", noise_classes)
+    config = find("omniglot/5way").config("gru", budget="smoke")
+    config = replace(config, task=replace(config.task, **task), training=replace(config.training, **training))
+    with pytest.raises(RunError, match=f"omniglot/5way: {message}"):
+        build_learner(config, Machine(torch.device("cpu")))
+
+
+@pytest.mark.parametrize(
+    "name, hint",
+    [
+        ("bandit/n10-k6", "did you mean bandit/n10-k5?"),
+        ("omniglot-5way", "did you mean omniglot/5way?"),
+        ("zzz", "choose from "),
+        ("", "choose from "),
+    ],
+)
+def test_an_unknown_experiment_suggests_the_nearest(name, hint):
+    with pytest.raises(RunError) as e:
+        find(name)
+    assert f"unknown experiment {name!r}" in str(e.value) and hint in str(e.value)
+    assert "`snail list`" in str(e.value)
+    if hint == "choose from ":
+        assert all(i in str(e.value) for i in CATALOGUE)
+
+
+def test_an_unknown_agent_or_budget_suggests_the_nearest():
+    experiment = find("bandit/n10-k5")
+    with pytest.raises(RunError, match=r"unknown agent 'snial', did you mean snail.* for bandit/n10-k5"):
+        experiment.config("snial")
+    with pytest.raises(RunError, match="unknown agent 'zzz', choose from snail, lstm"):
+        experiment.config("zzz")
+    with pytest.raises(RunError, match=r"unknown budget 'smoek', did you mean smoke.* for bandit/n10-k5"):
+        experiment.config("snail", budget="smoek")

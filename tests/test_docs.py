@@ -1,0 +1,83 @@
+"""What the documents say can be done: their code runs, their commands and files exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from runs.cli import run
+from runs.commands import VERBS
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(language: str) -> list[str]:
+    """All fenced code of a language in the documents."""
+    fences = [re.findall(r"^```(\w*)\n(.*?)^```$", d.read_text(), re.S | re.M) for d in DOCUMENTS]
+    return [code for found in fences for name, code in found if name == language]
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_the_python_runs(code):
+    exec(compile(code, "README", "exec"), {})
+
+
+def test_the_shapes_in_the_readme_are_right():
+    (code,) = [c for c in blocks("python") if "SNAIL(" in c]
+    names: dict = {}
+    exec(compile(code, "README", "exec"), names)
+    assert names["y"].shape == (2, 100, 5)
+    assert names["y_60"].shape == (2, 5)
+    assert names["alternatives"].shape == (2, 15, 5)
+
+
+def test_every_command_exists(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    commands = [line.split("#")[0] for code in blocks("sh") for line in code.splitlines() if line.startswith("snail ")]
+    assert len(commands) > 5
+    for command in commands:
+        _, verb, *words = shlex.split(command)
+        assert verb in VERBS, command
+        if verb == "evaluate":
+            continue  # needs a run
+        with pytest.raises(SystemExit) as left:  # --help parses all that stands before it
+            run([verb, *words, "--help"])
+        assert left.value.code == 0, command
+    capsys.readouterr()
+
+
+def test_the_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"^make (\w+)", "\n".join(blocks("sh")), re.M)):
+        assert re.search(rf"^{target}:", makefile, re.M), target
+
+
+def test_the_folder_picture_is_the_tree():
+    picture = next(code for code in blocks("") if code.startswith("snail/"))
+    folders = re.findall(r"^(\w+)/", picture, re.M)
+    tracked = {p.name for p in ROOT.iterdir() if p.is_dir() and not p.name.startswith(".")}
+    assert set(folders) <= tracked
+
+
+def test_options_named_in_the_reproduction_notes_exist(capsys):
+    from runs.commands import Train, _option_names
+
+    known = set()
+    for words in (["omniglot/5way"], ["bandit/n10-k5"], ["bandit/n10-k5", "--agent", "gru"]):
+        known |= set(_option_names(Train.defaults(words)))
+    text = (ROOT / "docs" / "reproduction.md").read_text()
+    options = re.findall(r"--((?:training|model|task|test)\.[\w.-]+)", text)
+    assert options
+    for option in options:
+        section, name = option.split(".")
+        assert option in known or f"{section}.{name.removeprefix('no-')}" in known, option
+
+
+def test_files_named_in_the_notes_exist():
+    for document in DOCUMENTS:
+        for name in re.findall(r"`((?:snail|envs|baselines|runs|tests)/[\w/]+\.py)`", document.read_text()):
+            assert (ROOT / name).exists(), name

@@ -1,0 +1,822 @@
+"""Runs from configuration to record: what they leave, how they survive interruptions, and what they refuse."""
+
+from __future__ import annotations
+
+import errno
+import importlib.machinery
+import importlib.util
+import json
+import math
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import threading
+import types
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import runs.tasks
+import runs.tracking
+import runs.training
+from envs.fewshot import ImageClasses
+from runs.agents import GRUConfig, SNAILConfig
+from runs.catalogue import RunConfig
+from runs.config import to_dict, to_json
+from runs.errors import Interrupted, RunError
+from runs.folder import RunFolder
+from runs.machine import Machine
+from runs.meta_rl import PPOLearner, PPOTraining, TrialTest
+from runs.records import read_results
+from runs.supervised import FewShotLearner, FewShotTest, SupervisedTraining
+from runs.tasks import BanditTask, FewShotTask
+from runs.training import build_learner, evaluate, train
+
+CPU = Machine(torch.device("cpu"))
+STEPS = 6
+BANDIT = RunConfig(
+    "bandit/n10-k5",
+    "gru",
+    "smoke",
+    1,
+    BanditTask(arms=3, pulls=4),
+    GRUConfig(hidden_size=8),
+    PPOTraining(STEPS, batch_size=32, epochs=2, minibatches=2),
+    TrialTest(trials=100),
+)
+FEWSHOT = RunConfig(
+    "glyphs/5way",
+    "gru",
+    "smoke",
+    1,
+    FewShotTask("glyphs", ways=2, shots=(1, 2), test_shots=(1, 2)),
+    GRUConfig(hidden_size=8),
+    SupervisedTraining(STEPS, batch_size=2, queries=2, validation_episodes=4, validations=2),
+    FewShotTest(episodes=10, queries=4),
+)
+LOOPS = {"bandit": (BANDIT, PPOLearner), "few-shot": (FEWSHOT, FewShotLearner)}
+
+
+def few_classes(name: str, split: str, **options: Any) -> ImageClasses:
+    """A data set that needs no drawing, no download and no time."""
+    generator = torch.Generator().manual_seed(("train", "val", "test").index(split))
+    return ImageClasses(torch.randint(0, 256, (4, 5, 1, 28, 28), generator=generator, dtype=torch.uint8), name, split)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Metrics and a checkpoint at every step, and small data."""
+    monkeypatch.setattr(runs.training, "LOG_SECONDS", -1.0)
+    monkeypatch.setattr(runs.training, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(runs.tasks, "load_classes", few_classes)
+
+
+def go(config: RunConfig, path: Path, tracker: str = "none", **options: bool) -> dict[str, Any]:
+    return train(config, RunFolder(path), CPU, tracker=tracker, quiet=True, **options)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> dict[str, Path]:
+    """The folders of uninterrupted runs of both loops; not to be changed."""
+    folders = {}
+    with pytest.MonkeyPatch.context() as patch:
+        quick.__wrapped__(patch) if hasattr(quick, "__wrapped__") else None
+        patch.setattr(runs.training, "LOG_SECONDS", -1.0)
+        patch.setattr(runs.training, "CHECKPOINT_SECONDS", -1.0)
+        patch.setattr(runs.tasks, "load_classes", few_classes)
+        for loop, (config, _) in LOOPS.items():
+            folders[loop] = tmp_path_factory.mktemp("whole") / loop
+            go(config, folders[loop])
+    return folders
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in path.iterdir() if p.is_file()}
+
+
+def saved_state(path: Path) -> dict[str, Any]:
+    return torch.load(path / "checkpoint.pt", weights_only=True)
+
+
+def assert_identical(a: Any, b: Any, where: str = "") -> None:
+    """Equal to the last bit, tensors included."""
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype and torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert list(a) == list(b), where
+        for key in a:
+            assert_identical(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_identical(x, y, f"{where}[{i}]")
+    else:
+        assert a == b, where
+
+
+def untimed_metrics(path: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "seconds" and not k.endswith("_per_second")} for line in lines]
+
+
+def assert_same_run(path: Path, whole: Path) -> None:
+    """Weights, optimiser, randomness, metrics and results are those of the uninterrupted run."""
+    state, expected = saved_state(path), saved_state(whole)
+    assert state["progress"]["step"] == expected["progress"]["step"] == STEPS
+    assert_identical(state["learner"], expected["learner"])
+    assert untimed_metrics(path) == untimed_metrics(whole)
+    results = [json.loads((p / "result.json").read_text())["results"] for p in (path, whole)]
+    assert results[0] == results[1]
+
+
+# ----- what a finished run leaves
+
+
+def strict_json(text: str) -> Any:
+    """JSON as other programs read it, to whom NaN is no number."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} in JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_record(finished, loop):
+    config, _ = LOOPS[loop]
+    folder = finished[loop]
+    record = strict_json((folder / "result.json").read_text())
+    expected = {"experiment", "agent", "seed", "metric", "mean", "ci95", "n", "task_set"}
+    if loop == "few-shot":
+        assert [r["shots"] for r in record["results"]] == [1, 2]
+        expected.add("shots")
+    else:
+        assert len(record["results"]) == 1
+    for r in record["results"]:
+        assert set(r) == expected
+        assert (r["experiment"], r["agent"], r["seed"]) == (config.experiment, "gru", 1)
+        assert r["metric"] == {"bandit": "return", "few-shot": "accuracy"}[loop]
+        assert r["n"] == {"bandit": 100, "few-shot": 10}[loop]
+        assert 0 < r["mean"] < 4 and 0 < r["ci95"] < 1
+        assert re.fullmatch("[0-9a-f]{16}", r["task_set"])
+    assert record["steps"] == STEPS and record["train_seconds"] >= 0
+    assert record["config"] == to_dict(config)
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["device"] and "commit" in record and record["parameters"] > 0
+    samples = {"bandit": ("env_steps", STEPS * 32 * 4), "few-shot": ("episodes", STEPS * 2)}[loop]
+    assert record[samples[0]] == samples[1]
+
+
+def test_records_are_read_back(finished):
+    results = read_results([finished["bandit"].parent, finished["few-shot"].parent])
+    records = [json.loads((finished[loop] / "result.json").read_text()) for loop in LOOPS]
+    expected = {(r["metric"], r.get("shots"), r["mean"], r["ci95"]) for record in records for r in record["results"]}
+    assert {(r.metric, r.shots, r.mean, r.ci95) for r in results} == expected
+    assert len(expected) == 3
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_metrics_lines(finished, loop):
+    lines = [strict_json(line) for line in (finished[loop] / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    seconds = [line["seconds"] for line in lines]
+    assert seconds == sorted(seconds)
+    for line in lines:
+        assert all(math.isfinite(v) for v in line.values())
+        assert line[{"bandit": "env_steps_per_second", "few-shot": "episodes_per_second"}[loop]] > 0
+        assert {"bandit": {"loss", "return"}, "few-shot": {"loss", "train_accuracy"}}[loop] <= set(line)
+    looks = [line["step"] for line in lines if "validation_accuracy_1shot" in line]
+    assert looks == {"bandit": [], "few-shot": [3, 6]}[loop]
+
+
+def test_the_streaming_and_the_parallel_policy_agree(finished):
+    """Before the first update of a batch the importance ratio is 1."""
+    lines = untimed_metrics(finished["bandit"])
+    assert all(line["step_forward_mismatch"] < 1e-5 for line in lines)
+
+
+def test_nothing_but_the_run_is_left(finished):
+    for folder in finished.values():
+        assert set(contents(folder)) == {"config.json", "metrics.jsonl", "checkpoint.pt", "result.json"}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_same_seed_same_run_and_other_seed_other_run(finished, loop, tmp_path):
+    config, _ = LOOPS[loop]
+    torch.rand(5)  # what happened before is no business of a run
+    go(config, tmp_path / "again")
+    assert_same_run(tmp_path / "again", finished[loop])
+    go(replace(config, seed=2), tmp_path / "other")
+    assert untimed_metrics(tmp_path / "other")[0]["loss"] != untimed_metrics(finished[loop])[0]["loss"]
+    task_sets = [
+        [r["task_set"] for r in json.loads((p / "result.json").read_text())["results"]]
+        for p in (tmp_path / "other", finished[loop])
+    ]
+    assert task_sets[0] == task_sets[1]
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_evaluation_repeats_and_changes_nothing(loop):
+    config, _ = LOOPS[loop]
+    learner = build_learner(config, CPU)
+    before = [p.clone() for p in learner.model.state_dict().values()]
+    first = evaluate(learner, quiet=True)
+    learner.validate()
+    assert evaluate(learner, quiet=True) == first
+    assert all(torch.equal(a, b) for a, b in zip(before, learner.model.state_dict().values(), strict=True))
+
+
+# ----- interruptions
+
+
+def at_step(monkeypatch, learner: type, step: int, act) -> None:
+    """Do something at the beginning of update number ``step``."""
+    update = learner.update
+
+    def changed(self, number):
+        if number == step:
+            act()
+        return update(self, number)
+
+    monkeypatch.setattr(learner, "update", changed)
+
+
+class Crash(Exception):
+    pass
+
+
+def crash(*_, **__):
+    raise Crash
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+@pytest.mark.parametrize("loop", LOOPS)
+def test_stopped_and_resumed_is_as_never_stopped(finished, loop, number, tmp_path):
+    config, learner = LOOPS[loop]
+    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.MonkeyPatch.context() as patch:
+        at_step(patch, learner, 2, lambda: signal.raise_signal(number))
+        with pytest.raises(Interrupted, match=f"stopped after update 3 of {STEPS}; go on with --resume"):
+            go(config, tmp_path)
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+    progress = saved_state(tmp_path)["progress"]
+    assert progress["step"] == 3 and not (tmp_path / "result.json").exists()
+    torch.rand(5)
+    go(config, tmp_path, resume=True)
+    assert_same_run(tmp_path, finished[loop])
+    assert saved_state(tmp_path)["progress"]["run_id"] == progress["run_id"]
+
+
+@pytest.mark.parametrize("place", ["update", "checkpoint", "validate", "evaluate"])
+@pytest.mark.parametrize("loop", LOOPS)
+def test_crashed_and_resumed_is_as_never_crashed(finished, loop, place, tmp_path):
+    config, learner = LOOPS[loop]
+    with pytest.MonkeyPatch.context() as patch:
+        if place == "update":
+            at_step(patch, learner, 4, crash)
+        elif place == "checkpoint":  # after the metrics of that step were written
+            save, calls = RunFolder.save_checkpoint, []
+
+            def save_or_crash(self, *arguments):
+                calls.append(1)
+                crash() if len(calls) == 4 else save(self, *arguments)
+
+            patch.setattr(RunFolder, "save_checkpoint", save_or_crash)
+        else:
+            patch.setattr(learner, place, crash)
+        if place == "validate" and not config.training.__dict__.get("validations"):
+            pytest.skip("this loop has no validation")
+        with pytest.raises(Crash):
+            go(config, tmp_path)
+    go(config, tmp_path, resume=True)
+    assert_same_run(tmp_path, finished[loop])
+
+
+def test_stopped_again_and_again(finished, tmp_path):
+    for step in (0, 1, 3):
+        with pytest.MonkeyPatch.context() as patch:
+            at_step(patch, PPOLearner, step, lambda: signal.raise_signal(signal.SIGINT))
+            with pytest.raises(Interrupted, match=f"after update {step + 1} of"):
+                go(BANDIT, tmp_path, resume=True)
+    go(BANDIT, tmp_path, resume=True)
+    assert_same_run(tmp_path, finished["bandit"])
+
+
+def test_a_second_ctrl_c_stops_at_once(finished, tmp_path):
+    def insist():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("went on after the second Ctrl-C")
+
+    with pytest.MonkeyPatch.context() as patch:
+        at_step(patch, PPOLearner, 3, insist)
+        with pytest.raises(KeyboardInterrupt):
+            go(BANDIT, tmp_path)
+    go(BANDIT, tmp_path, resume=True)
+    assert_same_run(tmp_path, finished["bandit"])
+
+
+def test_runs_in_another_thread(finished, tmp_path):
+    """Signals are the main thread's there."""
+    thread = threading.Thread(target=go, args=(BANDIT, tmp_path))
+    thread.start()
+    thread.join()
+    assert_same_run(tmp_path, finished["bandit"])
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+import runs.training
+from runs.catalogue import RunConfig
+from runs.config import from_dict
+from runs.folder import RunFolder
+from runs.machine import Machine
+import json
+
+runs.training.LOG_SECONDS = runs.training.CHECKPOINT_SECONDS = -1.0
+save, calls = torch.save, []
+
+def save_or_die(state, file):
+    calls.append(1)
+    if len(calls) == 4:
+        file.write(b"half of a checkpoint")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(state, file)
+
+torch.save = save_or_die
+config = from_dict(RunConfig, json.loads(sys.argv[1]))
+runs.training.train(config, RunFolder(Path(sys.argv[2])), Machine(torch.device("cpu")), tracker="none", quiet=True)
+"""
+
+
+def test_killed_while_writing_and_resumed_is_as_never_killed(finished, tmp_path):
+    root = Path(runs.training.__file__).parents[1]
+    command = [sys.executable, "-c", KILLED, to_json(BANDIT), str(tmp_path)]
+    killed = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert saved_state(tmp_path)["progress"]["step"] == 3  # the last one that was written whole
+    assert [line["step"] for line in untimed_metrics(tmp_path)] == [1, 2, 3, 4]
+    go(BANDIT, tmp_path, resume=True)
+    assert_same_run(tmp_path, finished["bandit"])
+
+
+@pytest.mark.parametrize("lost", [1, 5, 60])
+def test_a_last_line_of_metrics_that_was_cut_short_is_forgotten(finished, tmp_path, lost):
+    with pytest.MonkeyPatch.context() as patch:
+        at_step(patch, PPOLearner, 3, crash)
+        with pytest.raises(Crash):
+            go(BANDIT, tmp_path)
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_bytes(metrics.read_bytes()[:-lost])
+    go(BANDIT, tmp_path, resume=True)
+    expected = untimed_metrics(finished["bandit"])
+    if lost > 1:  # more than the end of the line
+        del expected[2]
+    assert untimed_metrics(tmp_path) == expected
+
+
+def test_other_damage_to_the_metrics_is_named(tmp_path):
+    folder = RunFolder(tmp_path)
+    for step in (1, 2, 3):
+        folder.append_metrics({"step": step})
+    folder.metrics_path.write_text(folder.metrics_path.read_text().replace('{"step": 2}', '{"st'))
+    with pytest.raises(RunError, match=r"metrics.jsonl is damaged in line 2"):
+        folder.metrics()
+
+
+# ----- what is refused
+
+
+def test_a_finished_run_is_neither_repeated_nor_replaced(finished, tmp_path):
+    go(BANDIT, tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(RunError, match="holds a finished run.*--overwrite"):
+        go(BANDIT, tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_resuming_a_finished_run_returns_its_record(tmp_path, monkeypatch, capsys):
+    record = go(BANDIT, tmp_path)
+    before = contents(tmp_path)
+    monkeypatch.setattr(PPOLearner, "update", crash)
+    monkeypatch.setattr(PPOLearner, "evaluate", crash)
+    assert go(BANDIT, tmp_path, resume=True) == record
+    assert contents(tmp_path) == before
+    assert "finished already" in capsys.readouterr().out
+
+
+def test_overwriting_starts_anew(finished, tmp_path):
+    other = replace(BANDIT, seed=5, training=replace(BANDIT.training, steps=9))
+    go(other, tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    go(BANDIT, tmp_path, overwrite=True)
+    assert_same_run(tmp_path, finished["bandit"])
+    assert json.loads((tmp_path / "config.json").read_text()) == to_dict(BANDIT)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.fixture
+def unfinished(tmp_path) -> Path:
+    """A run that was stopped after update 3."""
+    with pytest.MonkeyPatch.context() as patch:
+        at_step(patch, PPOLearner, 2, lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(Interrupted):
+            go(BANDIT, tmp_path)
+    return tmp_path
+
+
+def test_an_unfinished_run_is_not_replaced_unasked(unfinished):
+    before = contents(unfinished)
+    with pytest.raises(RunError, match="holds an unfinished run.*--resume.*--overwrite"):
+        go(BANDIT, unfinished)
+    assert contents(unfinished) == before
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("kept", ["everything", "config.json", "checkpoint.pt"])
+def test_another_configuration_is_refused(unfinished, kept, resume):
+    other = replace(BANDIT, training=replace(BANDIT.training, learning_rate=0.5))
+    for path in unfinished.iterdir():
+        if kept not in ("everything", path.name):
+            path.unlink()
+    before = contents(unfinished)
+    with pytest.raises(RunError) as e:
+        go(other, unfinished, resume=resume)
+    if resume or kept == "config.json":
+        assert "training.learning_rate was 0.003, now 0.5" in str(e.value)
+    assert {k: v for k, v in contents(unfinished).items() if k in before and k != "config.json"} == {
+        k: v for k, v in before.items() if k != "config.json"
+    }
+
+
+class Canary:
+    """Writes a file when it is unpickled by a careless reader."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flipped(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    for i in range(len(data) // 4, len(data) // 2):
+        data[i] ^= 0xFF
+    path.write_bytes(data)
+
+
+def rebuilt(**changes: Any):
+    """The checkpoint with other entries."""
+
+    def rebuild(path: Path) -> None:
+        state = torch.load(path, weights_only=True)
+        torch.save({k: v for k, v in {**state, **changes}.items() if v is not None}, path)
+
+    return rebuild
+
+
+def canary_path(path: Path) -> Path:
+    return path.with_name("sung")
+
+
+def malicious_archive(path: Path) -> None:
+    state = torch.load(path, weights_only=True)
+    torch.save({**state, "learner": Canary(canary_path(path))}, path)
+
+
+def malicious_pickle(path: Path) -> None:
+    path.write_bytes(pickle.dumps(Canary(canary_path(path))))
+
+
+def malicious_legacy(path: Path) -> None:
+    torch.save({"config": Canary(canary_path(path))}, path, _use_new_zipfile_serialization=False)
+
+
+DAMAGE = {
+    "empty": lambda path: path.write_bytes(b""),
+    "half": half,
+    "flipped bytes": flipped,
+    "garbage": lambda path: path.write_bytes(b"garbage " * 100),
+    "a list": lambda path: torch.save([1, 2], path),
+    "no config": rebuilt(config=None),
+    "no learner": rebuilt(learner=None),
+    "config is no JSON": rebuilt(config="{"),
+    "config is a number": rebuilt(config=3),
+    "learner is empty": rebuilt(learner={}),
+    "progress is empty of meaning": rebuilt(progress={"pace": 1}),
+    "progress is a number": rebuilt(progress=3),
+    "malicious archive": malicious_archive,
+    "malicious pickle": malicious_pickle,
+    "malicious legacy file": malicious_legacy,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_bad_checkpoint_is_refused_and_not_executed(unfinished, damage):
+    path = unfinished / "checkpoint.pt"
+    DAMAGE[damage](path)
+    before = path.read_bytes()
+    with pytest.raises(RunError) as e:
+        go(BANDIT, unfinished, resume=True)
+    assert str(path) in str(e.value) and "--overwrite" in str(e.value) and "\n" not in str(e.value)
+    assert not canary_path(path).exists()
+    assert path.read_bytes() == before
+    assert [line["step"] for line in untimed_metrics(unfinished)] == [1, 2, 3]
+
+
+def test_the_canary_sings(tmp_path):
+    """Guards the test above: a careless reader would have executed it."""
+    pickle.loads(pickle.dumps(Canary(tmp_path / "sung"))).close()
+    assert (tmp_path / "sung").exists()
+
+
+def test_weights_of_another_shape_are_refused(unfinished):
+    """As after a change of the program that leaves the configuration as it was."""
+    path = unfinished / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    name = next(iter(state["learner"]["model"]))
+    state["learner"]["model"][name] = torch.zeros(1, 2)
+    torch.save(state, path)
+    with pytest.raises(RunError) as e:
+        go(BANDIT, unfinished, resume=True)
+    assert str(path) in str(e.value) and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "result.json"])
+def test_damaged_json_is_named(unfinished, name):
+    (unfinished / name).write_text('{"half of a')
+    with pytest.raises(RunError, match=f"{name} is damaged"):
+        go(BANDIT, unfinished, resume=True)
+
+
+# ----- losses that are no numbers
+
+
+def poison(monkeypatch, step: int, what: str) -> None:
+    """From update ``step`` on the loss is NaN; or the weights are, as after an overflow in the gradient."""
+    update = PPOLearner.update
+
+    def poisoned(self, number):
+        logs = update(self, number)
+        if number == step and what == "weights":
+            with torch.no_grad():
+                for p in self.model.parameters():
+                    p.fill_(math.nan)
+        if number >= step and what in ("nan", "inf"):
+            logs["loss"] = torch.tensor(float(what))
+        return logs
+
+    monkeypatch.setattr(PPOLearner, "update", poisoned)
+
+
+@pytest.mark.parametrize("what", ["nan", "inf"])
+def test_a_loss_that_is_no_number_stops_the_run(finished, what, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        poison(patch, 3, what)
+        with pytest.raises(RunError) as e:
+            go(BANDIT, tmp_path)
+    message = str(e.value)
+    assert f"the loss is {what} at update 4" in message and "smaller --training.learning-rate" in message
+    assert str(tmp_path / "checkpoint.pt") in message
+    assert not (tmp_path / "result.json").exists()
+    assert saved_state(tmp_path)["progress"]["step"] == 3
+    go(BANDIT, tmp_path, resume=True)  # with the cause gone
+    assert_same_run(tmp_path, finished["bandit"])
+
+
+def test_without_a_checkpoint_none_is_promised(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs.training, "CHECKPOINT_SECONDS", 1e9)
+    poison(monkeypatch, 0, "nan")
+    with pytest.raises(RunError, match="at update 1; no checkpoint"):
+        go(BANDIT, tmp_path)
+
+
+def all_finite(path: Path) -> bool:
+    return all(p.isfinite().all() for p in saved_state(path)["learner"]["model"].values())
+
+
+def test_a_checkpoint_is_due_when_no_metrics_are(tmp_path, monkeypatch):
+    """What is saved between two lines of metrics is checked as well."""
+    monkeypatch.setattr(runs.training, "LOG_SECONDS", 1e9)
+    poison(monkeypatch, 2, "weights")
+    with pytest.raises(RunError, match="learning-rate"):
+        go(BANDIT, tmp_path)
+    assert all_finite(tmp_path)
+
+
+@pytest.mark.parametrize("step", [2, STEPS - 1])
+def test_weights_that_are_no_numbers_are_not_kept(tmp_path, monkeypatch, step):
+    """The loss of an update is that before it; the last good checkpoint is the one before that, too."""
+    poison(monkeypatch, step, "weights")
+    with pytest.raises(RunError, match="learning-rate"):
+        go(BANDIT, tmp_path)
+    assert all_finite(tmp_path) and not (tmp_path / "result.json").exists()
+
+
+# ----- disks that are full and folders that cannot be written
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(finished, tmp_path):
+    replace_file, calls = os.replace, []
+
+    def full(source, to):
+        if Path(to).name == "checkpoint.pt":
+            calls.append(to)
+            if len(calls) == 3:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace_file(source, to)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(RunError, match="cannot write .*checkpoint.pt: No space left on device; make room"):
+            go(BANDIT, tmp_path)
+    assert set(contents(tmp_path)) == {"config.json", "metrics.jsonl", "checkpoint.pt"}
+    assert saved_state(tmp_path)["progress"]["step"] == 2
+    go(BANDIT, tmp_path, resume=True)
+    assert_same_run(tmp_path, finished["bandit"])
+
+
+def test_a_file_that_may_not_grow_is_said_to_be_so(tmp_path):
+    """The operating system refuses in the middle of a write, as it does when the disk or a quota is full."""
+    resource = pytest.importorskip("resource")
+    config = replace(BANDIT, agent="snail", model=SNAILConfig())  # a checkpoint of a megabyte
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
+    try:
+        with pytest.raises(RunError) as e:
+            go(config, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert f"cannot write {tmp_path / 'checkpoint.pt'}: {os.strerror(errno.EFBIG)}" in str(e.value)
+    assert set(contents(tmp_path)) == {"config.json", "metrics.jsonl"}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_under_the_metrics_is_named(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.metrics_path = Path("/dev/full")
+    with pytest.raises(RunError, match="cannot write /dev/full: No space left on device; make room"):
+        folder.append_metrics({"step": 1})
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(RunError, match=f"cannot write {tmp_path}/file/run/config.json: .*choose another --results"):
+        go(BANDIT, tmp_path / "file" / "run")
+
+
+# ----- trackers
+
+
+class FakeWandb(types.ModuleType):
+    """Stands in for the real one: takes what is logged, or fails where it is told to."""
+
+    def __init__(self, fails: str = ""):
+        super().__init__("wandb")
+        self.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
+        self.fails, self.arguments, self.logged, self.finished = fails, {}, [], False
+
+    def Settings(self, **options: Any) -> dict[str, Any]:
+        return options
+
+    def init(self, **arguments: Any) -> FakeWandb:
+        if self.fails == "init":
+            raise RuntimeError("no route to host")
+        self.arguments = arguments
+        return self
+
+    def log(self, metrics: dict[str, Any], step: int) -> None:
+        if self.fails == "log" and step == 3:
+            raise OSError("the disk is full")
+        self.logged.append((step, metrics))
+
+    def finish(self) -> None:
+        if self.fails == "finish":
+            raise RuntimeError("upload failed")
+        self.finished = True
+
+
+@pytest.fixture
+def fake_wandb(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+
+    def install(fails: str = "") -> FakeWandb:
+        fake = FakeWandb(fails)
+        monkeypatch.setitem(sys.modules, "wandb", fake)
+        return fake
+
+    return install
+
+
+@pytest.fixture
+def no_wandb(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "wandb" else find(name, *a))
+    monkeypatch.setitem(sys.modules, "wandb", None)  # an import now fails
+
+
+@pytest.mark.parametrize("tracker", ["none", "auto"])
+def test_runs_without_wandb(finished, no_wandb, tracker, tmp_path):
+    go(BANDIT, tmp_path, tracker)
+    assert_same_run(tmp_path, finished["bandit"])
+
+
+def test_wandb_that_is_asked_for_and_missing_is_an_error(no_wandb, tmp_path):
+    with pytest.raises(RunError, match=r"wandb is not installed; run: pip install 'snail-suite\[track\]'"):
+        go(BANDIT, tmp_path, "wandb")
+
+
+def test_none_mirrors_nothing(fake_wandb, tmp_path):
+    fake = fake_wandb()
+    go(BANDIT, tmp_path, "none")
+    assert fake.arguments == {} and fake.logged == []
+
+
+@pytest.mark.parametrize("tracker", ["wandb", "auto"])
+def test_wandb_mirrors_the_metrics(fake_wandb, tracker, tmp_path):
+    fake = fake_wandb()
+    record = go(BANDIT, tmp_path, tracker)
+    lines = RunFolder(tmp_path).metrics()
+    mirrored = [{"step": step, **metrics} for step, metrics in fake.logged]
+    assert mirrored[:-1] == lines
+    assert mirrored[-1] == {"step": STEPS, "test/return": record["results"][0]["mean"]}
+    assert fake.finished and fake.arguments["config"] == to_dict(BANDIT)
+    assert Path(fake.arguments["dir"]) == tmp_path
+    assert fake.arguments["id"] == saved_state(tmp_path)["progress"]["run_id"]
+
+
+@pytest.mark.parametrize("fails", ["init", "log", "finish"])
+def test_a_failing_mirror_costs_one_warning(finished, fake_wandb, fails, tmp_path, capsys):
+    fake_wandb(fails)
+    go(BANDIT, tmp_path, "wandb")
+    assert_same_run(tmp_path, finished["bandit"])
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    assert len(warnings) == 1 and warnings[0].startswith("warning: wandb")
+
+
+def test_a_hanging_mirror_holds_nothing_up(finished, fake_wandb, tmp_path, monkeypatch):
+    fake, release = fake_wandb(), threading.Event()
+    monkeypatch.setattr(runs.tracking, "PATIENCE", 0.05)
+    monkeypatch.setattr(fake, "log", lambda *_, **__: release.wait(60), raising=False)
+    go(BANDIT, tmp_path, "wandb")
+    assert not fake.finished  # it hangs still
+    assert_same_run(tmp_path, finished["bandit"])
+    release.set()
+
+
+def netrc(home: Path, machine: str) -> None:
+    (home / ".netrc").write_text(f"machine {machine}\n login user\n password secret\n")
+    (home / ".netrc").chmod(0o600)
+
+
+@pytest.mark.parametrize(
+    "environment, machine, mode",
+    [
+        ({}, None, "offline"),
+        ({"WANDB_API_KEY": "k"}, None, "online"),
+        ({"WANDB_MODE": "offline", "WANDB_API_KEY": "k"}, "api.wandb.ai", "offline"),
+        ({"WANDB_MODE": "disabled"}, None, "disabled"),
+        ({}, "api.wandb.ai", "online"),
+        ({}, "example.org", "offline"),
+        ({"WANDB_BASE_URL": "https://wandb.example.org/"}, "wandb.example.org", "online"),
+        ({"WANDB_BASE_URL": "https://wandb.example.org"}, "api.wandb.ai", "offline"),
+    ],
+)
+def test_wandb_goes_online_only_for_who_has_logged_in(fake_wandb, environment, machine, mode, tmp_path, monkeypatch):
+    fake = fake_wandb()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if machine:
+        netrc(tmp_path, machine)
+    go(replace(BANDIT, training=replace(BANDIT.training, steps=1)), tmp_path / "run", "wandb")
+    assert fake.arguments["mode"] == mode
+
+
+def test_wandb_offline_leaves_its_folder(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for name in ("CACHE", "CONFIG", "DATA"):
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "home" / name))
+    go(BANDIT, tmp_path / "run", "wandb")
+    run_id = saved_state(tmp_path / "run")["progress"]["run_id"]
+    (mirror,) = (tmp_path / "run" / "wandb").glob(f"offline-run-*-{run_id}")
+    assert (mirror / f"run-{run_id}.wandb").stat().st_size > 1000
