@@ -9,13 +9,16 @@ Two pieces of work, each with references that compute the same numbers from the 
   support; the references give every query a sequence of its own.
 
 The machine may be busy with other things: all ways take turns in one process, and what is reported of the comparison
-is the median over the turns. Achieved FLOP/s are set against matrix products measured in the same turns.
+is the median over the turns. Achieved FLOP/s are set against matrix products measured in the same turns. While other
+programs run, measure with one thread: several wait for one another at every small operation, which hurts most the way
+that has least to compute.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -121,10 +124,14 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Report:
-    """Benchmarks and where they were run."""
+    """Benchmarks and where they were run.
+
+    load: processes that wanted to run in the last minute before, where the system tells.
+    """
 
     device: str
     threads: int
+    load: float | None
     torch: str
     commit: str | None
     date: str
@@ -154,6 +161,7 @@ def bench(
     return Report(
         device=device_name(device),
         threads=torch.get_num_threads(),
+        load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         torch=torch.__version__,
         commit=git_commit(),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -165,8 +173,10 @@ def bench(
 
 def render(report: Report) -> str:
     """The report as text."""
-    where = f"{report.device}, threads: {report.threads}, torch {report.torch}"
-    lines = [f"{where}, commit {report.commit or 'unknown'}, {report.date}"]
+    lines = [
+        f"{report.device}, threads: {report.threads}, torch {report.torch}",
+        f"commit {_or_unknown(report.commit)}, {report.date}, load before: {_or_unknown(report.load)}",
+    ]
     for b in report.benchmarks:
         peaks = ", ".join(f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in b.peaks.items())
         found = ", ".join(f"{name} {x:.1e}" for name, x in b.differences.items())
@@ -193,6 +203,10 @@ def render(report: Report) -> str:
         "products, convolutions and attention, as executed.",
     ]
     return "\n".join(lines)
+
+
+def _or_unknown(x: object) -> str:
+    return "unknown" if x is None else f"{x:.1f}" if isinstance(x, float) else str(x)
 
 
 def _table(rows: list[list[str]]) -> list[str]:
@@ -609,8 +623,7 @@ def bench_fewshot(device: torch.device, repetitions: int, sizes: Sizes) -> Bench
 
     def way(name: str, model: nn.Module, precision: Precision, sequences: int, fused: bool) -> Way:
         optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=fused or None)
-        step = lambda: training_step(model, optimizer, episodes, precision)  # noqa: E731
-        return Way(name, precision, sequences, queries, step)
+        return Way(name, precision, sequences, queries, lambda: training_step(model, optimizer, episodes, precision))
 
     ways = [
         way("ours: shared support", classifiers.ours, "bfloat16", sizes.episodes, True),

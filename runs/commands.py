@@ -15,10 +15,12 @@ from tyro.conf import Positional
 
 from envs.fewshot import DATASETS, dataset_status, load_classes
 from runs.agents import AnyAgentConfig
+from runs.bench import TINY, Sizes, What, bench
+from runs.bench import render as render_report
 from runs.catalogue import CATALOGUE, RunConfig, Test, Training, find
 from runs.demo import Demo
 from runs.errors import RunError
-from runs.folder import RESULTS, RunFolder, run_path
+from runs.folder import RESULTS, RunFolder, run_path, write_json
 from runs.machine import Machine
 from runs.records import PUBLISHED, describe, describe_results, read_results
 from runs.tables import Format, render, tables
@@ -192,12 +194,40 @@ class Data:
                 print(f"  pixels:    {status.fingerprint}")
 
 
+@dataclass(frozen=True)
+class Bench:
+    """Measure speed against re-running the whole sequence for every action or query, as a ratio on this machine."""
+
+    what: Positional[What] = "all"
+    """rollout: collecting bandit trials; fewshot: one training update; all."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda or cuda:N."""
+    threads: int | None = None
+    """CPU threads; None: all cores."""
+    repetitions: int = 5
+    """Turns that all ways take; medians are over them."""
+    tiny: bool = False
+    """Sizes that take a second, to see that it works."""
+    save: Path | None = None
+    """Write all measurements to this JSON file, too."""
+
+    def run(self) -> None:
+        """Measure."""
+        machine = Machine.named(self.device, threads=self.threads)
+        report = bench(self.what, machine.device, self.repetitions, TINY if self.tiny else Sizes())
+        text = render_report(report)
+        if self.save is not None:
+            write_json(self.save, {"text": text} | report.to_dict())
+        print(text)
+
+
 VERBS: dict[str, Any] = {
     "list": List,
     "train": Train,
     "evaluate": Evaluate,
     "table": PrintTable,
     "data": Data,
+    "bench": Bench,
     "demo": Demo,
 }
 

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -66,7 +66,7 @@ class RunFolder:
                 f"{self.path} holds a run with another configuration ({_difference(self.config(), config)}); "
                 "choose another --results, or --overwrite"
             )
-        with self._writing(self.config_path) as file:
+        with writing(self.config_path) as file:
             file.write(to_json(config).encode())
 
     def config(self) -> RunConfig:
@@ -83,8 +83,7 @@ class RunFolder:
 
     def write_result(self, record: dict[str, Any]) -> None:
         """Finish the run."""
-        with self._writing(self.result_path) as file:
-            file.write((json.dumps(record, indent=2) + "\n").encode())
+        write_json(self.result_path, record)
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Log one step."""
@@ -92,7 +91,7 @@ class RunFolder:
             with open(self.metrics_path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as e:
-            raise self._unwritable(self.metrics_path, e) from e
+            raise _unwritable(self.metrics_path, e) from e
 
     def metrics(self) -> list[dict[str, Any]]:
         """All logged steps. A last line that was cut short by a crash is left out."""
@@ -111,12 +110,12 @@ class RunFolder:
     def forget_metrics_after(self, step: int) -> None:
         """Drop what was logged after the checkpoint that is gone back to."""
         kept = [line for line in self.metrics() if line["step"] <= step]
-        with self._writing(self.metrics_path) as file:
+        with writing(self.metrics_path) as file:
             file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def save_checkpoint(self, config: RunConfig, progress: dict[str, Any], learner: dict[str, Any]) -> None:
         """Replace the checkpoint. ``progress`` says how far the run is, ``learner`` is the learner's state."""
-        with self._writing(self.checkpoint_path) as file:
+        with writing(self.checkpoint_path) as file:
             torch.save({"config": to_json(config), "progress": progress, "learner": learner}, file)
 
     def load_checkpoint(self, config: RunConfig) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -156,19 +155,32 @@ class RunFolder:
         except (json.JSONDecodeError, UnicodeDecodeError) as e:
             raise RunError(f"{path} is damaged; remove the folder, or repair the file") from e
 
-    @contextmanager
-    def _writing(self, path: Path) -> Iterator[Any]:
-        try:
-            with atomic_writer(path) as file:
-                yield file
-        except OSError as e:
-            raise self._unwritable(path, e) from e
-        except RuntimeError as e:  # what torch.save says of a full disk
-            raise RunError(f"cannot write {path}: {e}") from e
 
-    @staticmethod
-    def _unwritable(path: Path, error: OSError) -> RunError:
-        return RunError(f"cannot write {path}: {os.strerror(error.errno or 0)}; make room or choose another --results")
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes its name when it is whole.
+
+    Raises:
+        RunError: if it cannot be written; what was at ``path`` is still there then.
+    """
+    try:
+        with atomic_writer(path) as file:
+            yield file
+    except OSError as e:
+        raise _unwritable(path, e) from e
+    except RuntimeError as e:  # what torch.save says of a full disk
+        raise RunError(f"cannot write {path}: {e}") from e
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write indented JSON as a whole or not at all."""
+    with writing(path) as file:
+        file.write((json.dumps(data, indent=2) + "\n").encode())
+
+
+def _unwritable(path: Path, error: OSError) -> RunError:
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return RunError(f"cannot write {path}: {reason}; make room or choose another --results")
 
 
 def _difference(a: RunConfig, b: RunConfig) -> str:

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from envs.storage import atomic_writer
 from runs.errors import RunError
-from runs.folder import RunFolder
+from runs.folder import RunFolder, writing
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart
 COLOURS = {"snail": "#0072B2", "lstm": "#D55E00", "gru": "#E69F00", "transformer": "#009E73"}
@@ -59,11 +58,8 @@ def learning_curves(runs: Sequence[RunFolder], path: Path) -> None:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    try:
-        with atomic_writer(path) as file:
-            figure.savefig(file, format="png", dpi=120)
-    except OSError as e:
-        raise RunError(f"cannot write {path}: {e.strerror}") from e
+    with writing(path) as file:
+        figure.savefig(file, format="png", dpi=120)
 
 
 def _curve(lines: Sequence[dict[str, Any]]) -> str:

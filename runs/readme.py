@@ -6,8 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from envs.storage import atomic_writer
-from runs.bench import render as render_bench
+from runs.folder import writing
 from runs.records import PUBLISHED, read_results
 from runs.tables import render, tables
 
@@ -31,5 +30,5 @@ def updated(text: str) -> str:
 
 
 if __name__ == "__main__":
-    with atomic_writer(README) as file:
+    with writing(README) as file:
         file.write(updated(README.read_text(encoding="utf-8")).encode())

@@ -58,7 +58,7 @@ FEWSHOT = RunConfig(
     FewShotTask("glyphs", ways=2, shots=(1, 2), test_shots=(1, 2)),
     GRUConfig(hidden_size=8),
     SupervisedTraining(STEPS, batch_size=2, queries=2, validation_episodes=4, validations=2),
-    FewShotTest(episodes=10, queries=4),
+    FewShotTest(episodes=10, queries=3),
 )
 LOOPS = {"bandit": (BANDIT, PPOLearner), "few-shot": (FEWSHOT, FewShotLearner)}
 
@@ -69,12 +69,16 @@ def few_classes(name: str, split: str, **options: Any) -> ImageClasses:
     return ImageClasses(torch.randint(0, 256, (4, 5, 1, 28, 28), generator=generator, dtype=torch.uint8), name, split)
 
 
+def quicken(patch: pytest.MonkeyPatch) -> None:
+    """Metrics and a checkpoint at every step, and small data."""
+    patch.setattr(runs.training, "LOG_SECONDS", -1.0)
+    patch.setattr(runs.training, "CHECKPOINT_SECONDS", -1.0)
+    patch.setattr(runs.tasks, "load_classes", few_classes)
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Metrics and a checkpoint at every step, and small data."""
-    monkeypatch.setattr(runs.training, "LOG_SECONDS", -1.0)
-    monkeypatch.setattr(runs.training, "CHECKPOINT_SECONDS", -1.0)
-    monkeypatch.setattr(runs.tasks, "load_classes", few_classes)
+    quicken(monkeypatch)
 
 
 def go(config: RunConfig, path: Path, tracker: str = "none", **options: bool) -> dict[str, Any]:
@@ -86,10 +90,7 @@ def finished(tmp_path_factory) -> dict[str, Path]:
     """The folders of uninterrupted runs of both loops; not to be changed."""
     folders = {}
     with pytest.MonkeyPatch.context() as patch:
-        quick.__wrapped__(patch) if hasattr(quick, "__wrapped__") else None
-        patch.setattr(runs.training, "LOG_SECONDS", -1.0)
-        patch.setattr(runs.training, "CHECKPOINT_SECONDS", -1.0)
-        patch.setattr(runs.tasks, "load_classes", few_classes)
+        quicken(patch)
         for loop, (config, _) in LOOPS.items():
             folders[loop] = tmp_path_factory.mktemp("whole") / loop
             go(config, folders[loop])
@@ -401,7 +402,7 @@ def test_other_damage_to_the_metrics_is_named(tmp_path):
 def test_a_finished_run_is_neither_repeated_nor_replaced(finished, tmp_path):
     go(BANDIT, tmp_path)
     before = contents(tmp_path)
-    with pytest.raises(RunError, match="holds a finished run.*--overwrite"):
+    with pytest.raises(RunError, match=r"holds a finished run.*--overwrite"):
         go(BANDIT, tmp_path)
     assert contents(tmp_path) == before
 
@@ -438,7 +439,7 @@ def unfinished(tmp_path) -> Path:
 
 def test_an_unfinished_run_is_not_replaced_unasked(unfinished):
     before = contents(unfinished)
-    with pytest.raises(RunError, match="holds an unfinished run.*--resume.*--overwrite"):
+    with pytest.raises(RunError, match=r"holds an unfinished run.*--resume.*--overwrite"):
         go(BANDIT, unfinished)
     assert contents(unfinished) == before
 
@@ -527,6 +528,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_bad_checkpoint_is_refused_and_not_executed(unfinished, damage):
     path = unfinished / "checkpoint.pt"
@@ -644,7 +646,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(finished, tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "replace", full)
-        with pytest.raises(RunError, match="cannot write .*checkpoint.pt: No space left on device; make room"):
+        with pytest.raises(RunError, match=r"cannot write .*checkpoint.pt: No space left on device; make room"):
             go(BANDIT, tmp_path)
     assert set(contents(tmp_path)) == {"config.json", "metrics.jsonl", "checkpoint.pt"}
     assert saved_state(tmp_path)["progress"]["step"] == 2

@@ -1,0 +1,103 @@
+"""Imports point one way, and the core needs nothing but its own requirements."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MAY_IMPORT = {
+    "snail": set(),
+    "envs": set(),
+    "baselines": {"snail", "envs"},
+    "runs": {"snail", "envs", "baselines"},
+}
+OURS = {*MAY_IMPORT, "tests"}
+OPTIONAL = ("wandb", "matplotlib", "mpl_toolkits", "PIL")
+
+
+def imported(source: str, package: str = "") -> set[str]:
+    """Top-level names of all that a module imports, inside functions too; those of relative imports are ``package``."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(package if node.level else (node.module or "").split(".")[0])
+    return found
+
+
+def modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def test_imports_are_found():
+    """Guards the tests below against a reader that sees nothing."""
+    source = "import runs.tasks as t, os\ndef f():\n    from baselines.x import y\nfrom . import z"
+    assert imported(source, "snail") == {"runs", "os", "baselines", "snail"}
+    assert all(len(modules(package)) >= 4 for package in MAY_IMPORT)
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_imports_point_one_way(package):
+    allowed = MAY_IMPORT[package] | {package}
+    wrong = {
+        str(path.relative_to(ROOT)): sorted(forbidden)
+        for path in modules(package)
+        if (forbidden := imported(path.read_text(encoding="utf-8"), package) & OURS - allowed)
+    }
+    assert not wrong
+
+
+def test_the_model_needs_torch_alone():
+    for path in modules("snail"):
+        assert imported(path.read_text(encoding="utf-8"), "snail") <= {"torch", "snail"} | sys.stdlib_module_names
+
+
+CORE_ONLY = """
+import importlib, pkgutil, sys
+
+class Without:
+    '''A finder that does not find the optional packages, as if they were not installed.'''
+    def __init__(self, finder):
+        self.finder = finder
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {optional!r}:
+            return None
+        return self.finder.find_spec(name, path, target)
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
+for name in {optional!r}:
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        continue
+    raise SystemExit(name + " is still there")
+
+for package in {packages!r}:
+    for module in pkgutil.iter_modules([package], package + "."):
+        importlib.import_module(module.name)
+
+from runs.cli import run
+
+for tracker in ("none", "auto"):
+    if code := run([*sys.argv[2:], "--tracker", tracker, "--results", sys.argv[1] + "/" + tracker]):
+        raise SystemExit(code)
+"""
+
+
+def test_training_needs_no_optional_package(tmp_path):
+    script = CORE_ONLY.format(optional=OPTIONAL, packages=tuple(MAY_IMPORT))
+    options = "--budget smoke --agent gru --model.hidden-size 8 --task.arms 3 --task.pulls 4 --training.steps 2"
+    options += " --training.batch-size 16 --test.trials 50 --threads 1"
+    command = [sys.executable, "-c", script, str(tmp_path), "train", "bandit/n10-k5", *options.split()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for tracker in ("none", "auto"):
+        assert len(list((tmp_path / tracker).rglob("result.json"))) == 1

@@ -1,0 +1,108 @@
+"""Every agent learns a trivial task of each kind in seconds: wiring mistakes that leave all shapes right end here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+
+import runs.supervised
+import runs.tasks
+from envs.bandits import BernoulliBanditVectorEnv
+from envs.fewshot import ImageClasses
+from runs.agents import AGENTS, GRUConfig, LSTMConfig, TransformerConfig
+from runs.machine import Machine
+from runs.meta_rl import PPOTraining, TrialTest
+from runs.supervised import FewShotTest, SupervisedTraining
+from runs.tasks import FewShotTask
+from snail import OmniglotEmbedding
+
+CPU = Machine(torch.device("cpu"))
+PULLS = 6
+
+
+def learned(learner: Any) -> tuple[float, float]:
+    """What the learner measures before and after its training."""
+
+    def measure() -> float:
+        (found,) = learner.evaluate(lambda done, of: None)
+        return found.mean
+
+    before = measure()
+    for step in range(learner.steps):
+        learner.update(step)
+    return before, measure()
+
+
+# ----- meta-reinforcement learning
+
+
+class OneGoodArm(BernoulliBanditVectorEnv):
+    """Two arms, of which one, at random, always pays and the other never does."""
+
+    def sample_tasks(self, n: int, generator: torch.Generator) -> torch.Tensor:
+        first = torch.rand(n, generator=generator, device=generator.device) < 0.5
+        return torch.stack([first, ~first], dim=1).float()
+
+
+@dataclass(frozen=True)
+class OneGoodArmTask:
+    def make_env(self, num_envs: int, device: torch.device) -> OneGoodArm:
+        return OneGoodArm(num_envs, 2, PULLS, device=device, autoreset_mode="Disabled")
+
+
+RL = PPOTraining(steps=24, batch_size=64, minibatches=2)
+RL_AGENTS = {
+    "snail": (AGENTS["snail"], RL),
+    "lstm": (LSTMConfig(hidden_size=32), replace(RL, steps=40, learning_rate=1e-2)),
+    "gru": (GRUConfig(hidden_size=32), replace(RL, steps=40, learning_rate=1e-2)),
+    "transformer": (TransformerConfig(width=32), RL),
+    "snail, one network": (AGENTS["snail"], replace(RL, shared_trunk=True)),
+}
+
+
+@pytest.mark.parametrize("agent", RL_AGENTS)
+def test_agents_learn_which_arm_pays(agent):
+    """One pull tells: the best return is 1/2 for it and 1 for each of the others; guessing gets half of all."""
+    model, training = RL_AGENTS[agent]
+    learner = training.learner(OneGoodArmTask(), model, TrialTest(trials=500), 0, CPU)
+    before, after = learned(learner)
+    best, chance = PULLS - 0.5, PULLS / 2
+    assert before == pytest.approx(chance, abs=0.4)
+    assert chance + 0.75 * (best - chance) < after < best + 0.2
+
+
+# ----- few-shot classification
+
+
+def patterns(name: str, split: str, **options: Any) -> ImageClasses:
+    """Each class is a random 4x4 pattern, its examples differ by noise; every split has classes of its own."""
+    generator = torch.Generator().manual_seed(("train", "val", "test").index(split))
+    classes = 200 if split == "train" else 30
+    pattern = torch.rand(classes, 1, 1, 4, 4, generator=generator).round()
+    images = 200 * pattern.repeat_interleave(7, 3).repeat_interleave(7, 4)
+    return ImageClasses((images + 55 * torch.rand(classes, 6, 1, 28, 28, generator=generator)).byte(), name, split)
+
+
+FEWSHOT = SupervisedTraining(steps=250, batch_size=16, queries=4, learning_rate=1e-2, bfloat16=False)
+FEWSHOT_AGENTS = {
+    "snail": (AGENTS["snail"], replace(FEWSHOT, steps=100, learning_rate=3e-3)),
+    "lstm": (LSTMConfig(hidden_size=64), FEWSHOT),
+    "gru": (GRUConfig(hidden_size=64), FEWSHOT),
+    "transformer": (TransformerConfig(width=32), FEWSHOT),
+}
+
+
+@pytest.mark.parametrize("agent", FEWSHOT_AGENTS)
+def test_agents_learn_to_match_new_classes(agent, monkeypatch):
+    monkeypatch.setattr(runs.tasks, "load_classes", patterns)
+    monkeypatch.setattr(runs.supervised, "OmniglotEmbedding", partial(OmniglotEmbedding, 16, 16))  # small, for speed
+    model, training = FEWSHOT_AGENTS[agent]
+    task = FewShotTask("glyphs", ways=2, shots=(1,), test_shots=(1,))
+    learner = training.learner(task, model, FewShotTest(episodes=200, queries=4), 0, CPU)
+    before, after = learned(learner)
+    assert before == pytest.approx(0.5, abs=0.12)
+    assert after > 0.85
