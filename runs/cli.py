@@ -17,8 +17,6 @@ def main() -> None:
 
 def run(args: Sequence[str]) -> int:
     """Run the command: 0 when done, 2 with one line on stderr for what a person can mend, 130 when stopped."""
-    # Threads that wait by spinning slow a shared machine down many times over; torch reads this when it is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         from runs.commands import VERBS, run_verb  # takes a second: inside, so that Ctrl-C is answered from the start
 
