@@ -107,8 +107,8 @@ def _bandit(arms: int, pulls: int) -> Experiment:
         f"{pulls} pulls of a {arms}-armed Bernoulli bandit",
         ("snail", "lstm", "gru", "transformer"),
         {
-            "full": Budget(task, PPOTraining(steps=600), TrialTest()),
-            "demo": Budget(task, PPOTraining(steps=60), TrialTest()),
+            "full": Budget(task, PPOTraining(steps=1000, batch_size=1024), TrialTest()),
+            "demo": Budget(task, PPOTraining(steps=250), TrialTest()),
             "smoke": Budget(task, PPOTraining(steps=4, batch_size=256), TrialTest(trials=2000)),
         },
     )

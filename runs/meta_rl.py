@@ -75,16 +75,16 @@ class PPOTraining:
 
     steps: int
     """Updates: each plays a batch of trials and learns from it."""
-    batch_size: int = 2048
+    batch_size: int = 512
     """Trials in an update."""
     epochs: int = 4
     """Passes over the trials of an update."""
     minibatches: int = 4
     """Pieces of whole trials that each pass is cut into."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
     """Adam's step size at the start; it falls linearly to 0."""
-    discount: float = 0.99
-    """Discount of later rewards."""
+    discount: float = 1.0
+    """Discount of later rewards; 1 makes the objective the total reward that is reported."""
     gae_lambda: float = 0.3
     """Lambda of the generalised advantages."""
     clip: float = 0.2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import time
 import uuid
@@ -127,9 +128,10 @@ def _run_steps(
             progress.seconds = before + now - began
             last = progress.step == learner.steps
             look = progress.step in looks
-            if look or last or stop or now - logged > LOG_SECONDS:
+            save = bool(last or stop or now - saved > CHECKPOINT_SECONDS)
+            if look or save or now - logged > LOG_SECONDS:
                 line = _summary(window, progress, learner, now - logged)
-                _require_finite(line, folder)
+                _require_finite(line, learner, folder)
                 if look:
                     line |= learner.validate()
                     # a look at the validation tasks is no training
@@ -139,7 +141,7 @@ def _run_steps(
                 bar.set_postfix_str(_postfix(line, learner.unit), refresh=False)
                 window.clear()
                 logged = time.monotonic()
-            if last or stop or now - saved > CHECKPOINT_SECONDS:
+            if save:
                 folder.save_checkpoint(config, vars(progress), learner.state_dict())
                 saved = time.monotonic()
             if stop and not last:
@@ -155,14 +157,16 @@ def _summary(window: dict[str, list[Tensor]], progress: Progress, learner: Learn
     return {"step": progress.step, "seconds": round(progress.seconds, 3), throughput: round(rate, 1), **means}
 
 
-def _require_finite(line: dict[str, Any], folder: RunFolder) -> None:
-    if line["loss"] - line["loss"] == 0:
+def _require_finite(line: dict[str, Any], learner: Learner, folder: RunFolder) -> None:
+    """Stop before a loss or a weight that is no number gets into a checkpoint."""
+    weights = all(torch.isfinite(p).all() for p in learner.model.parameters())
+    if math.isfinite(line["loss"]) and weights:
         return
-    kept = f"the last good checkpoint is kept in {folder.checkpoint_path}" if folder.checkpoint_path.exists() else (
-        "no checkpoint was due yet"
-    )  # fmt: skip
+    broken = "the loss" if weights else "a weight"
+    exists = folder.checkpoint_path.exists()
+    kept = f"the last good checkpoint is kept in {folder.path}" if exists else "no checkpoint was due yet"
     raise RunError(
-        f"the loss is {line['loss']} at update {line['step']}; {kept}; "
+        f"{broken} is no finite number any more at update {line['step']}; {kept}; "
         "try a smaller --training.learning-rate or --training.gradient-clip"
     )
 
