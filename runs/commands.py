@@ -26,7 +26,7 @@ from runs.records import PUBLISHED, describe, describe_results, read_results
 from runs.tables import Format, render, tables
 from runs.tasks import Task
 from runs.tracking import TrackerName
-from runs.training import build_learner, evaluate, train
+from runs.training import build_learner, evaluate, restore, train
 
 
 @dataclass(frozen=True)
@@ -137,10 +137,9 @@ class Evaluate:
         trained = folder.config()
         machine = Machine.named(self.device, self.data_root, self.threads)
         learner = build_learner(dataclasses.replace(trained, test=self.test), machine)
-        progress, state = folder.load_checkpoint(trained)
-        learner.load_state_dict(state)
-        if progress["step"] < learner.steps:
-            print(f"this run is unfinished: {progress['step']} of {learner.steps} updates")
+        progress = restore(learner, folder, trained)
+        if progress.step < learner.steps:
+            print(f"this run is unfinished: {progress.step} of {learner.steps} updates")
         print(describe_results(trained, evaluate(learner)))
         if (record := folder.result()) is not None and self.test == trained.test:
             print("its record says:\n" + describe(record))

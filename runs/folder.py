@@ -9,6 +9,7 @@ result.json     the record of a finished run
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -116,7 +117,9 @@ class RunFolder:
     def save_checkpoint(self, config: RunConfig, progress: dict[str, Any], learner: dict[str, Any]) -> None:
         """Replace the checkpoint. ``progress`` says how far the run is, ``learner`` is the learner's state."""
         with writing(self.checkpoint_path) as file:
-            torch.save({"config": to_json(config), "progress": progress, "learner": learner}, file)
+            buffer = io.BytesIO()  # so that a full disk is an OSError that says so
+            torch.save({"config": to_json(config), "progress": progress, "learner": learner}, buffer)
+            file.write(buffer.getbuffer())
 
     def load_checkpoint(self, config: RunConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         """The last checkpoint's progress and learner state. Tensors and plain values only: nothing is executed.

@@ -22,6 +22,8 @@ class Measurement:
     @classmethod
     def of(cls, metric: str, samples: Tensor, task_set: str, shots: int | None = None) -> Measurement:
         """Mean and the half-width of its normal 95% interval over ``samples`` (n,)."""
+        if len(samples) < 2:
+            raise ValueError(f"an interval needs at least 2 samples, got {len(samples)}")
         samples = samples.double()
         half = 1.96 * samples.std() / len(samples) ** 0.5
         return cls(metric, samples.mean().item(), half.item(), len(samples), task_set, shots)

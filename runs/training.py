@@ -79,9 +79,7 @@ def train(
         return record
     progress = Progress()
     if resume and folder.checkpoint_path.exists():
-        saved, state = folder.load_checkpoint(config)
-        progress = Progress(**saved)
-        learner.load_state_dict(state)
+        progress = restore(learner, folder, config)
     folder.forget_metrics_after(progress.step)
     mirror = open_tracker(tracker, folder.path, config, progress.run_id)
     try:
@@ -93,6 +91,22 @@ def train(
     finally:
         mirror.close()
     return record
+
+
+def restore(learner: Learner, folder: RunFolder, config: RunConfig) -> Progress:
+    """Bring the learner to the state of the folder's checkpoint and tell how far that is.
+
+    Raises:
+        RunError: if there is none, it is damaged, or it is of another configuration or version of the program.
+    """
+    saved, state = folder.load_checkpoint(config)
+    try:
+        learner.load_state_dict(state)
+        return Progress(**saved)
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as e:
+        raise RunError(
+            f"{folder.checkpoint_path} does not fit this version of the program; start over with --overwrite"
+        ) from e
 
 
 def evaluate(learner: Learner, quiet: bool = False) -> list[Measurement]:
@@ -128,7 +142,8 @@ def _run_steps(
             progress.seconds = before + now - began
             last = progress.step == learner.steps
             look = progress.step in looks
-            save = bool(last or stop or now - saved > CHECKPOINT_SECONDS)
+            stopping = bool(stop)  # once: a request during what follows is met after the next update
+            save = bool(last or stopping or now - saved > CHECKPOINT_SECONDS)
             if look or save or now - logged > LOG_SECONDS:
                 line = _summary(window, progress, learner, now - logged)
                 _require_finite(line, learner, folder)
@@ -144,7 +159,7 @@ def _run_steps(
             if save:
                 folder.save_checkpoint(config, vars(progress), learner.state_dict())
                 saved = time.monotonic()
-            if stop and not last:
+            if stopping:
                 raise Interrupted(f"stopped after update {progress.step} of {learner.steps}; go on with --resume")
 
 

@@ -203,6 +203,11 @@ def _shifted_taps(weight: Tensor, dilation: int, steps: int, batch: int):
     return [tap for _, tap in _numbered_taps(weight, dilation, steps, batch)]
 
 
+def _require_single_step(x: Tensor, past: Sequence[Tensor | None] | None) -> None:
+    if len(x) != 1 and any(p is not None for p in past or ()):
+        raise ValueError(f"a past is for a single step, got {len(x)} steps")
+
+
 def dense_stack(
     x: Tensor,
     weights: Sequence[Tensor],
@@ -223,6 +228,7 @@ def dense_stack(
     Returns:
         (T, B, C + n D). Differentiable once; ``dense_stack_reference`` is the plain twin.
     """
+    _require_single_step(x, past)
     layers = zip(weights, biases, past or [None] * len(weights), strict=True)
     parameters = [p for layer in layers for p in layer]
     device = x.device.type
@@ -236,6 +242,7 @@ def dense_stack(
 
 def dense_stack_reference(x, weights, biases, dilations, past=None):
     """``dense_stack`` with library convolutions and concatenation: slower, and differentiable any number of times."""
+    _require_single_step(x, past)
     for i, (weight, bias, dilation) in enumerate(zip(weights, biases, dilations, strict=True)):
         padded = F.pad(x.permute(1, 2, 0), ((len(weight) - 1) * dilation, 0))  # (B, C, reach + T)
         z = F.conv1d(padded, weight.permute(2, 1, 0), bias, dilation=dilation).permute(2, 0, 1)  # (T, B, 2 D)

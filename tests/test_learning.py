@@ -54,7 +54,18 @@ class OneGoodArmTask:
         return OneGoodArm(num_envs, 2, PULLS, device=device, autoreset_mode="Disabled")
 
 
-RL = PPOTraining(steps=24, batch_size=64, minibatches=2)
+RL = PPOTraining(
+    steps=24,
+    batch_size=64,
+    epochs=4,
+    minibatches=2,
+    learning_rate=3e-3,
+    discount=0.99,
+    gae_lambda=0.3,
+    clip=0.2,
+    entropy_bonus=0.01,
+    gradient_clip=1.0,
+)
 RL_AGENTS = {
     "snail": (AGENTS["snail"], RL),
     "lstm": (LSTMConfig(hidden_size=32), replace(RL, steps=40, learning_rate=1e-2)),
@@ -87,7 +98,16 @@ def patterns(name: str, split: str, **options: Any) -> ImageClasses:
     return ImageClasses((images + 55 * torch.rand(classes, 6, 1, 28, 28, generator=generator)).byte(), name, split)
 
 
-FEWSHOT = SupervisedTraining(steps=250, batch_size=16, queries=4, learning_rate=1e-2, bfloat16=False)
+FEWSHOT = SupervisedTraining(
+    steps=250,
+    batch_size=16,
+    queries=4,
+    learning_rate=1e-2,
+    warmup=0.1,
+    weight_decay=1e-4,
+    gradient_clip=1.0,
+    bfloat16=False,
+)
 FEWSHOT_AGENTS = {
     "snail": (AGENTS["snail"], replace(FEWSHOT, steps=100, learning_rate=3e-3)),
     "lstm": (LSTMConfig(hidden_size=64), FEWSHOT),

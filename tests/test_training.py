@@ -275,8 +275,10 @@ def test_stopped_and_resumed_is_as_never_stopped(finished, loop, number, tmp_pat
     assert saved_state(tmp_path)["progress"]["run_id"] == progress["run_id"]
 
 
-@pytest.mark.parametrize("place", ["update", "checkpoint", "validate", "evaluate"])
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize(
+    "loop, place",
+    [(loop, place) for loop in LOOPS for place in ("update", "checkpoint", "evaluate")] + [("few-shot", "validate")],
+)
 def test_crashed_and_resumed_is_as_never_crashed(finished, loop, place, tmp_path):
     config, learner = LOOPS[loop]
     with pytest.MonkeyPatch.context() as patch:
@@ -292,8 +294,6 @@ def test_crashed_and_resumed_is_as_never_crashed(finished, loop, place, tmp_path
             patch.setattr(RunFolder, "save_checkpoint", save_or_crash)
         else:
             patch.setattr(learner, place, crash)
-        if place == "validate" and not config.training.__dict__.get("validations"):
-            pytest.skip("this loop has no validation")
         with pytest.raises(Crash):
             go(config, tmp_path)
     go(config, tmp_path, resume=True)
@@ -308,6 +308,24 @@ def test_stopped_again_and_again(finished, tmp_path):
                 go(BANDIT, tmp_path, resume=True)
     go(BANDIT, tmp_path, resume=True)
     assert_same_run(tmp_path, finished["bandit"])
+
+
+def test_stopped_while_validating(finished, tmp_path):
+    """Wherever it stops, the message tells the step of a checkpoint that is there."""
+    validate = FewShotLearner.validate
+
+    def interrupted(self):
+        signal.raise_signal(signal.SIGINT)
+        return validate(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs.training, "CHECKPOINT_SECONDS", 1e9)
+        patch.setattr(FewShotLearner, "validate", interrupted)
+        with pytest.raises(Interrupted) as e:
+            go(FEWSHOT, tmp_path)
+    assert f"stopped after update {saved_state(tmp_path)['progress']['step']} of" in str(e.value)
+    go(FEWSHOT, tmp_path, resume=True)
+    assert_same_run(tmp_path, finished["few-shot"])
 
 
 def test_a_second_ctrl_c_stops_at_once(finished, tmp_path):
@@ -399,7 +417,7 @@ def test_other_damage_to_the_metrics_is_named(tmp_path):
 # ----- what is refused
 
 
-def test_a_finished_run_is_neither_repeated_nor_replaced(finished, tmp_path):
+def test_a_finished_run_is_neither_repeated_nor_replaced(tmp_path):
     go(BANDIT, tmp_path)
     before = contents(tmp_path)
     with pytest.raises(RunError, match=r"holds a finished run.*--overwrite"):
@@ -455,7 +473,7 @@ def test_another_configuration_is_refused(unfinished, kept, resume):
     with pytest.raises(RunError) as e:
         go(other, unfinished, resume=resume)
     if resume or kept == "config.json":
-        assert "training.learning_rate was 0.003, now 0.5" in str(e.value)
+        assert f"training.learning_rate was {BANDIT.training.learning_rate}, now 0.5" in str(e.value)
     assert {k: v for k, v in contents(unfinished).items() if k in before and k != "config.json"} == {
         k: v for k, v in before.items() if k != "config.json"
     }
@@ -594,8 +612,9 @@ def test_a_loss_that_is_no_number_stops_the_run(finished, what, tmp_path):
         with pytest.raises(RunError) as e:
             go(BANDIT, tmp_path)
     message = str(e.value)
-    assert f"the loss is {what} at update 4" in message and "smaller --training.learning-rate" in message
-    assert str(tmp_path / "checkpoint.pt") in message
+    assert "the loss is no finite number" in message and "at update 4" in message
+    assert "smaller --training.learning-rate" in message
+    assert f"the last good checkpoint is kept in {tmp_path}" in message
     assert not (tmp_path / "result.json").exists()
     assert saved_state(tmp_path)["progress"]["step"] == 3
     go(BANDIT, tmp_path, resume=True)  # with the cause gone
