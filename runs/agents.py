@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
-from baselines.recurrent import GRU, LSTM
+from baselines.recurrent import GRU, LSTM, Recurrent
 from baselines.sizing import matching_size
 from baselines.transformer import Combination, Positions, Transformer
 from snail.model import FEWSHOT_BLOCKS, RL_POLICY_BLOCKS, RL_VALUE_BLOCKS, SNAIL
@@ -46,33 +46,31 @@ def _snail_size(role: Role, input_size: int, output_size: int, max_len: int) -> 
 
 
 @dataclass(frozen=True)
-class LSTMConfig:
-    """One LSTM layer."""
-
+class _RecurrentConfig:
     hidden_size: int | None = None
     """Units; None: as many as give SNAIL's parameter count."""
 
-    def build(self, role: Role, input_size: int, output_size: int, max_len: int) -> LSTM:
-        """The model for ``role``; its size does not depend on how ``max_len`` is used."""
-        size = self.hidden_size or matching_size(
-            lambda n: LSTM(input_size, output_size, n), _snail_size(role, input_size, output_size, max_len)
-        )
-        return LSTM(input_size, output_size, size)
+    kind: ClassVar[type[Recurrent]]
+
+    def build(self, role: Role, input_size: int, output_size: int, max_len: int) -> Recurrent:
+        """The model for ``role``; ``max_len`` matters only for the size of the SNAIL to match."""
+        target = _snail_size(role, input_size, output_size, max_len)
+        size = self.hidden_size or matching_size(lambda n: self.kind(input_size, output_size, n), target)
+        return self.kind(input_size, output_size, size)
 
 
 @dataclass(frozen=True)
-class GRUConfig:
+class LSTMConfig(_RecurrentConfig):
+    """One LSTM layer."""
+
+    kind = LSTM
+
+
+@dataclass(frozen=True)
+class GRUConfig(_RecurrentConfig):
     """One GRU layer, the memory of RL^2 (which had 256 units)."""
 
-    hidden_size: int | None = None
-    """Units; None: as many as give SNAIL's parameter count."""
-
-    def build(self, role: Role, input_size: int, output_size: int, max_len: int) -> GRU:
-        """The model for ``role``; its size does not depend on how ``max_len`` is used."""
-        size = self.hidden_size or matching_size(
-            lambda n: GRU(input_size, output_size, n), _snail_size(role, input_size, output_size, max_len)
-        )
-        return GRU(input_size, output_size, size)
+    kind = GRU
 
 
 @dataclass(frozen=True)

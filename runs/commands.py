@@ -14,17 +14,15 @@ import tyro
 from tyro.conf import Positional
 
 from envs.fewshot import DATASETS, dataset_status, load_classes
-from runs.agents import AnyAgentConfig
 from runs.bench import TINY, Sizes, What, bench
 from runs.bench import render as render_report
-from runs.catalogue import CATALOGUE, RunConfig, Test, Training, find
+from runs.catalogue import CATALOGUE, RunConfig, Test, find
 from runs.demo import Demo
 from runs.errors import RunError
 from runs.folder import RESULTS, RunFolder, run_path, write_json
 from runs.machine import Machine
 from runs.records import PUBLISHED, describe, describe_results, read_results
 from runs.tables import Format, render, tables
-from runs.tasks import Task
 from runs.tracking import TrackerName
 from runs.training import build_learner, evaluate, restore, train
 
@@ -43,7 +41,7 @@ class List:
 
 
 @dataclass(frozen=True)
-class Train:
+class Train(RunConfig):
     """Train one agent on one experiment, measure it on frozen test tasks, and leave a record.
 
     The defaults shown are those of the chosen experiment, agent and budget: all of them can be changed.
@@ -51,16 +49,6 @@ class Train:
 
     experiment: Positional[str]
     """Name in the catalogue; `snail list` shows all."""
-    agent: str
-    """Who learns: snail, lstm, gru or transformer."""
-    budget: str
-    """How much training: full, demo or smoke."""
-    seed: int
-    """Seed of the initial weights and of everything drawn in training."""
-    task: Task
-    model: AnyAgentConfig
-    training: Training
-    test: Test
     results: Path = RESULTS
     """Folder of all results; the run gets one of its own in it."""
     device: str = "auto"

@@ -84,7 +84,8 @@ def _read_dataclass(kind: Any, data: Any, where: str) -> Any:
     if not isinstance(data, dict):
         raise RunError(f"{where} must be an object, got {data!r}")
     data = {k: v for k, v in data.items() if k != "type"}
-    hints = get_type_hints(kind)
+    types = get_type_hints(kind)
+    hints = {f.name: types[f.name] for f in dataclasses.fields(kind)}
     unknown, missing = data.keys() - hints.keys(), hints.keys() - data.keys()
     if unknown:
         raise RunError(f"{where} has an unknown key {min(unknown)!r}; known are {', '.join(hints)}")

@@ -11,6 +11,16 @@ import torch
 torch.set_num_threads(1)  # tiny tensors: more threads only get in each other's way
 
 
+if os.environ.get("SNAIL_DATA"):  # tests change the working directory
+    os.environ["SNAIL_DATA"] = str(Path(os.environ["SNAIL_DATA"]).resolve())
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cache(tmp_path_factory) -> None:
+    """Decoded data goes to a folder of this session's, not to the user's cache."""
+    os.environ["SNAIL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture
 def omniglot() -> Path:
     """The folder of the real Omniglot."""
