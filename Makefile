@@ -7,7 +7,7 @@ BIN := .venv/bin
 
 .PHONY: demo test check
 demo: .venv/.demo
-	$(BIN)/snail demo $(if $(FAST),--fast)
+	$(BIN)/snail demo $(if $(filter-out 0,$(FAST)),--fast)
 
 test: .venv/.dev
 	$(BIN)/python -m pytest

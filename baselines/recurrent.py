@@ -28,6 +28,8 @@ class Recurrent(SequenceModel):
 
     def __init__(self, input_size: int, output_size: int, hidden_size: int):
         super().__init__()
+        if hidden_size < 1:
+            raise ValueError(f"hidden_size must be at least 1, got {hidden_size}")
         self.input_size, self.output_size, self.hidden_size = input_size, output_size, hidden_size
         self.rnn = self.layer(input_size, hidden_size, batch_first=True)
         self.head = nn.Linear(hidden_size, output_size)

@@ -103,7 +103,7 @@ class Transformer(SequenceModel):
         combination: Combination = "add",
     ):
         super().__init__()
-        if width % heads:
+        if width < 1 or heads < 1 or width % heads:
             raise ValueError(f"width must be a multiple of heads, got {width} and {heads}")
         self.input_size, self.output_size, self.max_len = input_size, output_size, max_len
         self.position = PositionEncoding(width, max_len, positions, combination)

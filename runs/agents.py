@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal
+
+from torch import nn
 
 from baselines.recurrent import GRU, LSTM, Recurrent
 from baselines.sizing import matching_size
 from baselines.transformer import Combination, Positions, Transformer
+from envs.trials import require_positive
+from snail.actor_critic import ActorCritic
+from snail.classifier import EpisodeModel, SequenceClassifier
 from snail.model import FEWSHOT_BLOCKS, RL_POLICY_BLOCKS, RL_VALUE_BLOCKS, SNAIL
 from snail.sequence import SequenceModel, parameter_count
 
@@ -17,15 +23,28 @@ _BLOCKS = {"classifier": FEWSHOT_BLOCKS, "policy": RL_POLICY_BLOCKS, "value": RL
 _STEM = {"classifier": None, "policy": 32, "value": 32}
 
 
-class AgentConfig(Protocol):
-    """Builds the sequence model of one agent."""
+class SequenceAgent(ABC):
+    """An agent that is a sequence model: the same one classifies, acts and judges."""
 
+    @abstractmethod
     def build(self, role: Role, input_size: int, output_size: int, max_len: int) -> SequenceModel:
         """The model for ``role``, with sequences of up to ``max_len`` steps."""
 
+    def build_classifier(self, embedding: nn.Module, embedding_size: int, ways: int, max_support: int) -> EpisodeModel:
+        """What maps episodes with up to ``max_support`` support items to logits."""
+        model = self.build("classifier", embedding_size + ways, ways, max_support + 1)
+        return SequenceClassifier(embedding, model, ways)
+
+    def build_actor_critic(self, num_observations: int, num_actions: int, horizon: int, shared: bool) -> ActorCritic:
+        """What plays trials of ``horizon`` steps; with or without a trunk shared by policy and value."""
+        channels = ActorCritic.input_size(num_observations, num_actions)
+        policy = self.build("policy", channels, num_actions + shared, horizon)
+        value = None if shared else self.build("value", channels, 1, horizon)
+        return ActorCritic(policy, value, num_observations, num_actions)
+
 
 @dataclass(frozen=True)
-class SNAILConfig:
+class SNAILConfig(SequenceAgent):
     """SNAIL with the paper's blocks for each role."""
 
     kernel_size: int = 2
@@ -46,7 +65,7 @@ def _snail_size(role: Role, input_size: int, output_size: int, max_len: int) -> 
 
 
 @dataclass(frozen=True)
-class _RecurrentConfig:
+class _RecurrentConfig(SequenceAgent):
     hidden_size: int | None = None
     """Units; None: as many as give SNAIL's parameter count."""
 
@@ -55,7 +74,9 @@ class _RecurrentConfig:
     def build(self, role: Role, input_size: int, output_size: int, max_len: int) -> Recurrent:
         """The model for ``role``; ``max_len`` matters only for the size of the SNAIL to match."""
         target = _snail_size(role, input_size, output_size, max_len)
-        size = self.hidden_size or matching_size(lambda n: self.kind(input_size, output_size, n), target)
+        size = self.hidden_size
+        if size is None:
+            size = matching_size(lambda n: self.kind(input_size, output_size, n), target)
         return self.kind(input_size, output_size, size)
 
 
@@ -74,7 +95,7 @@ class GRUConfig(_RecurrentConfig):
 
 
 @dataclass(frozen=True)
-class TransformerConfig:
+class TransformerConfig(SequenceAgent):
     """A decoder-only, pre-norm Transformer: attention without the temporal convolutions."""
 
     width: int | None = None
@@ -96,8 +117,10 @@ class TransformerConfig:
                 input_size, output_size, max_len, width, self.layers, self.heads, self.positions, self.combination
             )
 
-        target = _snail_size(role, input_size, output_size, max_len)
-        return model(self.width or matching_size(model, target, multiple=self.heads))
+        require_positive(heads=self.heads, layers=self.layers)
+        if self.width is not None:
+            return model(self.width)
+        return model(matching_size(model, _snail_size(role, input_size, output_size, max_len), multiple=self.heads))
 
 
 AnyAgentConfig = SNAILConfig | LSTMConfig | GRUConfig | TransformerConfig

@@ -14,6 +14,7 @@ import tyro
 from tyro.conf import Positional
 
 from envs.fewshot import DATASETS, dataset_status, load_classes
+from envs.storage import DataError
 from runs.bench import TINY, Sizes, What, bench
 from runs.bench import render as render_report
 from runs.catalogue import CATALOGUE, RunConfig, Test, find
@@ -24,7 +25,7 @@ from runs.machine import Machine
 from runs.records import PUBLISHED, describe, describe_results, read_results
 from runs.tables import Format, render, tables
 from runs.tracking import TrackerName
-from runs.training import build_learner, evaluate, restore, train
+from runs.training import build_learner, evaluate, load_model, train
 
 
 @dataclass(frozen=True)
@@ -67,20 +68,18 @@ class Train(RunConfig):
     @classmethod
     def defaults(cls, args: Sequence[str]) -> Train:
         """What all options are before ``args`` are read: they depend on the first few of them."""
-        words = [a for a in args if a not in ("-h", "--help")]
-        if not words or words[0].startswith("-"):
-            if len(words) == len(args):
-                raise RunError("which experiment? `snail list` shows all; try: snail train bandit/n10-k5")
-            words = ["bandit/n10-k5", *words]
+        named = [a for a in args if a in CATALOGUE] or [a for a in args[:1] if not a.startswith("-")]
+        if not named and not {"-h", "--help"} & set(args):
+            raise RunError("which experiment? `snail list` shows all; try: snail train bandit/n10-k5")
         chooser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
         chooser.add_argument("--agent", default="snail")
         chooser.add_argument("--budget", default="full")
         chooser.add_argument("--seed", type=int, default=0)
         try:
-            chosen, _ = chooser.parse_known_args(words[1:])
+            chosen, _ = chooser.parse_known_args(args)
         except argparse.ArgumentError as e:
             raise RunError(str(e).removeprefix("argument ")) from e
-        config = find(words[0]).config(chosen.agent, chosen.seed, chosen.budget)
+        config = find((named or ["bandit/n10-k5"])[0]).config(chosen.agent, chosen.seed, chosen.budget)
         return cls(**{f.name: getattr(config, f.name) for f in dataclasses.fields(RunConfig)})
 
     def run(self) -> None:
@@ -112,9 +111,9 @@ class Evaluate:
     @classmethod
     def defaults(cls, args: Sequence[str]) -> Evaluate:
         """What all options are before ``args`` are read: those of the test are the run's."""
-        words = [a for a in args if not a.startswith("-")]
-        if words and Path(args[0]) == Path(words[0]):
-            return cls(Path(words[0]), RunFolder(Path(words[0])).config().test)
+        folders = [a for a in args if (Path(a) / "config.json").exists()] or [a for a in args[:1] if a[0] != "-"]
+        if folders:
+            return cls(Path(folders[0]), RunFolder(Path(folders[0])).config().test)
         if "-h" in args or "--help" in args:
             return cls(Path("results/bandit/n10-k5/snail/full-seed0"), find("bandit/n10-k5").config("snail").test)
         raise RunError("which run? give its folder: snail evaluate results/bandit/n10-k5/snail/demo-seed0")
@@ -125,7 +124,7 @@ class Evaluate:
         trained = folder.config()
         machine = Machine.named(self.device, self.data_root, self.threads)
         learner = build_learner(dataclasses.replace(trained, test=self.test), machine)
-        progress = restore(learner, folder, trained)
+        progress = load_model(learner, folder, trained)
         if progress.step < learner.steps:
             print(f"this run is unfinished: {progress.step} of {learner.steps} updates")
         print(describe_results(trained, evaluate(learner)))
@@ -165,20 +164,24 @@ class Data:
 
     def run(self) -> None:
         """Show."""
+        problems = []
         for name in DATASETS:
             if self.build:
-                load_classes(name, "train", root=self.data_root, download=True)
+                try:
+                    load_classes(name, "train", root=self.data_root, download=True)
+                except DataError as e:
+                    problems.append(str(e))
             status = dataset_status(name, self.data_root)
             sources = ", ".join(map(str, status.sources))
             splits = ", ".join(f"{split} {n}" for split, n in (status.classes or {}).items())
             print(name)
-            print(
-                f"  found in:  {sources or 'made here, nothing to find' if name == 'glyphs' else sources or 'nowhere'}"
-            )
-            print(f"  cache:     {status.cache} ({'ready' if status.cached else 'not built; snail data --build'})")
+            print(f"  found in:  {sources or 'nowhere; snail data --build fetches it'}")
+            print(f"  cache:     {status.cache} ({'ready' if status.cached else 'not built yet'})")
             print(f"  classes:   {splits or 'known once built'}, {status.per_class} images each")
             if status.fingerprint:
                 print(f"  pixels:    {status.fingerprint}")
+        if problems:
+            raise RunError("; ".join(problems))
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from envs.storage import find_source
-from runs.catalogue import find
+from envs.fewshot import dataset_status
+from runs.catalogue import RunConfig, find
 from runs.folder import RESULTS, RunFolder, run_path
 from runs.machine import Machine
 from runs.plots import learning_curves
@@ -32,19 +33,25 @@ class Demo:
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
     data_root: Path | None = None
     """Folder with the data sets; else $SNAIL_DATA, else a cache."""
+    overwrite: bool = False
+    """Run again what is finished."""
     tracker: TrackerName = "auto"
     """Mirror of the metrics: wandb, none, or auto (wandb if installed; offline unless you have logged in)."""
+
+    def _train(self, config: RunConfig, folder: RunFolder, machine: Machine) -> dict[str, Any]:
+        return train(config, folder, machine, tracker=self.tracker, resume=not self.overwrite, overwrite=self.overwrite)
 
     def run(self) -> None:
         """Run it."""
         began = time.monotonic()
         machine = Machine.named(self.device, self.data_root)
         budget = "smoke" if self.fast else "demo"
-        if all(find_source("omniglot", part, self.data_root) for part in ("images_background", "images_evaluation")):
-            fewshot = "omniglot/5way"
+        status = dataset_status("omniglot", self.data_root)
+        if status.cached or len(status.sources) == 2:
+            fewshot = "omniglot/5way-1shot"
             print("few-shot data: Omniglot")
         else:
-            fewshot = "glyphs/5way"
+            fewshot = "glyphs/5way-1shot"
             print("few-shot data: glyphs, made from fonts (no Omniglot found; --data-root or SNAIL_DATA point to it)")
         pictures = []
         for experiment, agents in ((BANDIT, AGENTS[BANDIT]), (fewshot, AGENTS["few-shot"])):
@@ -52,7 +59,7 @@ class Demo:
             for agent in agents:
                 config = find(experiment).config(agent, budget=budget)
                 folder = RunFolder(run_path(self.results, config))
-                print(describe(train(config, folder, machine, tracker=self.tracker, resume=True)))
+                print(describe(self._train(config, folder, machine)))
                 folders.append(folder)
             pictures.append(self.results / f"learning-curves-{experiment.replace('/', '-')}-{budget}.png")
             learning_curves(folders, pictures[-1])

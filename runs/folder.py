@@ -8,6 +8,7 @@ result.json     the record of a finished run
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
@@ -47,26 +48,56 @@ class RunFolder:
         self.checkpoint_path = path / "checkpoint.pt"
         self.result_path = path / "result.json"
 
-    def claim(self, config: RunConfig, *, resume: bool, overwrite: bool) -> None:
-        """Make the folder ready for a run with this configuration.
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from training into this folder meanwhile.
 
         Raises:
-            RunError: if it holds another run, or this one and neither ``resume`` nor ``overwrite`` says what to do.
+            RunError: if one does already.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = open(self.path / ".lock", "w")  # noqa: SIM115
+        except OSError as e:
+            raise _unwritable(self.path, e) from e
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as e:
+                raise RunError(f"another process is training into {self.path}; wait for it, or stop it") from e
+            try:
+                yield
+            finally:
+                (self.path / ".lock").unlink(missing_ok=True)
+                self._remove_if_empty()
+
+    def finished(self, config: RunConfig, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
+        """The record if the run is finished and may stay so; None if there is training to do. Changes nothing.
+
+        Raises:
+            RunError: if the folder holds another run, or this one and neither ``resume`` nor ``overwrite`` says what
+                to do with it.
         """
         if overwrite:
-            self._clear()
-        elif self.result_path.exists() and not resume:
-            raise RunError(
-                f"{self.path} holds a finished run; look at it with `snail evaluate {self.path}`, "
-                "or train anew with --overwrite"
-            )
-        elif self.checkpoint_path.exists() and not resume:
-            raise RunError(f"{self.path} holds an unfinished run; go on with --resume, or start over with --overwrite")
-        elif self.config_path.exists() and self.config() != config:
+            return None
+        if self.config_path.exists() and self.config() != config:
             raise RunError(
                 f"{self.path} holds a run with another configuration ({_difference(self.config(), config)}); "
                 "choose another --results, or --overwrite"
             )
+        if self.result_path.exists() and not resume:
+            raise RunError(
+                f"{self.path} holds a finished run; look at it with `snail evaluate {self.path}`, "
+                "or train anew with --overwrite"
+            )
+        if self.checkpoint_path.exists() and not resume:
+            raise RunError(f"{self.path} holds an unfinished run; go on with --resume, or start over with --overwrite")
+        return self.result()
+
+    def claim(self, config: RunConfig, *, overwrite: bool) -> None:
+        """Make the folder that of a run with this configuration; with ``overwrite`` what it holds is thrown away."""
+        if overwrite:
+            self._clear()
         with writing(self.config_path) as file:
             file.write(to_json(config).encode())
 
@@ -114,15 +145,15 @@ class RunFolder:
         with writing(self.metrics_path) as file:
             file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
 
-    def save_checkpoint(self, config: RunConfig, progress: dict[str, Any], learner: dict[str, Any]) -> None:
-        """Replace the checkpoint. ``progress`` says how far the run is, ``learner`` is the learner's state."""
+    def save_checkpoint(self, config: RunConfig, progress: dict[str, Any], state: dict[str, Any]) -> None:
+        """Replace the checkpoint. ``progress`` says how far the run is, ``state`` is what goes on from there."""
         with writing(self.checkpoint_path) as file:
             buffer = io.BytesIO()  # so that a full disk is an OSError that says so
-            torch.save({"config": to_json(config), "progress": progress, "learner": learner}, buffer)
+            torch.save({"config": to_json(config), "progress": progress, **state}, buffer)
             file.write(buffer.getbuffer())
 
     def load_checkpoint(self, config: RunConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The last checkpoint's progress and learner state. Tensors and plain values only: nothing is executed.
+        """The last checkpoint's progress and state. Tensors and plain values only: nothing is executed.
 
         Raises:
             RunError: if it is missing, damaged, holds anything else, or belongs to another configuration.
@@ -133,7 +164,7 @@ class RunFolder:
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
             found = from_dict(RunConfig, json.loads(saved["config"]), "its configuration")
-            progress, learner = saved["progress"], saved["learner"]
+            progress = saved["progress"]
         except RunError as e:
             raise RunError(f"{path} is of another version of this program: {e}") from e
         except Exception as e:  # whatever a truncated or foreign file makes the unpickler say
@@ -143,12 +174,20 @@ class RunFolder:
                 f"{path} is of another configuration ({_difference(found, config)}); "
                 "give the same options as then, or --overwrite"
             )
-        return progress, learner
+        return progress, saved
 
     def _clear(self) -> None:
         for path in (self.result_path, self.checkpoint_path, self.metrics_path, self.config_path):
             path.unlink(missing_ok=True)
         shutil.rmtree(self.path / "wandb", ignore_errors=True)
+
+    def _remove_if_empty(self) -> None:
+        """Leave nothing behind of a run that never began: its folder, and those around it that hold nothing else."""
+        for path in (self.path, *self.path.parents[:3]):
+            try:
+                path.rmdir()
+            except OSError:  # not empty
+                return
 
     def _json(self, path: Path) -> Any:
         try:

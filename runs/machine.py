@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,11 @@ class Machine:
     def generator(self, seed: int) -> torch.Generator:
         """A source of randomness on the device."""
         return torch.Generator(self.device).manual_seed(seed)
+
+
+def stream_seed(seed: int, stream: str) -> int:
+    """A seed for one of several independent streams of randomness, told apart by name."""
+    return int(hashlib.sha256(f"{stream} {seed}".encode()).hexdigest()[:15], 16)
 
 
 def _device(name: str) -> torch.device:

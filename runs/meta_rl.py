@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from envs.trials import TrialVectorEnv
+from envs.trials import TrialVectorEnv, require_positive
 from runs.agents import AnyAgentConfig
 from runs.learner import Measurement
-from runs.machine import Machine
+from runs.machine import Machine, stream_seed
 from runs.returns import (
     clipped_surrogate_loss,
     entropy,
@@ -21,7 +21,7 @@ from runs.returns import (
     standardized,
 )
 from runs.schedules import linear_decay
-from runs.tasks import BanditTask
+from runs.tasks import TrialTask
 from snail.actor_critic import ActorCritic
 
 
@@ -96,7 +96,7 @@ class PPOTraining:
     shared_trunk: bool = False
     """One network for policy and value instead of the paper's two."""
 
-    def learner(self, task: BanditTask, agent: AnyAgentConfig, test: TrialTest, seed: int, machine: Machine):
+    def learner(self, task: TrialTask, agent: AnyAgentConfig, test: TrialTest, seed: int, machine: Machine):
         """What trains ``agent`` on ``task``."""
         return PPOLearner(self, task, agent, test, seed, machine)
 
@@ -150,12 +150,15 @@ class PPOLearner:
     def __init__(
         self,
         training: PPOTraining,
-        task: BanditTask,
+        task: TrialTask,
         agent: AnyAgentConfig,
         test: TrialTest,
         seed: int,
         machine: Machine,
     ):
+        require_positive(steps=training.steps, epochs=training.epochs, minibatches=training.minibatches)
+        if test.trials < 2:
+            raise ValueError(f"an interval needs at least 2 trials, got {test.trials}")
         if training.batch_size % training.minibatches:
             raise ValueError(
                 f"batch_size must be a multiple of minibatches, got {training.batch_size} and {training.minibatches}"
@@ -163,20 +166,14 @@ class PPOLearner:
         self.training, self.task, self.test, self.machine = training, task, test, machine
         self.env = task.make_env(training.batch_size, machine.device)
         self.steps, self.units_per_step = training.steps, training.batch_size * self.env.horizon
-        self.model = self._build(agent, seed).to(machine.device)
-        self.scale = RunningScale().to(machine.device)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), training.learning_rate, eps=1e-5, fused=True)
-        self.generator = machine.generator(seed)
-        self.env.reset(seed=seed)
-
-    def _build(self, agent: AnyAgentConfig, seed: int) -> ActorCritic:
         torch.manual_seed(seed)
         env = self.env
-        channels = ActorCritic.input_size(env.num_observations, env.num_actions)
-        shared = self.training.shared_trunk
-        policy = agent.build("policy", channels, env.num_actions + shared, env.horizon)
-        value = None if shared else agent.build("value", channels, 1, env.horizon)
-        return ActorCritic(policy, value, env.num_observations, env.num_actions)
+        model = agent.build_actor_critic(env.num_observations, env.num_actions, env.horizon, training.shared_trunk)
+        self.model = model.to(machine.device)
+        self.scale = RunningScale().to(machine.device)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), training.learning_rate, eps=1e-5, fused=True)
+        self.generator = machine.generator(stream_seed(seed, "actions"))
+        self.env.reset(seed=stream_seed(seed, "tasks"))
 
     def update(self, step: int) -> dict[str, Tensor]:
         """Play a batch of trials, then a few epochs of clipped policy gradients on them."""
@@ -228,13 +225,13 @@ class PPOLearner:
         """Total reward of a trial with sampled actions, on the frozen test tasks."""
         n = self.test.trials
         # drawn on the host, so that they are the same whatever the device
-        tasks = self.env.sample_tasks(n, torch.Generator().manual_seed(self.test.seed))  # (n, ...)
-        generator = self.machine.generator(self.test.seed)
+        tasks = self.env.sample_tasks(n, torch.Generator().manual_seed(stream_seed(self.test.seed, "test tasks")))
+        generator = self.machine.generator(stream_seed(self.test.seed, "test actions"))
         totals = []
         for start in range(0, n, 4000):
             batch = tasks[start : start + 4000].to(self.machine.device)
             env = self.task.make_env(len(batch), self.machine.device)
-            env.reset(seed=self.test.seed + start)
+            env.reset(seed=stream_seed(self.test.seed, f"test rewards {start}"))
             totals.append(rollout(self.model, env, generator, batch).rewards.sum(1))
             progress(start + len(batch), n)
         task_set = hashlib.sha256(tasks.numpy().tobytes()).hexdigest()[:16]

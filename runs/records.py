@@ -120,6 +120,7 @@ class Result:
     n: int
     task_set: str
     as_catalogued: bool
+    settings: str
     train_seconds: float
     path: Path
 
@@ -134,6 +135,11 @@ def read_results(folders: Iterable[Path]) -> list[Result]:
             except (ValueError, KeyError, TypeError, AttributeError) as e:
                 print(f"warning: {path} is not a whole record ({type(e).__name__}: {e}); left out", file=sys.stderr)
     return found
+
+
+def _settings(config: dict[str, Any]) -> str:
+    """What runs of several seeds must share to be averaged: the configuration but for the seed."""
+    return json.dumps({k: v for k, v in config.items() if k != "seed"}, sort_keys=True)
 
 
 def _read_record(path: Path) -> list[Result]:
@@ -151,6 +157,7 @@ def _read_record(path: Path) -> list[Result]:
             n=r["n"],
             task_set=r["task_set"],
             as_catalogued=record["as_catalogued"],
+            settings=_settings(record["config"]),
             train_seconds=record["train_seconds"],
             path=path,
         )

@@ -10,13 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from envs.fewshot import EpisodeIndices, EpisodeSampler, ImageClasses, task_set_hash
+from envs.trials import require_positive
 from runs.agents import AnyAgentConfig
 from runs.learner import Measurement
 from runs.machine import Machine
 from runs.schedules import one_cycle
 from runs.tasks import FewShotTask
-from snail.classifier import SequenceClassifier
-from snail.embedding import OmniglotEmbedding
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,6 @@ class SupervisedTraining:
     """Largest norm of the gradient."""
     bfloat16: bool = True
     """Matrix products and convolutions in bfloat16 (parameters stay in float32)."""
-    pool_first: bool = True
-    """Pool before the normalisation in the image embedding: a quarter of its memory traffic."""
     validation_episodes: int = 400
     """Episodes of the validation classes in each look at them."""
     validations: int = 20
@@ -80,23 +77,38 @@ class FewShotLearner:
         self.training, self.task, self.test, self.machine = training, task, test, machine
         self.steps, self.units_per_step = training.steps, training.batch_size
         self.validations = training.validations
+        require_positive(steps=training.steps)
+        if min(test.episodes, training.validation_episodes) < 2:
+            raise ValueError(
+                f"an interval needs at least 2 episodes, got {test.episodes} for testing "
+                f"and {training.validation_episodes} for validation"
+            )
+        self._splits: dict[str, ImageClasses] = {}
+        for split, queries in (("train", training.queries), ("val", training.queries), ("test", test.queries)):
+            self._check_sizes(split, queries)
         torch.manual_seed(seed)
-        embedding = OmniglotEmbedding(pool_first=training.pool_first)
-        longest = task.ways * max(task.shots + task.test_shots) + 1
-        model = agent.build("classifier", embedding.output_size + task.ways, task.ways, longest)
-        self.model = SequenceClassifier(embedding, model, task.ways).to(machine.device)
-        self.model.embedding.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        max_support = task.ways * max(task.shots + task.test_shots)
+        model = agent.build_classifier(task.embedding.build(), task.embedding.size, task.ways, max_support)
+        self.model = model.to(machine.device)
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), training.learning_rate, weight_decay=training.weight_decay, fused=True
         )
-        train = task.load("train", machine.data_root).to(machine.device)
-        self.sampler = EpisodeSampler(train.images, task.ways, training.queries)
-        for shots in task.shots:
-            if not 1 <= shots <= self.sampler.max_shots:
-                raise ValueError(f"shots must be between 1 and {self.sampler.max_shots}, got {shots}")
+        self.sampler = EpisodeSampler(self._classes("train").images.to(machine.device), task.ways, training.queries)
         self.generator = machine.generator(seed)
         self.shots_generator = torch.Generator().manual_seed(seed)  # drawn on the host: it sets the shapes
-        self._splits: dict[str, ImageClasses] = {}
+
+    def _classes(self, split: str) -> ImageClasses:
+        if split not in self._splits:
+            self._splits[split] = self.task.load(split, self.machine.data_root)
+        return self._splits[split]
+
+    def _check_sizes(self, split: str, queries: int) -> None:
+        """Raise ValueError before any training for what the data cannot give."""
+        sampler = EpisodeSampler(self._classes(split).images, self.task.ways, queries)
+        for shots in self.task.shots if split == "train" else self.task.test_shots:
+            if not 1 <= shots <= sampler.max_shots:
+                raise ValueError(f"shots must be between 1 and {sampler.max_shots}, got {shots}")
 
     def _autocast(self):
         return torch.autocast(self.machine.device.type, torch.bfloat16, enabled=self.training.bfloat16)
@@ -149,34 +161,33 @@ class FewShotLearner:
         """Accuracy (episodes,) on frozen episodes of a split, and their hash.
 
         The episodes are drawn on the host, so that they are the same whatever the device; then every image that
-        occurs in them is embedded once.
+        occurs in them is encoded once.
         """
-        if split not in self._splits:
-            self._splits[split] = self.task.load(split, self.machine.data_root)
-        images = self._splits[split].images  # (classes, per_class, 1, 28, 28)
+        images = self._classes(split).images  # (classes, per_class, 1, 28, 28)
         generator = torch.Generator().manual_seed(self.test.seed + shots)
         sampler = EpisodeSampler(images, self.task.ways, queries)
         sizes = [min(250, episodes - start) for start in range(0, episodes, 250)]
         batches = [sampler.sample_indices(size, shots, generator) for size in sizes]
-        sampler = EpisodeSampler(self._embed(images, batches), self.task.ways, queries)
+        sampler = EpisodeSampler(self._encode(images, batches), self.task.ways, queries)
         found = []
         for i, indices in enumerate(batches):
             batch = sampler.gather(indices).to(self.machine.device)
             with self._autocast():
-                logits = self.model.classify(batch.support_x, batch.support_y, batch.query_x)  # (B, Q, N)
+                logits = self.model.predict(batch)  # (B, Q, N)
             found.append((logits.argmax(-1) == batch.query_y).float().mean(1))
             progress(i + 1, len(batches))
-        return torch.cat(found), task_set_hash(self._splits[split].fingerprint(), batches)
+        return torch.cat(found), task_set_hash(self._classes(split).fingerprint(), batches)
 
-    def _embed(self, images: Tensor, batches: list[EpisodeIndices]) -> Tensor:
-        """Embeddings (classes, per_class, E) of the images that occur in the episodes; zeros for the others."""
+    def _encode(self, images: Tensor, batches: list[EpisodeIndices]) -> Tensor:
+        """Encodings (classes, per_class, ...) of the images that occur in the episodes; zeros for the others."""
         self.model.eval()
         used = torch.cat([torch.cat([b.support.flatten(), b.query.flatten()]) for b in batches]).unique()
         flat = images.flatten(0, 1)  # (classes * per_class, 1, 28, 28)
         with self._autocast():
-            embedded = torch.cat([self.model.embedding(flat[i].to(self.machine.device)) for i in used.split(1000)])
-        scattered = embedded.new_zeros(len(flat), embedded.shape[1])
-        scattered[used.to(self.machine.device)] = embedded
+            parts = [self.model.encode(flat[i].to(self.machine.device)) for i in used.split(1000)]
+        encoded = torch.cat(parts)
+        scattered = encoded.new_zeros(len(flat), *encoded.shape[1:])
+        scattered[used.to(self.machine.device)] = encoded
         return scattered.unflatten(0, images.shape[:2])
 
     def state_dict(self) -> dict[str, Any]:

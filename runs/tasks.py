@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 
@@ -12,6 +12,17 @@ from baselines.bayes_optimal import bayes_optimal_value, feasible
 from envs.bandits import BernoulliBanditVectorEnv
 from envs.fewshot import ImageClasses, load_classes
 from envs.trials import TrialVectorEnv
+from snail.embedding import OmniglotEmbedding
+
+
+class TrialTask(Protocol):
+    """A family of tasks to act in, one trial each."""
+
+    def make_env(self, num_envs: int, device: torch.device | str) -> TrialVectorEnv:
+        """So many trials at once."""
+
+    def limit(self) -> float | None:
+        """Expected total reward of the best possible agent, or None where it is not known."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +43,30 @@ class BanditTask:
         return bayes_optimal_value(self.pulls, self.arms) if feasible(self.pulls, self.arms) else None
 
 
+DataName = Literal["omniglot", "glyphs"]
+
+
+@dataclass(frozen=True)
+class OmniglotEmbeddingConfig:
+    """Four convolutions that turn a 28x28 drawing into a vector."""
+
+    size: int = 64
+    """Channels of an embedding."""
+    filters: int = 64
+    """Channels of every convolution."""
+    pool_first: bool = True
+    """Pool before the normalisation: a quarter of the memory traffic."""
+
+    def build(self) -> OmniglotEmbedding:
+        """The embedding."""
+        return OmniglotEmbedding(self.size, self.filters, self.pool_first)
+
+
 @dataclass(frozen=True)
 class FewShotTask:
     """N-way K-shot classification of images."""
 
-    data: Literal["omniglot", "glyphs"]
+    data: DataName
     """Where the classes come from."""
     ways: int
     """Classes in an episode."""
@@ -44,6 +74,8 @@ class FewShotTask:
     """Examples of each class: every training step draws one of these."""
     test_shots: tuple[int, ...]
     """Shots that are evaluated, each giving one number."""
+    embedding: OmniglotEmbeddingConfig = OmniglotEmbeddingConfig()
+    """What turns an image into a vector."""
 
     def limit(self) -> float | None:
         """Perfect accuracy."""

@@ -29,6 +29,7 @@ from runs.tracking import Tracker, TrackerName, open_tracker
 class Progress:
     """How far a run is; saved in its checkpoint."""
 
+    device: str
     step: int = 0
     seconds: float = 0.0
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
@@ -72,41 +73,79 @@ def train(
         RunError: if the folder is taken, the data is missing or the loss is no number any more.
     """
     commit = git_commit()  # of the code that runs, which may be edited meanwhile
-    learner = build_learner(config, machine)
-    folder.claim(config, resume=resume, overwrite=overwrite)
-    if (record := folder.result()) is not None:
-        print(f"{folder.path} is finished already")
-        return record
-    progress = Progress()
-    if resume and folder.checkpoint_path.exists():
-        progress = restore(learner, folder, config)
-    folder.forget_metrics_after(progress.step)
-    mirror = open_tracker(tracker, folder.path, config, progress.run_id)
-    try:
-        _run_steps(learner, config, folder, progress, mirror, quiet)
-        results = evaluate(learner, quiet)
-        record = make_record(config, results, learner, progress.step, progress.seconds, machine.device, commit)
-        folder.write_result(record)
-        mirror.log(progress.step, {f"test/{_label(m)}": m.mean for m in results})
-    finally:
-        mirror.close()
+    with folder.lock():
+        if (record := folder.finished(config, resume=resume, overwrite=overwrite)) is not None:
+            print(f"{folder.path} is finished already")
+            return record
+        learner = build_learner(config, machine)
+        folder.claim(config, overwrite=overwrite)
+        progress = Progress(device=machine.device.type)
+        if folder.checkpoint_path.exists():
+            progress = restore(learner, folder, config, machine)
+        folder.forget_metrics_after(progress.step)
+        mirror = open_tracker(tracker, folder.path, config, progress.run_id)
+        try:
+            _run_steps(learner, config, folder, progress, mirror, quiet)
+            results = evaluate(learner, quiet)
+            record = make_record(config, results, learner, progress.step, progress.seconds, machine.device, commit)
+            folder.write_result(record)
+            mirror.log(progress.step, {f"test/{_label(m)}": m.mean for m in results})
+        except KeyboardInterrupt as e:
+            raise Interrupted("stopped; go on with --resume") from e
+        finally:
+            mirror.close()
     return record
 
 
-def restore(learner: Learner, folder: RunFolder, config: RunConfig) -> Progress:
+def restore(learner: Learner, folder: RunFolder, config: RunConfig, machine: Machine) -> Progress:
     """Bring the learner to the state of the folder's checkpoint and tell how far that is.
 
     Raises:
-        RunError: if there is none, it is damaged, or it is of another configuration or version of the program.
+        RunError: if there is none, it is damaged, or it is of another configuration, version or kind of device.
     """
     saved, state = folder.load_checkpoint(config)
-    try:
-        learner.load_state_dict(state)
+    with _fitting(folder):
+        progress = Progress(**saved)
+        if progress.device != machine.device.type:
+            raise RunError(
+                f"{folder.path} was trained on {progress.device}, and only there does it go on exactly; "
+                f"give --device {progress.device}, or start over with --overwrite"
+            )
+        learner.load_state_dict(state["learner"])
+        torch.set_rng_state(state["randomness"]["cpu"])
+        if progress.device == "cuda":
+            torch.cuda.set_rng_state(state["randomness"]["cuda"], machine.device)
+    return progress
+
+
+def load_model(learner: Learner, folder: RunFolder, config: RunConfig) -> Progress:
+    """Give the learner's model the weights of the folder's checkpoint, whatever device they were trained on.
+
+    Raises:
+        RunError: as ``restore``.
+    """
+    saved, state = folder.load_checkpoint(config)
+    with _fitting(folder):
+        learner.model.load_state_dict(state["learner"]["model"])
         return Progress(**saved)
+
+
+@contextlib.contextmanager
+def _fitting(folder: RunFolder) -> Iterator[None]:
+    try:
+        yield
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as e:
         raise RunError(
             f"{folder.checkpoint_path} does not fit this version of the program; start over with --overwrite"
         ) from e
+
+
+def _state(learner: Learner, progress: Progress) -> dict[str, Any]:
+    """All that an exact continuation needs: the learner's state and torch's own randomness (dropout draws on it)."""
+    randomness = {"cpu": torch.get_rng_state()}
+    if progress.device == "cuda":
+        randomness["cuda"] = torch.cuda.get_rng_state()
+    return {"learner": learner.state_dict(), "randomness": randomness}
 
 
 def evaluate(learner: Learner, quiet: bool = False) -> list[Measurement]:
@@ -157,7 +196,7 @@ def _run_steps(
                 window.clear()
                 logged = time.monotonic()
             if save:
-                folder.save_checkpoint(config, vars(progress), learner.state_dict())
+                folder.save_checkpoint(config, vars(progress), _state(learner, progress))
                 saved = time.monotonic()
             if stopping:
                 raise Interrupted(f"stopped after update {progress.step} of {learner.steps}; go on with --resume")

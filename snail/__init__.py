@@ -2,7 +2,7 @@
 
 from snail.actor_critic import ActorCritic
 from snail.attention import AttentionBlock
-from snail.classifier import SequenceClassifier
+from snail.classifier import EpisodeModel, SequenceClassifier
 from snail.convolution import CausalConv1d, DenseBlock, TCBlock
 from snail.embedding import OmniglotEmbedding
 from snail.model import FEWSHOT_BLOCKS, RL_POLICY_BLOCKS, RL_VALUE_BLOCKS, SNAIL, TC, Attention
@@ -19,6 +19,7 @@ __all__ = [
     "AttentionBlock",
     "CausalConv1d",
     "DenseBlock",
+    "EpisodeModel",
     "OmniglotEmbedding",
     "SequenceClassifier",
     "SequenceModel",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 import torch
@@ -14,12 +15,36 @@ from snail.sequence import SequenceModel
 class FewShotEpisodes(Protocol):
     """What a learner needs of B episodes: S labelled support items and Q queries each."""
 
-    support_x: Tensor  # (B, S, ...)
-    support_y: Tensor  # (B, S)
-    query_x: Tensor  # (B, Q, ...)
+    @property
+    def support_x(self) -> Tensor:
+        """Support items (B, S, ...)."""
+
+    @property
+    def support_y(self) -> Tensor:
+        """Their labels (B, S), integers."""
+
+    @property
+    def query_x(self) -> Tensor:
+        """Queries (B, Q, ...)."""
 
 
-class SequenceClassifier(nn.Module):
+class EpisodeModel(nn.Module, ABC):
+    """A few-shot learner, however it learns: episodes in, logits out."""
+
+    @abstractmethod
+    def forward(self, episodes: FewShotEpisodes) -> Tensor:
+        """Logits (B, Q, N) of the queries."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        """What can be computed of each image alone, and so once for many episodes: (M, ...) -> (M, ...)."""
+        return images
+
+    def predict(self, encoded: FewShotEpisodes) -> Tensor:
+        """Logits (B, Q, N) of episodes whose images have been encoded."""
+        return self(encoded)
+
+
+class SequenceClassifier(EpisodeModel):
     """Episodes to logits with any sequence model (Mishra et al. 2018, section 4).
 
     Each step of the sequence is an image embedding and its one-hot label, the query's label being zeros. The support
@@ -38,11 +63,19 @@ class SequenceClassifier(nn.Module):
     def forward(self, episodes: FewShotEpisodes) -> Tensor:
         """Logits (B, Q, N) of the queries."""
         images = torch.cat([episodes.support_x, episodes.query_x], dim=1)  # (B, S + Q, ...)
-        embedded = self.embedding(images.flatten(0, 1)).unflatten(0, images.shape[:2])  # (B, S + Q, E)
+        embedded = self.encode(images.flatten(0, 1)).unflatten(0, images.shape[:2])  # (B, S + Q, E)
         support, query = embedded.split([episodes.support_x.shape[1], episodes.query_x.shape[1]], dim=1)
-        return self.classify(support, episodes.support_y, query)
+        return self._classify(support, episodes.support_y, query)
 
-    def classify(self, support: Tensor, support_y: Tensor, query: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
+        """Embeddings: (M, ...) -> (M, E)."""
+        return self.embedding(images)
+
+    def predict(self, encoded: FewShotEpisodes) -> Tensor:
+        """Logits (B, Q, N) of episodes whose images have been encoded."""
+        return self._classify(encoded.support_x, encoded.support_y, encoded.query_x)
+
+    def _classify(self, support: Tensor, support_y: Tensor, query: Tensor) -> Tensor:
         """Embeddings (B, S, E), labels (B, S), embeddings (B, Q, E) -> logits (B, Q, N)."""
         labels = F.one_hot(support_y, self.ways).to(support.dtype)  # (B, S, N)
         past = torch.cat([support, labels], dim=-1)  # (B, S, E + N)

@@ -32,9 +32,11 @@ class ConvCache:
     clock: Clock
 
     @classmethod
-    def of_sequence(cls, rows: Tensor, slots: int) -> ConvCache:
-        """The cache with ``slots`` slots after the sequence ``rows`` (T, B, C)."""
-        steps = len(rows)
+    def of_sequence(cls, rows: Tensor, reach: int, max_len: int | None) -> ConvCache:
+        """The cache of filters with that reach after the sequence ``rows`` (T, B, C)."""
+        steps, slots = len(rows), reach + 1 if max_len is None else min(reach + 1, max_len)
+        if max_len is not None and steps > max_len:
+            raise ValueError(f"a cache of max_len {max_len} has no room for a sequence of {steps} steps")
         if steps < slots:
             rows = F.pad(rows, (0, 0, 0, 0, 0, slots - steps))
         elif steps > slots:
@@ -103,8 +105,7 @@ class CausalConv1d(SequenceModel):
 
     def prefill(self, x: Tensor, max_len: int | None = None) -> tuple[Tensor, ConvCache]:
         """(B, T, C) -> (B, T, D), cache. Without ``max_len`` any number of further steps fits."""
-        slots = min(self.reach + 1, max_len or self.reach + 1)
-        return self(x), ConvCache.of_sequence(x.transpose(0, 1), slots)
+        return self(x), ConvCache.of_sequence(x.transpose(0, 1), self.reach, max_len)
 
     def past_term(self, past: Sequence[Tensor | None]) -> Tensor | None:
         """What the past rows, each (B, C) or None for zeros, add to the next output: (B, D)."""
@@ -133,7 +134,8 @@ class _DenseStackFunction(torch.autograd.Function):
     """Dense blocks over one shared buffer; see ``dense_stack`` for the arguments.
 
     Writing in place is what autograd forbids and this backward allows: it needs the final buffer and each layer's
-    two gates, and accumulates its gradient in one buffer of the same layout.
+    two gates, and accumulates its gradient in one buffer of the same layout. Where a gradient of the gradient is
+    asked for (``create_graph=True``), backward differentiates the plain twin instead.
     """
 
     @staticmethod
@@ -155,17 +157,19 @@ class _DenseStackFunction(torch.autograd.Function):
             f, g = z[:, :filters].tanh_(), z[:, filters:].sigmoid_()
             torch.mul(f, g, out=h[:, c : c + filters])
             gates.append(z)
-        ctx.save_for_backward(h, *gates, *weights)
-        ctx.dilations, ctx.shape = dilations, x.shape
-        ctx.past_rows = [None if p is None else len(p) for p in past]
+        ctx.save_for_backward(h, *gates, x, *parameters)
+        ctx.dilations = dilations
         return h.view(steps, batch, width)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        steps, batch, channels = ctx.shape
         n = len(ctx.dilations)
-        h, gates, weights = ctx.saved_tensors[0], ctx.saved_tensors[1 : n + 1], ctx.saved_tensors[n + 1 :]
+        h, *saved = ctx.saved_tensors
+        gates, x, parameters = saved[:n], saved[n], saved[n + 1 :]
+        if torch.is_grad_enabled():
+            return _differentiable_backward(x, ctx.dilations, parameters, grad)
+        weights, past = parameters[0::3], parameters[2::3]
+        steps, batch, channels = x.shape
         filters = gates[0].shape[1] // 2
         grad = grad.reshape(len(h), -1).clone()  # ours to accumulate in
         gz = torch.empty_like(gates[0])
@@ -177,18 +181,30 @@ class _DenseStackFunction(torch.autograd.Function):
             gyg = gy * g
             torch.mul(gyg, 1 - f * f, out=gz[:, :filters])
             torch.mul(gyg * f, 1 - g, out=gz[:, filters:])
-            x = h[:, :c]
+            seen = h[:, :c]
             gw = torch.empty_like(weights[i])
-            torch.mm(x.T, gz, out=gw[-1])
+            torch.mm(seen.T, gz, out=gw[-1])
             grad[:, :c].addmm_(gz, weights[i][-1].T)
             gw[:-1].zero_()
             for j, (weight, shift) in _numbered_taps(weights[i], ctx.dilations[i], steps, batch):
-                torch.mm(x[: len(h) - shift].T, gz[shift:], out=gw[j])
+                torch.mm(seen[: len(h) - shift].T, gz[shift:], out=gw[j])
                 grad[: len(h) - shift, :c].addmm_(gz[shift:], weight.T)
-            rows = ctx.past_rows[i]
-            gp = None if rows is None else gz.view(rows, -1, 2 * filters).sum(1)
+            p = past[i]
+            gp = None if p is None else gz.view(len(p), -1, 2 * filters).sum(1)
             grads = [gw, gz.sum(0), gp, *grads]
-        return grad[:, :channels].reshape(ctx.shape), None, *grads
+        return grad[:, :channels].reshape(x.shape), None, *grads
+
+
+def _differentiable_backward(x, dilations, parameters, grad):
+    """The backward pass as operations that autograd can differentiate again."""
+    # Views, since one argument may have been computed from another: each derivative is with respect to its own.
+    x, *parameters = (None if t is None else t.view_as(t) for t in (x, *parameters))
+    y = dense_stack_reference(x, parameters[0::3], parameters[1::3], dilations, parameters[2::3])
+    wanted = [t is not None and t.requires_grad for t in (x, *parameters)]
+    arguments = [t for t, w in zip((x, *parameters), wanted, strict=True) if w]
+    found = iter(torch.autograd.grad(y, arguments, grad, create_graph=True))
+    gx, *rest = (next(found) if w else None for w in wanted)
+    return gx, None, *rest
 
 
 def _numbered_taps(weight: Tensor, dilation: int, steps: int, batch: int):
@@ -226,7 +242,7 @@ def dense_stack(
             consecutive rows of the batch; None where there are none.
 
     Returns:
-        (T, B, C + n D). Differentiable once; ``dense_stack_reference`` is the plain twin.
+        (T, B, C + n D). ``dense_stack_reference`` is the plain twin, which also gives the second derivatives.
     """
     _require_single_step(x, past)
     layers = zip(weights, biases, past or [None] * len(weights), strict=True)
@@ -292,8 +308,7 @@ class DenseStack(SequenceModel):
     def prefill(self, x: Tensor, max_len: int | None = None) -> tuple[Tensor, ConvCache]:
         """(B, T, C) -> (B, T, C + n D), cache. Without ``max_len`` any number of further steps fits."""
         h = self._run(x.transpose(0, 1))  # (T, B, C + n D)
-        slots = min(self.reach + 1, max_len or self.reach + 1)
-        return h.transpose(0, 1), ConvCache.of_sequence(h, slots)
+        return h.transpose(0, 1), ConvCache.of_sequence(h, self.reach, max_len)
 
     def _past_terms(self, cache: ConvCache) -> list[Tensor | None]:
         rows = iter(cache.past([o for conv in self.convs for o in conv.offsets]))
@@ -307,7 +322,7 @@ class DenseStack(SequenceModel):
         """(B, C), cache -> (B, C + n D), cache."""
         if len(cache.rows) <= self.reach:
             cache.clock.check_room(len(cache.rows))
-        if in_place:
+        if in_place and not torch.is_autocast_enabled(x_t.device.type):
             return self._step_in_place(x_t, cache)
         row = self._run(x_t[None], self._past_terms(cache))[0]
         return row, cache.append(row, in_place=False)

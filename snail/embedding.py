@@ -13,9 +13,9 @@ class OmniglotEmbedding(nn.Module):
     Args:
         output_size: channels E of an embedding.
         filters: channels of every convolution.
-        pool_first: pool before the normalisation instead of after the ReLU. The same function but for the batch
-            statistics (max-pooling commutes with ReLU and with an increasing affine map), at a quarter of the
-            memory traffic, which is what this network's time goes into.
+        pool_first: pool before the normalisation instead of after the ReLU, at a quarter of the memory traffic,
+            which is what this network's time goes into. While the normalisation's scales are positive, as they start
+            out, that changes only the batch statistics: max-pooling commutes with increasing maps.
     """
 
     def __init__(self, output_size: int = 64, filters: int = 64, pool_first: bool = False):

@@ -113,6 +113,33 @@ def test_a_finished_run_is_not_replaced_unasked(capsys, results):
     assert code == 0 and (folder / "result.json").read_bytes() != before
 
 
+def test_the_name_may_stand_anywhere(capsys, results):
+    code, out, _ = snail(capsys, "train", *TINY, "--agent", "gru", "bandit/n10-k5")
+    assert code == 0 and "bandit/n10-k5 gru" in out
+    (path,) = results.rglob("result.json")
+    code, out, _ = snail(capsys, "evaluate", "--device", "cpu", str(path.parent))
+    assert code == 0 and "bandit/n10-k5 gru" in out
+
+
+def test_data_that_cannot_be_had_does_not_stop_the_rest(capsys, tmp_path, monkeypatch):
+    import envs.storage
+
+    monkeypatch.setenv("SNAIL_CACHE", str(tmp_path))
+    monkeypatch.delenv("SNAIL_DATA", raising=False)
+
+    def offline(url, path, timeout=0.0):
+        raise envs.storage.DataError("no network")
+
+    monkeypatch.setattr(envs.storage, "download", offline)
+    code, out, err = snail(capsys, "data")
+    assert code == 0 and "nowhere" in out and "glyphs" in out
+    monkeypatch.setattr(
+        "runs.commands.load_classes", lambda name, *a, **k: offline("", "") if name == "omniglot" else 0
+    )
+    code, out, err = snail(capsys, "data", "--build")
+    assert code == 2 and "glyphs" in out and err == "error: no network"
+
+
 MISTAKES = [
     (["trian"], "did you mean train?"),
     (["train"], "which experiment?"),
@@ -124,6 +151,11 @@ MISTAKES = [
     (["train", "bandit/n10-k5", *TINY, "--device", "tpu"], "choose auto, cpu or cuda"),
     (["train", "bandit/n10-k5", *TINY, "--device", "cuda:99"], "there is no cuda:99 on this machine"),
     (["train", "bandit/n10-k5", *TINY, "--threads", "0"], "threads must be at least 1, got 0"),
+    (["train", "bandit/n10-k5", *TINY, "--training.minibatches", "0"], "minibatches must be at least 1, got 0"),
+    (
+        ["train", "bandit/n10-k5", *TINY, "--agent", "lstm", "--model.hidden-size", "0"],
+        "hidden_size must be at least 1",
+    ),
     (["train", "bandit/n10-k5", *TINY, "--task.arms", "0"], "arms must be at least 1, got 0"),
     (["train", "bandit/n10-k5", *TINY, "--training.minibatches", "3"], "batch_size must be a multiple of minibatches"),
     (["train", "bandit/n10-k5", *TINY, "--resume", "--overwrite"], "exclude each other"),

@@ -36,7 +36,7 @@ from runs.meta_rl import PPOLearner, PPOTraining, TrialTest
 from runs.records import read_results
 from runs.supervised import FewShotLearner, FewShotTest, SupervisedTraining
 from runs.tasks import BanditTask, FewShotTask
-from runs.training import build_learner, evaluate, train
+from runs.training import build_learner, evaluate, load_model, train
 
 CPU = Machine(torch.device("cpu"))
 STEPS = 6
@@ -841,3 +841,46 @@ def test_wandb_offline_leaves_its_folder(tmp_path, monkeypatch):
     run_id = saved_state(tmp_path / "run")["progress"]["run_id"]
     (mirror,) = (tmp_path / "run" / "wandb").glob(f"offline-run-*-{run_id}")
     assert (mirror / f"run-{run_id}.wandb").stat().st_size > 1000
+
+
+def test_weights_from_another_device_can_be_tested_but_not_trained_on(tmp_path):
+    """As after a training on a GPU: the generators' states belong to that device, the weights do not."""
+    train(BANDIT, RunFolder(tmp_path), CPU, tracker="none", quiet=True)
+    state = saved_state(tmp_path)
+    state["progress"]["device"] = "cuda"
+    state["learner"]["generator"] = torch.zeros(16, dtype=torch.uint8)
+    torch.save(state, tmp_path / "checkpoint.pt")
+    (tmp_path / "result.json").unlink()
+    learner = build_learner(BANDIT, CPU)
+    assert load_model(learner, RunFolder(tmp_path), BANDIT).step == STEPS
+    for name, weight in learner.model.state_dict().items():
+        assert torch.equal(weight, state["learner"]["model"][name])
+    with pytest.raises(RunError, match="was trained on cuda, and only there does it go on exactly"):
+        train(BANDIT, RunFolder(tmp_path), CPU, tracker="none", quiet=True, resume=True)
+
+
+def test_one_process_a_folder(tmp_path):
+    with RunFolder(tmp_path).lock(), pytest.raises(RunError, match="another process is training into"):
+        train(BANDIT, RunFolder(tmp_path), CPU, tracker="none", quiet=True)
+    train(BANDIT, RunFolder(tmp_path), CPU, tracker="none", quiet=True)
+    assert not (tmp_path / ".lock").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"test": FewShotTest(episodes=1)}, "at least 2 episodes, got 1 for testing"),
+        ({"test": FewShotTest(episodes=10, queries=9)}, "queries must be between 1 and 8, got 9"),
+        ({"task": replace(FEWSHOT.task, test_shots=(5,))}, "shots must be between 1 and"),
+        ({"training": replace(FEWSHOT.training, validation_episodes=0)}, "and 0 for validation"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_training(tmp_path, changes, message):
+    with pytest.raises(RunError, match=message):
+        train(replace(FEWSHOT, **changes), RunFolder(tmp_path / "run"), CPU, tracker="none", quiet=True)
+    assert not (tmp_path / "run").exists()  # nothing is left of a run that never began
+
+
+def test_a_single_trial_is_refused_before_training(tmp_path):
+    with pytest.raises(RunError, match="at least 2 trials, got 1"):
+        train(replace(BANDIT, test=TrialTest(trials=1)), RunFolder(tmp_path / "run"), CPU, tracker="none", quiet=True)
