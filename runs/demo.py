@@ -31,6 +31,8 @@ class Demo:
     """Folder of all results. Runs that are finished there are not run again."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
+    threads: int | None = None
+    """CPU threads; None: all cores."""
     data_root: Path | None = None
     """Folder with the data sets; else $SNAIL_DATA, else a cache."""
     overwrite: bool = False
@@ -44,7 +46,7 @@ class Demo:
     def run(self) -> None:
         """Run it."""
         began = time.monotonic()
-        machine = Machine.named(self.device, self.data_root)
+        machine = Machine.named(self.device, self.data_root, self.threads)
         budget = "smoke" if self.fast else "demo"
         status = dataset_status("omniglot", self.data_root)
         if status.cached or len(status.sources) == 2:

@@ -73,7 +73,7 @@ def test_options_named_in_the_reproduction_notes_exist(capsys):
     options = re.findall(r"--((?:training|model|task|test)\.[\w.-]+)", text)
     assert options
     for option in options:
-        section, name = option.split(".")
+        section, name = option.rsplit(".", 1)
         assert option in known or f"{section}.{name.removeprefix('no-')}" in known, option
 
 

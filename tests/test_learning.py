@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import pytest
@@ -17,8 +16,7 @@ from runs.agents import AGENTS, GRUConfig, LSTMConfig, TransformerConfig
 from runs.machine import Machine
 from runs.meta_rl import PPOTraining, TrialTest
 from runs.supervised import FewShotTest, SupervisedTraining
-from runs.tasks import FewShotTask
-from snail import OmniglotEmbedding
+from runs.tasks import FewShotTask, OmniglotEmbeddingConfig
 
 CPU = Machine(torch.device("cpu"))
 PULLS = 6
@@ -119,9 +117,9 @@ FEWSHOT_AGENTS = {
 @pytest.mark.parametrize("agent", FEWSHOT_AGENTS)
 def test_agents_learn_to_match_new_classes(agent, monkeypatch):
     monkeypatch.setattr(runs.tasks, "load_classes", patterns)
-    monkeypatch.setattr(runs.supervised, "OmniglotEmbedding", partial(OmniglotEmbedding, 16, 16))  # small, for speed
     model, training = FEWSHOT_AGENTS[agent]
-    task = FewShotTask("glyphs", ways=2, shots=(1,), test_shots=(1,))
+    small = OmniglotEmbeddingConfig(size=16, filters=16)  # for speed
+    task = FewShotTask("glyphs", ways=2, shots=(1,), test_shots=(1,), embedding=small)
     learner = training.learner(task, model, FewShotTest(episodes=200, queries=4), 0, CPU)
     before, after = learned(learner)
     assert before == pytest.approx(0.5, abs=0.12)
