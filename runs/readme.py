@@ -17,8 +17,23 @@ def sections() -> dict[str, str]:
     """What stands between each pair of marks."""
     results = read_results([PUBLISHED])
     printed = [render(table, results, "markdown", missing=False) for table in tables().values()]
+    printed.append(_machines([json.loads(path.read_text()) for path in sorted(PUBLISHED.rglob("result.json"))]))
     benches = [json.loads(path.read_text()) for path in sorted(PUBLISHED.glob("bench/*.json"))]
     return {"results": "\n\n".join(printed), "bench": "\n\n".join(f"```\n{b['text']}\n```" for b in benches)}
+
+
+def _machines(records: list[dict]) -> str:
+    """Where and when the records were made."""
+    if not records:
+        return "No records yet."
+    devices = ", ".join(sorted({r["device"] for r in records}))
+    threads = " or ".join(map(str, sorted({r["threads"] for r in records})))
+    days = sorted(r["finished"][:10] for r in records)
+    return (
+        f"Measured on {devices} with {threads} threads, {' to '.join(sorted({days[0], days[-1]}))}. Times are of "
+        "training alone. Each number's record, with its settings, threads, versions and commit, is under "
+        "`runs/published/`."
+    )
 
 
 def updated(text: str) -> str:
