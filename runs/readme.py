@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from runs.folder import writing
-from runs.records import PUBLISHED, read_results
+from runs.records import PUBLISHED, Result, read_results
 from runs.tables import render, tables
 
 README = Path(__file__).parent.parent / "README.md"
@@ -16,14 +16,21 @@ README = Path(__file__).parent.parent / "README.md"
 def sections() -> dict[str, str]:
     """What stands between each pair of marks."""
     results = read_results([PUBLISHED])
-    printed = [render(table, results, "markdown", missing=False) for table in tables().values()]
-    printed.append(_machines([json.loads(path.read_text()) for path in sorted(PUBLISHED.rglob("result.json"))]))
     benches = [json.loads(path.read_text()) for path in sorted(PUBLISHED.glob("bench/*.json"))]
-    return {"results": "\n\n".join(printed), "bench": "\n\n".join(f"```\n{b['text']}\n```" for b in benches)}
+    return {
+        "results": f"{_tables(results)}\n\n{_machines()}",
+        "demo": _tables([r for r in results if r.budget == "demo"]),
+        "bench": "\n\n".join(f"```\n{b['text']}\n```" for b in benches),
+    }
 
 
-def _machines(records: list[dict]) -> str:
+def _tables(results: list[Result]) -> str:
+    return "\n\n".join(render(table, results, "markdown", missing=False) for table in tables().values())
+
+
+def _machines() -> str:
     """Where and when the records were made."""
+    records = [json.loads(path.read_text()) for path in sorted(PUBLISHED.rglob("result.json"))]
     if not records:
         return "No records yet."
     devices = ", ".join(sorted({r["device"] for r in records}))
