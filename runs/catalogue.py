@@ -108,7 +108,7 @@ def _bandit(arms: int, pulls: int) -> Experiment:
         ("snail", "lstm", "gru", "transformer"),
         {
             "full": Budget(task, PPOTraining(steps=600, batch_size=1024), TrialTest()),
-            "demo": Budget(task, PPOTraining(steps=230), TrialTest()),
+            "demo": Budget(task, PPOTraining(steps=190), TrialTest()),
             "smoke": Budget(task, PPOTraining(steps=4, batch_size=256), TrialTest(trials=2000)),
         },
     )
@@ -139,7 +139,7 @@ def _one_shot(data: DataName, ways: int, images: str) -> Experiment:
         ("snail", "lstm", "gru", "transformer"),
         {
             "full": Budget(task, SupervisedTraining(steps=7000), FewShotTest()),
-            "demo": Budget(task, SupervisedTraining(steps=850), FewShotTest()),
+            "demo": Budget(task, SupervisedTraining(steps=720), FewShotTest()),
             "smoke": _smoke(task),
         },
     )
