@@ -139,7 +139,7 @@ def _one_shot(data: DataName, ways: int, images: str) -> Experiment:
         ("snail", "lstm", "gru", "transformer"),
         {
             "full": Budget(task, SupervisedTraining(steps=7000), FewShotTest()),
-            "demo": Budget(task, SupervisedTraining(steps=720), FewShotTest()),
+            "demo": Budget(task, SupervisedTraining(steps=1000), FewShotTest()),
             "smoke": _smoke(task),
         },
     )
