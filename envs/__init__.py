@@ -1,9 +1,18 @@
 """Where tasks come from. Importing this package makes its environments known to Gymnasium."""
 
 from envs.bandits import BernoulliBanditEnv, BernoulliBanditVectorEnv
+from envs.mdps import TabularMDPEnv, TabularMDPVectorEnv
 from envs.registration import register
 from envs.trials import TrialEnv, TrialVectorEnv
 
-__all__ = ["BernoulliBanditEnv", "BernoulliBanditVectorEnv", "TrialEnv", "TrialVectorEnv", "register"]
+__all__ = [
+    "BernoulliBanditEnv",
+    "BernoulliBanditVectorEnv",
+    "TabularMDPEnv",
+    "TabularMDPVectorEnv",
+    "TrialEnv",
+    "TrialVectorEnv",
+    "register",
+]
 
 register()

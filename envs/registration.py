@@ -7,6 +7,7 @@ import gymnasium
 # Trials end by themselves, so none has a `max_episode_steps`: Gymnasium's `TimeLimit` would add a truncation.
 _ENTRY_POINTS = {
     "snail/BernoulliBandit-v0": ("envs.bandits:BernoulliBanditEnv", "envs.bandits:BernoulliBanditVectorEnv"),
+    "snail/TabularMDP-v0": ("envs.mdps:TabularMDPEnv", "envs.mdps:TabularMDPVectorEnv"),
 }
 
 

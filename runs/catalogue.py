@@ -10,7 +10,7 @@ from runs.agents import AGENTS, AnyAgentConfig
 from runs.errors import RunError
 from runs.meta_rl import PPOTraining, TrialTest
 from runs.supervised import FewShotTest, SupervisedTraining
-from runs.tasks import BanditTask, DataName, FewShotTask, Task
+from runs.tasks import BanditTask, DataName, FewShotTask, MDPTask, Task
 
 Training = SupervisedTraining | PPOTraining
 Test = FewShotTest | TrialTest
@@ -114,6 +114,19 @@ def _bandit(arms: int, pulls: int) -> Experiment:
     )
 
 
+def _mdp(episodes: int) -> Experiment:
+    task = MDPTask(episodes)
+    return Experiment(
+        f"mdp/n{episodes}",
+        f"{episodes} episodes of 10 steps in a random MDP of 10 states and 5 actions",
+        ("snail", "lstm", "gru", "transformer"),
+        {
+            "full": Budget(task, PPOTraining(steps=600, batch_size=256), TrialTest()),
+            "smoke": Budget(task, PPOTraining(steps=4, batch_size=32), TrialTest(trials=200)),
+        },
+    )
+
+
 def _smoke(task: FewShotTask) -> Budget:
     training = SupervisedTraining(steps=20, batch_size=4, validation_episodes=50, validations=4)
     return Budget(task, training, FewShotTest(episodes=200))
@@ -148,7 +161,9 @@ def _one_shot(data: DataName, ways: int, images: str) -> Experiment:
 CATALOGUE: dict[str, Experiment] = {
     e.id: e
     for e in (
-        _bandit(arms=5, pulls=10),
+        *(_bandit(arms, pulls) for pulls in (10, 100, 500) for arms in (5, 10, 50)),
+        _bandit(arms=50, pulls=1000),
+        *(_mdp(episodes) for episodes in (10, 25, 50, 75, 100)),
         _fewshot("omniglot", 5, "handwritten characters"),
         _one_shot("omniglot", 5, "handwritten characters"),
         _fewshot("glyphs", 5, "printed characters made here"),

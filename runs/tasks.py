@@ -11,6 +11,7 @@ import torch
 from baselines.bayes_optimal import bayes_optimal_value, feasible
 from envs.bandits import BernoulliBanditVectorEnv
 from envs.fewshot import ImageClasses, load_classes
+from envs.mdps import TabularMDPVectorEnv
 from envs.trials import TrialVectorEnv
 from snail.embedding import OmniglotEmbedding
 
@@ -41,6 +42,36 @@ class BanditTask:
     def limit(self) -> float | None:
         """Expected total reward of the best possible agent, or None where computing it takes too long."""
         return bayes_optimal_value(self.pulls, self.arms) if feasible(self.pulls, self.arms) else None
+
+
+@dataclass(frozen=True)
+class MDPTask:
+    """Random tabular MDPs; one trial is ``episodes`` episodes in one MDP."""
+
+    episodes: int
+    """Episodes N in one trial."""
+    states: int = 10
+    """States S."""
+    actions: int = 5
+    """Actions A."""
+    episode_length: int = 10
+    """Steps H in one episode."""
+
+    def make_env(self, num_envs: int, device: torch.device | str) -> TrialVectorEnv:
+        """So many MDPs at once."""
+        return TabularMDPVectorEnv(
+            num_envs,
+            self.states,
+            self.actions,
+            self.episodes,
+            self.episode_length,
+            device=device,
+            autoreset_mode="Disabled",
+        )
+
+    def limit(self) -> float | None:
+        """Not known exactly: the expectation over MDPs of what an oracle collects has no closed form."""
+        return None
 
 
 DataName = Literal["omniglot", "glyphs"]
@@ -86,4 +117,4 @@ class FewShotTask:
         return load_classes(self.data, split, root=data_root, download=True)
 
 
-Task = BanditTask | FewShotTask
+Task = BanditTask | MDPTask | FewShotTask
