@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from runs.agents import AGENTS, AnyAgentConfig
 from runs.errors import RunError
-from runs.meta_rl import PPOTraining, TrialTest
+from runs.meta_rl import TrialTest
+from runs.ppo import PPOTraining
 from runs.supervised import FewShotTest, SupervisedTraining
 from runs.tasks import BanditTask, DataName, FewShotTask, MDPTask, Task
 

@@ -36,14 +36,15 @@ class Learner(Protocol):
     """Updates in a whole training."""
     unit: str
     """What the throughput counts."""
-    units_per_step: int
-    """How many of them one update processes."""
     validations: int
     """Looks at the validation tasks in a whole training."""
     model: nn.Module
 
     def update(self, step: int) -> dict[str, Tensor]:
         """Update number ``step``; returns scalars to log, ``loss`` among them, on any device."""
+
+    def units(self, step: int) -> int:
+        """How many units update number ``step`` processes."""
 
     def validate(self) -> dict[str, float]:
         """Scalars to log, measured on tasks for validation."""

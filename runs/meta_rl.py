@@ -1,8 +1,14 @@
-"""Meta-reinforcement learning as RL^2 trains: proximal policy optimisation on whole trials (Duan et al. 2016)."""
+"""Meta-reinforcement learning on whole trials of ever new tasks (Duan et al. 2016, RL^2): what all algorithms share.
+
+A learner plays a batch of trials, judges every action by generalised advantages, and hands that to the algorithm,
+`runs.ppo` or `runs.trpo`, to improve the policy and the value function.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,17 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from envs.trials import TrialVectorEnv, require_positive
-from runs.agents import AnyAgentConfig
+from runs.agents import SequenceAgent
 from runs.learner import Measurement
 from runs.machine import Machine, stream_seed
-from runs.returns import (
-    clipped_surrogate_loss,
-    entropy,
-    generalized_advantages,
-    log_probability,
-    standardized,
-)
-from runs.schedules import linear_decay
+from runs.returns import generalized_advantages, log_probability, standardized
+from runs.schedules import geometric_growth
 from runs.tasks import TrialTask
 from snail.actor_critic import ActorCritic
 
@@ -69,36 +69,28 @@ def rollout(
     return Trajectories(*(y.transpose(0, 1) for y in (inputs, actions, log_probs, rewards)))
 
 
+JUDGED_AT_ONCE = 32_768
+"""Steps that the model judges in one piece, for memory's sake."""
+
+
 @dataclass(frozen=True)
-class PPOTraining:
-    """Proximal policy optimisation (Schulman et al. 2017) with generalised advantages, on whole trials."""
+class Batch:
+    """Judged trials: what an algorithm improves policy and value function with.
 
-    steps: int
-    """Updates: each plays a batch of trials and learns from it."""
-    batch_size: int = 512
-    """Trials in an update."""
-    epochs: int = 4
-    """Passes over the trials of an update."""
-    minibatches: int = 4
-    """Pieces of whole trials that each pass is cut into."""
-    learning_rate: float = 2e-3
-    """Adam's step size at the start; it falls linearly to 0."""
-    discount: float = 1.0
-    """Discount of later rewards; 1 makes the objective the total reward that is reported."""
-    gae_lambda: float = 0.3
-    """Lambda of the generalised advantages."""
-    clip: float = 0.2
-    """How far the probability ratio may pay off."""
-    entropy_bonus: float = 0.01
-    """Weight of the policy's entropy at the start; it falls linearly to 0."""
-    gradient_clip: float = 1.0
-    """Largest norm of the gradient, of policy and value network each."""
-    shared_trunk: bool = False
-    """One network for policy and value instead of the paper's two."""
+    inputs: (B, T, C); actions, log_probs: (B, T), as in `Trajectories`.
+    advantages: (B, T) standardised.
+    targets: (B, T) what the value function should have said, in its own scale.
+    """
 
-    def learner(self, task: TrialTask, agent: AnyAgentConfig, test: TrialTest, seed: int, machine: Machine):
-        """What trains ``agent`` on ``task``."""
-        return PPOLearner(self, task, agent, test, seed, machine)
+    inputs: Tensor
+    actions: Tensor
+    log_probs: Tensor
+    advantages: Tensor
+    targets: Tensor
+
+
+Play = Callable[[TrialVectorEnv, torch.Generator, Tensor], Tensor]
+"""Plays a trial on each of the given tasks: env, randomness, tasks (B, ...) -> rewards (B, T)."""
 
 
 @dataclass(frozen=True)
@@ -110,112 +102,190 @@ class TrialTest:
     seed: int = 2018
     """What freezes the tasks: the same for all agents."""
 
+    def measure(self, task: TrialTask, machine: Machine, play: Play, progress: Any) -> list[Measurement]:
+        """Total reward of a trial, over the frozen tasks.
+
+        Raises:
+            ValueError: for fewer than 2 trials.
+        """
+        if self.trials < 2:
+            raise ValueError(f"an interval needs at least 2 trials, got {self.trials}")
+        # drawn on the host, so that they are the same whatever the device
+        generator = torch.Generator().manual_seed(stream_seed(self.seed, "test tasks"))
+        tasks = task.make_env(1, "cpu").sample_tasks(self.trials, generator)
+        generator = machine.generator(stream_seed(self.seed, "test actions"))
+        totals = []
+        for start in range(0, self.trials, 4000):
+            batch = tasks[start : start + 4000].to(machine.device)
+            env = task.make_env(len(batch), machine.device)
+            env.reset(seed=stream_seed(self.seed, f"test rewards {start}"))
+            totals.append(play(env, generator, batch).sum(1).cpu())
+            progress(start + len(batch), self.trials)
+        task_set = hashlib.sha256(tasks.numpy().tobytes()).hexdigest()[:16]
+        return [Measurement.of("return", torch.cat(totals), task_set)]
+
 
 class RunningScale(nn.Module):
-    """Mean and standard deviation of the returns seen so far, to hand the value network targets of one scale."""
+    """Mean and standard deviation of the returns seen so far, one pair for each number of steps that remain.
+
+    The value network is handed targets of one scale, and need not learn how much shorter the trial has become.
+
+    Args:
+        horizon: steps T of the longest trial.
+        rate: how far the moments move towards those of a batch.
+    """
 
     mean: Tensor
     std: Tensor
     started: Tensor
 
-    def __init__(self, rate: float = 0.1):
+    def __init__(self, horizon: int, rate: float = 0.1):
         super().__init__()
         self.rate = rate
-        self.register_buffer("mean", torch.zeros(()))
-        self.register_buffer("std", torch.ones(()))
-        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+        # entry t: the moments at step t of the longest trial; shorter ones are its end
+        self.register_buffer("mean", torch.zeros(horizon))
+        self.register_buffer("std", torch.ones(horizon))
+        self.register_buffer("started", torch.zeros(horizon, dtype=torch.bool))
 
     def update(self, x: Tensor) -> None:
-        """Move towards the moments of ``x``; take them over the first time."""
-        rate = torch.where(self.started, self.rate, 1.0)
-        self.mean.lerp_(x.mean(), rate)
-        self.std.lerp_(x.std().clamp(min=1e-6), rate)
-        self.started.fill_(True)
+        """Move towards the moments of ``x`` (B, t) over B; take them over the first time."""
+        last = slice(-x.shape[1], None)
+        rate = torch.where(self.started[last], self.rate, 1.0)
+        self.mean[last] = self.mean[last].lerp(x.mean(0), rate)
+        self.std[last] = self.std[last].lerp(x.std(0, correction=0).clamp(min=1e-6), rate)
+        self.started[last] = True
 
     def normalize(self, x: Tensor) -> Tensor:
-        """To zero mean and unit variance."""
-        return (x - self.mean) / self.std
+        """To zero mean and unit variance: (B, t) -> (B, t)."""
+        last = slice(-x.shape[1], None)
+        return (x - self.mean[last]) / self.std[last]
 
     def restore(self, x: Tensor) -> Tensor:
         """The inverse of ``normalize``."""
-        return x * self.std + self.mean
+        last = slice(-x.shape[1], None)
+        return x * self.std[last] + self.mean[last]
 
 
-class PPOLearner:
-    """Trains a policy and a value network with memory on trials of ever new tasks."""
+@dataclass(frozen=True)
+class MetaRLTraining:
+    """What every algorithm is told: how many trials, how long, and how their actions are judged."""
+
+    steps: int
+    """Updates: each plays a batch of trials and learns from it."""
+    batch_size: int = 512
+    """Trials in an update; as many more while a curriculum keeps them short."""
+    discount: float = 1.0
+    """Discount of later rewards; 1 makes the objective the total reward that is reported."""
+    gae_lambda: float = 0.3
+    """Lambda of the generalised advantages that the policy learns from."""
+    value_lambda: float = 1.0
+    """Lambda of the returns that the value function learns; 1: what was really collected."""
+    curriculum: float = 0.0
+    """Part of the training in which trials grow, at a constant rate, to their full length; 0: full from the start."""
+    curriculum_episodes: int = 10
+    """Inner episodes that trials of a curriculum begin with."""
+
+
+class MetaRLLearner(ABC):
+    """Trains a policy and a value network with memory on trials of ever new tasks.
+
+    A subclass defines `improve`, and takes its own state into `state_dict` and `load_state_dict`.
+    """
 
     unit = "env step"
     validations = 0  # every training batch is of tasks never seen before: its return is out of sample
 
     def __init__(
         self,
-        training: PPOTraining,
+        training: MetaRLTraining,
         task: TrialTask,
-        agent: AnyAgentConfig,
+        agent: SequenceAgent,
         test: TrialTest,
         seed: int,
         machine: Machine,
+        shared_trunk: bool = False,
     ):
-        require_positive(steps=training.steps, epochs=training.epochs, minibatches=training.minibatches)
+        require_positive(
+            steps=training.steps, batch_size=training.batch_size, curriculum_episodes=training.curriculum_episodes
+        )
+        if not 0 <= training.curriculum <= 1:
+            raise ValueError(f"curriculum must be between 0 and 1, got {training.curriculum}")
         if test.trials < 2:
             raise ValueError(f"an interval needs at least 2 trials, got {test.trials}")
-        if training.batch_size % training.minibatches:
-            raise ValueError(
-                f"batch_size must be a multiple of minibatches, got {training.batch_size} and {training.minibatches}"
-            )
         self.training, self.task, self.test, self.machine = training, task, test, machine
-        self.env = task.make_env(training.batch_size, machine.device)
-        self.steps, self.units_per_step = training.steps, training.batch_size * self.env.horizon
+        self.steps = training.steps
+        self.env = env = task.make_env(training.batch_size, machine.device)
+        self.horizon, self.episodes = env.horizon, env.horizon // env.episode_length
         torch.manual_seed(seed)
-        env = self.env
-        model = agent.build_actor_critic(env.num_observations, env.num_actions, env.horizon, training.shared_trunk)
+        model = agent.build_actor_critic(env.num_observations, env.num_actions, env.horizon, shared_trunk)
         self.model = model.to(machine.device)
-        self.scale = RunningScale().to(machine.device)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), training.learning_rate, eps=1e-5, fused=True)
+        self.scale = RunningScale(env.horizon).to(machine.device)
         self.generator = machine.generator(stream_seed(seed, "actions"))
         self.env.reset(seed=stream_seed(seed, "tasks"))
 
+    @abstractmethod
+    def improve(self, batch: Batch, left: float) -> dict[str, Tensor]:
+        """Improve the policy and the value function; returns scalars to log, ``loss`` among them.
+
+        Args:
+            batch: judged trials of the present policy.
+            left: the part of the training that is left, from 1 down to 0: what schedules follow.
+        """
+
     def update(self, step: int) -> dict[str, Tensor]:
-        """Play a batch of trials, then a few epochs of clipped policy gradients on them."""
-        training, model = self.training, self.model
-        left = linear_decay(step / self.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = training.learning_rate * left
-        trials = rollout(model, self.env, self.generator)
-        with torch.no_grad():
-            logits, values = _in_chunks(model, trials.inputs, training.minibatches)
-            log_probs = log_probability(logits, trials.actions)
-            # Before the first update the policy is the one that acted, so streaming and parallel form must agree.
-            mismatch = (log_probs - trials.log_probs).abs().max()
-            values = self.scale.restore(values)
-            advantages = generalized_advantages(trials.rewards, values, training.discount, training.gae_lambda)
-            returns = advantages + values  # (B, T)
-            self.scale.update(returns)
-            targets = self.scale.normalize(returns)
-            advantages = standardized(advantages)
-        logs: dict[str, list[Tensor]] = {}
-        for _ in range(training.epochs):
-            order = torch.randperm(len(log_probs), generator=self.generator, device=self.machine.device)
-            for rows in order.chunk(training.minibatches):
-                new_logits, value = model(trials.inputs[rows])
-                log_ratio = log_probability(new_logits, trials.actions[rows]) - log_probs[rows]
-                policy_loss = clipped_surrogate_loss(log_ratio, advantages[rows], training.clip)
-                value_loss = 0.5 * (value - targets[rows]).square().mean()
-                spread = entropy(new_logits).mean()
-                loss = policy_loss + value_loss - training.entropy_bonus * left * spread
-                self.optimizer.zero_grad()
-                loss.backward()
-                for part in (model.policy, model.value):
-                    if part is not None:
-                        nn.utils.clip_grad_norm_(part.parameters(), training.gradient_clip)
-                self.optimizer.step()
-                with torch.no_grad():
-                    kl = (log_ratio.exp() - 1 - log_ratio).mean()
-                found = {"loss": loss, "value_loss": value_loss, "entropy": spread, "kl": kl}
-                for name, x in found.items():
-                    logs.setdefault(name, []).append(x.detach())
-        mean = {name: torch.stack(xs).mean() for name, xs in logs.items()}
-        return {**mean, "return": trials.rewards.sum(1).mean(), "step_forward_mismatch": mismatch}
+        """Play a batch of trials, judge it, improve."""
+        self._set_length(self._episodes_at(step))
+        trials = rollout(self.model, self.env, self.generator)
+        batch, mismatch = self._judge(trials)
+        logs = self.improve(batch, 1 - step / self.steps)
+        return {**logs, "return": trials.rewards.sum(1).mean(), "step_forward_mismatch": mismatch}
+
+    def units(self, step: int) -> int:
+        """Environment steps that update number ``step`` plays."""
+        episodes = self._episodes_at(step)
+        return self._trials_of(episodes) * episodes * self.env.episode_length
+
+    def _episodes_at(self, step: int) -> int:
+        first = min(self.training.curriculum_episodes, self.episodes)
+        return round(geometric_growth(step / self.steps, first, self.episodes, self.training.curriculum))
+
+    def _trials_of(self, episodes: int) -> int:
+        """Trials in an update: the number of steps stays the same while they are shorter."""
+        return self.training.batch_size * self.episodes // episodes
+
+    def _set_length(self, episodes: int) -> None:
+        """Let the environment's trials have so many inner episodes; its randomness goes on."""
+        if episodes * self.env.episode_length == self.env.horizon:
+            return
+        env = self.task.make_env(self._trials_of(episodes), self.machine.device, episodes)
+        env.generator.set_state(self.env.generator.get_state())
+        self.env = env
+
+    @torch.no_grad()
+    def _judge(self, trials: Trajectories) -> tuple[Batch, Tensor]:
+        """Advantages and value targets of the trials; and the largest difference between streaming and parallel form.
+
+        That difference is a free check: the policy is still the one that acted, so it must be rounding.
+        """
+        training = self.training
+        rows = max(1, JUDGED_AT_ONCE // trials.inputs.shape[1])
+        logits, values = map(torch.cat, zip(*(self.model(x) for x in trials.inputs.split(rows)), strict=True))
+        log_probs = log_probability(logits, trials.actions)  # (B, T)
+        values = self.scale.restore(values)
+
+        def advantages(gae_lambda: float) -> Tensor:
+            return generalized_advantages(trials.rewards, values, training.discount, gae_lambda)
+
+        returns = advantages(training.value_lambda) + values  # (B, T)
+        self.scale.update(returns)
+        batch = Batch(
+            trials.inputs,
+            trials.actions,
+            log_probs,
+            standardized(advantages(training.gae_lambda)),
+            self.scale.normalize(returns),
+        )
+        return batch, (log_probs - trials.log_probs).abs().max()
 
     def validate(self) -> dict[str, float]:
         """Nothing to add to the returns of the training batches."""
@@ -223,25 +293,16 @@ class PPOLearner:
 
     def evaluate(self, progress: Any) -> list[Measurement]:
         """Total reward of a trial with sampled actions, on the frozen test tasks."""
-        n = self.test.trials
-        # drawn on the host, so that they are the same whatever the device
-        tasks = self.env.sample_tasks(n, torch.Generator().manual_seed(stream_seed(self.test.seed, "test tasks")))
-        generator = self.machine.generator(stream_seed(self.test.seed, "test actions"))
-        totals = []
-        for start in range(0, n, 4000):
-            batch = tasks[start : start + 4000].to(self.machine.device)
-            env = self.task.make_env(len(batch), self.machine.device)
-            env.reset(seed=stream_seed(self.test.seed, f"test rewards {start}"))
-            totals.append(rollout(self.model, env, generator, batch).rewards.sum(1))
-            progress(start + len(batch), n)
-        task_set = hashlib.sha256(tasks.numpy().tobytes()).hexdigest()[:16]
-        return [Measurement.of("return", torch.cat(totals), task_set)]
+
+        def play(env: TrialVectorEnv, generator: torch.Generator, tasks: Tensor) -> Tensor:
+            return rollout(self.model, env, generator, tasks).rewards
+
+        return self.test.measure(self.task, self.machine, play, progress)
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, optimiser, scale of the returns and the state of the randomness."""
+        """Weights, scale of the returns and the state of the randomness."""
         return {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
             "scale": self.scale.state_dict(),
             "generator": self.generator.get_state(),
             "env_generator": self.env.generator.get_state(),
@@ -250,13 +311,6 @@ class PPOLearner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
         self.scale.load_state_dict(state["scale"])
         self.generator.set_state(state["generator"])
         self.env.generator.set_state(state["env_generator"])
-
-
-def _in_chunks(model: ActorCritic, inputs: Tensor, chunks: int) -> tuple[Tensor, Tensor]:
-    """The model over all trials without holding the activations of all at once: (B, T, A), (B, T)."""
-    logits, values = zip(*(model(x) for x in inputs.chunk(chunks)), strict=True)
-    return torch.cat(logits), torch.cat(values)

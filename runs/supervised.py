@@ -75,7 +75,7 @@ class FewShotLearner:
         machine: Machine,
     ):
         self.training, self.task, self.test, self.machine = training, task, test, machine
-        self.steps, self.units_per_step = training.steps, training.batch_size
+        self.steps = training.steps
         self.validations = training.validations
         require_positive(steps=training.steps)
         if min(test.episodes, training.validation_episodes) < 2:
@@ -130,6 +130,10 @@ class FewShotLearner:
         self.optimizer.step()
         accuracy = (logits.detach().argmax(-1) == episodes.query_y).float().mean()
         return {"loss": loss.detach(), "train_accuracy": accuracy, "gradient_norm": norm}
+
+    def units(self, step: int) -> int:
+        """Training episodes in an update."""
+        return self.training.batch_size
 
     def validate(self) -> dict[str, float]:
         """Accuracy on episodes of the validation classes, the same at every look."""

@@ -19,8 +19,8 @@ from snail.embedding import OmniglotEmbedding
 class TrialTask(Protocol):
     """A family of tasks to act in, one trial each."""
 
-    def make_env(self, num_envs: int, device: torch.device | str) -> TrialVectorEnv:
-        """So many trials at once."""
+    def make_env(self, num_envs: int, device: torch.device | str, episodes: int | None = None) -> TrialVectorEnv:
+        """So many trials at once, of so many inner episodes; None: the task's own number."""
 
     def limit(self) -> float | None:
         """Expected total reward of the best possible agent, or None where it is not known."""
@@ -35,9 +35,11 @@ class BanditTask:
     pulls: int
     """Pulls N in one trial."""
 
-    def make_env(self, num_envs: int, device: torch.device | str) -> TrialVectorEnv:
-        """So many bandits at once."""
-        return BernoulliBanditVectorEnv(num_envs, self.arms, self.pulls, device=device, autoreset_mode="Disabled")
+    def make_env(self, num_envs: int, device: torch.device | str, episodes: int | None = None) -> TrialVectorEnv:
+        """So many bandits at once, of so many pulls if not of ``pulls``."""
+        return BernoulliBanditVectorEnv(
+            num_envs, self.arms, episodes or self.pulls, device=device, autoreset_mode="Disabled"
+        )
 
     def limit(self) -> float | None:
         """Expected total reward of the best possible agent, or None where computing it takes too long."""
@@ -57,13 +59,13 @@ class MDPTask:
     episode_length: int = 10
     """Steps H in one episode."""
 
-    def make_env(self, num_envs: int, device: torch.device | str) -> TrialVectorEnv:
-        """So many MDPs at once."""
+    def make_env(self, num_envs: int, device: torch.device | str, episodes: int | None = None) -> TrialVectorEnv:
+        """So many MDPs at once, of so many episodes if not of ``episodes``."""
         return TabularMDPVectorEnv(
             num_envs,
             self.states,
             self.actions,
-            self.episodes,
+            episodes or self.episodes,
             self.episode_length,
             device=device,
             autoreset_mode="Disabled",

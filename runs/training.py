@@ -31,6 +31,7 @@ class Progress:
 
     device: str
     step: int = 0
+    units: int = 0
     seconds: float = 0.0
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
 
@@ -87,7 +88,16 @@ def train(
         try:
             _run_steps(learner, config, folder, progress, mirror, quiet)
             results = evaluate(learner, quiet)
-            record = make_record(config, results, learner, progress.step, progress.seconds, machine.device, commit)
+            record = make_record(
+                config,
+                results,
+                learner,
+                steps=progress.step,
+                units=progress.units,
+                seconds=progress.seconds,
+                device=machine.device,
+                commit=commit,
+            )
             folder.write_result(record)
             mirror.log(progress.step, {f"test/{_label(m)}": m.mean for m in results})
         except KeyboardInterrupt as e:
@@ -167,6 +177,7 @@ def _run_steps(
     window: defaultdict[str, list[Tensor]] = defaultdict(list)
     before = progress.seconds
     logged = saved = began = time.monotonic()
+    units = progress.units
     label = f"{config.experiment} {config.agent}"
     with (
         _stop_requests() as stop,
@@ -175,6 +186,7 @@ def _run_steps(
         while progress.step < learner.steps:
             for name, value in learner.update(progress.step).items():
                 window[name].append(value)
+            progress.units += learner.units(progress.step)
             progress.step += 1
             bar.update()
             now = time.monotonic()
@@ -184,7 +196,7 @@ def _run_steps(
             stopping = bool(stop)  # once: a request during what follows is met after the next update
             save = bool(last or stopping or now - saved > CHECKPOINT_SECONDS)
             if look or save or now - logged > LOG_SECONDS:
-                line = _summary(window, progress, learner, now - logged)
+                line = _summary(window, progress, learner, progress.units - units, now - logged)
                 _require_finite(line, learner, folder)
                 if look:
                     line |= learner.validate()
@@ -194,7 +206,7 @@ def _run_steps(
                 mirror.log(progress.step, {k: v for k, v in line.items() if k != "step"})
                 bar.set_postfix_str(_postfix(line, learner.unit), refresh=False)
                 window.clear()
-                logged = time.monotonic()
+                logged, units = time.monotonic(), progress.units
             if save:
                 folder.save_checkpoint(config, vars(progress), _state(learner, progress))
                 saved = time.monotonic()
@@ -202,10 +214,11 @@ def _run_steps(
                 raise Interrupted(f"stopped after update {progress.step} of {learner.steps}; go on with --resume")
 
 
-def _summary(window: dict[str, list[Tensor]], progress: Progress, learner: Learner, elapsed: float) -> dict[str, Any]:
-    """One line of metrics: means over the updates since the last line."""
-    updates = len(window["loss"])
-    rate = updates * learner.units_per_step / max(elapsed, 1e-9)
+def _summary(
+    window: dict[str, list[Tensor]], progress: Progress, learner: Learner, units: int, elapsed: float
+) -> dict[str, Any]:
+    """One line of metrics: means over the updates since the last line, which processed ``units``."""
+    rate = units / max(elapsed, 1e-9)
     means = {name: torch.stack(values).mean().item() for name, values in window.items()}
     throughput = f"{learner.unit.replace(' ', '_')}s_per_second"
     return {"step": progress.step, "seconds": round(progress.seconds, 3), throughput: round(rate, 1), **means}

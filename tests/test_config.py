@@ -256,7 +256,7 @@ def test_every_config_builds_its_learner(name, monkeypatch):
     config = replace(config, training=replace(config.training, **batch))
     learner = build_learner(config, Machine(torch.device("cpu")))
     assert learner.steps == config.training.steps
-    assert learner.units_per_step >= 1
+    assert learner.units(0) >= 1
     assert sum(p.numel() for p in learner.model.parameters()) > 10_000
     state = learner.state_dict()
     learner.load_state_dict(state)

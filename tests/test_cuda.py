@@ -11,7 +11,8 @@ from runs.agents import AGENTS
 from runs.catalogue import find
 from runs.folder import RunFolder
 from runs.machine import Machine
-from runs.meta_rl import PPOTraining, TrialTest
+from runs.meta_rl import TrialTest
+from runs.ppo import PPOTraining
 from runs.supervised import FewShotTest, SupervisedTraining
 from runs.training import train
 from snail import SNAIL

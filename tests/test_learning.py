@@ -14,7 +14,8 @@ from envs.bandits import BernoulliBanditVectorEnv
 from envs.fewshot import ImageClasses
 from runs.agents import AGENTS, GRUConfig, LSTMConfig, TransformerConfig
 from runs.machine import Machine
-from runs.meta_rl import PPOTraining, TrialTest
+from runs.meta_rl import TrialTest
+from runs.ppo import PPOTraining
 from runs.supervised import FewShotTest, SupervisedTraining
 from runs.tasks import FewShotTask, OmniglotEmbeddingConfig
 
@@ -48,8 +49,8 @@ class OneGoodArm(BernoulliBanditVectorEnv):
 
 @dataclass(frozen=True)
 class OneGoodArmTask:
-    def make_env(self, num_envs: int, device: torch.device) -> OneGoodArm:
-        return OneGoodArm(num_envs, 2, PULLS, device=device, autoreset_mode="Disabled")
+    def make_env(self, num_envs: int, device: torch.device, episodes: int | None = None) -> OneGoodArm:
+        return OneGoodArm(num_envs, 2, episodes or PULLS, device=device, autoreset_mode="Disabled")
 
 
 RL = PPOTraining(

@@ -11,7 +11,7 @@ from torch.distributions import Categorical
 from runs.learner import Measurement
 from runs.meta_rl import RunningScale
 from runs.returns import clipped_surrogate_loss, entropy, generalized_advantages, log_probability, standardized
-from runs.schedules import linear_decay, one_cycle
+from runs.schedules import geometric_growth, one_cycle
 
 
 @pytest.fixture(autouse=True)
@@ -172,49 +172,68 @@ def test_one_cycle_without_warmup_starts_at_the_peak():
     assert one_cycle(0.0, warmup=0.0) == 1 and one_cycle(0.5, warmup=0.0) == pytest.approx(0.5)
 
 
-def test_linear_decay():
-    assert [linear_decay(f) for f in (0.0, 0.25, 1.0)] == [1.0, 0.75, 0.0]
+def test_geometric_growth():
+    at = [geometric_growth(f, 10, 160, until=0.5) for f in (0.0, 0.125, 0.25, 0.5, 1.0)]
+    assert at == pytest.approx([10, 20, 40, 160, 160])
+    assert geometric_growth(0.0, 10, 160, until=0.0) == 160
 
 
 # ----- scale of the returns
 
 
+def columns(*pairs):
+    """Two trials whose returns at each step are the pairs: (2, T)."""
+    return torch.tensor(pairs, dtype=torch.float32).T
+
+
 def test_running_scale_takes_over_the_first_moments():
-    scale = RunningScale()
-    scale.update(torch.tensor([1.0, 3.0]))
-    assert scale.mean.item() == 2 and scale.std.item() == pytest.approx(2**0.5)
+    scale = RunningScale(2)
+    scale.update(columns((1, 3), (10, 30)))
+    assert scale.mean.tolist() == [2, 20] and scale.std.tolist() == pytest.approx([1, 10])
 
 
 def test_running_scale_moves_at_its_rate():
-    scale = RunningScale(rate=0.25)
-    scale.update(torch.tensor([1.0, 3.0]))
-    scale.update(torch.tensor([8.0, 12.0]))
-    assert scale.mean.item() == pytest.approx(0.75 * 2 + 0.25 * 10)
-    assert scale.std.item() == pytest.approx(0.75 * 2**0.5 + 0.25 * 8**0.5)
+    scale = RunningScale(1, rate=0.25)
+    scale.update(columns((1, 3)))
+    scale.update(columns((8, 12)))
+    assert scale.mean.tolist() == pytest.approx([0.75 * 2 + 0.25 * 10])
+    assert scale.std.tolist() == pytest.approx([0.75 * 1 + 0.25 * 2])
+
+
+def test_shorter_trials_are_the_end_of_longer_ones():
+    """Moments belong to the number of steps that remain; those never met stay as they were."""
+    scale = RunningScale(3)
+    scale.update(columns((4, 6), (1, 3)))
+    assert scale.mean.tolist() == [0, 5, 2]
+    assert scale.normalize(columns((7, 7))).tolist() == [[5], [5]]
+    assert scale.restore(columns((1, 0))).tolist() == [[3], [2]]
+    scale.update(columns((8, 8), (5, 5), (2, 2)))
+    assert scale.mean.tolist() == [8, 5, 2]
 
 
 def test_running_scale_normalizes_and_restores():
-    scale, x = RunningScale(), 5 + 3 * torch.randn(1000)
+    scale, x = RunningScale(4), 5 + 3 * torch.randn(1000, 4)
     torch.testing.assert_close(scale.normalize(x), x)  # before anything is known
     scale.update(x)
     y = scale.normalize(x)
-    assert y.mean().item() == pytest.approx(0, abs=1e-5) and y.std().item() == pytest.approx(1, abs=1e-5)
+    torch.testing.assert_close(y.mean(0), torch.zeros(4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(y.std(0, correction=0), torch.ones(4), atol=1e-5, rtol=0)
     torch.testing.assert_close(scale.restore(y), x)
 
 
 def test_running_scale_of_equal_returns_is_finite():
-    scale = RunningScale()
-    scale.update(torch.ones(10))
-    assert scale.normalize(torch.ones(10)).abs().max() == 0
-    assert scale.restore(torch.zeros(1)).item() == 1
+    scale = RunningScale(1)
+    scale.update(torch.ones(10, 1))
+    assert scale.normalize(torch.ones(10, 1)).abs().max() == 0
+    assert scale.restore(torch.zeros(1, 1)).item() == 1
 
 
 def test_running_scale_goes_on_from_a_saved_state():
-    scale, copy = RunningScale(), RunningScale()
-    scale.update(torch.tensor([1.0, 3.0]))
+    scale, copy = RunningScale(1), RunningScale(1)
+    scale.update(columns((1, 3)))
     copy.load_state_dict(scale.state_dict())
     for each in (scale, copy):
-        each.update(torch.tensor([10.0, 30.0]))
+        each.update(columns((10, 30)))
     assert torch.equal(scale.mean, copy.mean) and torch.equal(scale.std, copy.std)
     assert scale.mean.item() == pytest.approx(0.9 * 2 + 0.1 * 20)
 

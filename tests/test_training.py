@@ -32,7 +32,8 @@ from runs.config import to_dict, to_json
 from runs.errors import Interrupted, RunError
 from runs.folder import RunFolder
 from runs.machine import Machine
-from runs.meta_rl import PPOLearner, PPOTraining, TrialTest
+from runs.meta_rl import TrialTest
+from runs.ppo import PPOLearner, PPOTraining
 from runs.records import read_results
 from runs.supervised import FewShotLearner, FewShotTest, SupervisedTraining
 from runs.tasks import BanditTask, FewShotTask

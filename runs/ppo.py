@@ -1,0 +1,96 @@
+"""Proximal policy optimisation (Schulman et al. 2017) on whole trials: how RL^2 really trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from envs.trials import require_positive
+from runs.agents import SequenceAgent
+from runs.machine import Machine
+from runs.meta_rl import Batch, MetaRLLearner, MetaRLTraining, TrialTest
+from runs.returns import clipped_surrogate_loss, entropy, log_probability
+from runs.tasks import TrialTask
+
+
+@dataclass(frozen=True)
+class PPOTraining(MetaRLTraining):
+    """Proximal policy optimisation with generalised advantages, on whole trials."""
+
+    epochs: int = 4
+    """Passes over the trials of an update."""
+    minibatches: int = 4
+    """Pieces of whole trials that each pass is cut into."""
+    learning_rate: float = 2e-3
+    """Adam's step size at the start; it falls linearly to 0."""
+    clip: float = 0.2
+    """How far the probability ratio may pay off."""
+    entropy_bonus: float = 0.01
+    """Weight of the policy's entropy at the start; it falls linearly to 0."""
+    gradient_clip: float = 1.0
+    """Largest norm of the gradient, of policy and value network each."""
+    shared_trunk: bool = False
+    """One network for policy and value instead of the paper's two."""
+
+    def learner(
+        self, task: TrialTask, agent: SequenceAgent, test: TrialTest, seed: int, machine: Machine
+    ) -> PPOLearner:
+        """What trains ``agent`` on ``task``."""
+        return PPOLearner(self, task, agent, test, seed, machine)
+
+
+class PPOLearner(MetaRLLearner):
+    """Improves by a few epochs of clipped policy gradients, policy and value function together."""
+
+    training: PPOTraining
+
+    def __init__(
+        self, training: PPOTraining, task: TrialTask, agent: SequenceAgent, test: TrialTest, seed: int, machine: Machine
+    ):
+        require_positive(epochs=training.epochs, minibatches=training.minibatches)
+        if training.batch_size % training.minibatches:
+            raise ValueError(
+                f"batch_size must be a multiple of minibatches, got {training.batch_size} and {training.minibatches}"
+            )
+        super().__init__(training, task, agent, test, seed, machine, training.shared_trunk)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), training.learning_rate, eps=1e-5, fused=True)
+
+    def improve(self, batch: Batch, left: float) -> dict[str, Tensor]:
+        """A few epochs over the batch, in minibatches of whole trials."""
+        training, model = self.training, self.model
+        for group in self.optimizer.param_groups:
+            group["lr"] = training.learning_rate * left
+        logs: dict[str, list[Tensor]] = {}
+        for _ in range(training.epochs):
+            order = torch.randperm(len(batch.inputs), generator=self.generator, device=self.machine.device)
+            for rows in order.chunk(training.minibatches):
+                logits, value = model(batch.inputs[rows])
+                log_ratio = log_probability(logits, batch.actions[rows]) - batch.log_probs[rows]
+                policy_loss = clipped_surrogate_loss(log_ratio, batch.advantages[rows], training.clip)
+                value_loss = 0.5 * (value - batch.targets[rows]).square().mean()
+                spread = entropy(logits).mean()
+                loss = policy_loss + value_loss - training.entropy_bonus * left * spread
+                self.optimizer.zero_grad()
+                loss.backward()
+                for part in (model.policy, model.value):
+                    if part is not None:
+                        nn.utils.clip_grad_norm_(part.parameters(), training.gradient_clip)
+                self.optimizer.step()
+                with torch.no_grad():
+                    kl = (log_ratio.exp() - 1 - log_ratio).mean()
+                found = {"loss": loss, "value_loss": value_loss, "entropy": spread, "kl": kl}
+                for name, x in found.items():
+                    logs.setdefault(name, []).append(x.detach())
+        return {name: torch.stack(xs).mean() for name, xs in logs.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """That of every learner, and the optimiser's."""
+        return super().state_dict() | {"optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        super().load_state_dict(state)
+        self.optimizer.load_state_dict(state["optimizer"])
