@@ -26,6 +26,8 @@ _STEM = {"classifier": None, "policy": 32, "value": 32}
 class SequenceAgent(ABC):
     """An agent that is a sequence model: the same one classifies, acts and judges."""
 
+    algorithms: ClassVar[tuple[str, ...]] = ("supervised", "ppo", "trpo")
+
     @abstractmethod
     def build(self, role: Role, input_size: int, output_size: int, max_len: int) -> SequenceModel:
         """The model for ``role``, with sequences of up to ``max_len`` steps."""
@@ -131,3 +133,6 @@ AGENTS: dict[str, AnyAgentConfig] = {
     "gru": GRUConfig(),
     "transformer": TransformerConfig(),
 }
+
+BANDIT_METHODS: dict[str, AnyAgentConfig] = {}
+MDP_METHODS: dict[str, AnyAgentConfig] = {}

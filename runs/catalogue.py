@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from runs.agents import AGENTS, AnyAgentConfig
+from runs.agents import AGENTS, BANDIT_METHODS, MDP_METHODS, AnyAgentConfig
 from runs.errors import RunError
-from runs.meta_rl import TrialTest
+from runs.meta_rl import MetaRLTraining, TrialTest
 from runs.ppo import PPOTraining
 from runs.supervised import FewShotTest, SupervisedTraining
 from runs.tasks import BanditTask, DataName, FewShotTask, MDPTask, Task
+from runs.trpo import TRPOTraining
+from runs.tuning import Tuning
 
-Training = SupervisedTraining | PPOTraining
+Training = SupervisedTraining | PPOTraining | TRPOTraining | Tuning
 Test = FewShotTest | TrialTest
 
 
@@ -41,10 +45,10 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class Budget:
-    """How much of an experiment is done: its task, training and test."""
+    """How much of an experiment is done: its task, the ways of training, the usual one first, and its test."""
 
     task: Task
-    training: Training
+    algorithms: Mapping[str, Training]
     test: Test
 
 
@@ -58,25 +62,33 @@ class Experiment:
 
     id: str
     about: str
-    agents: tuple[str, ...]
+    agents: Mapping[str, AnyAgentConfig]
     budgets: Mapping[str, Budget]
+
+    def algorithms(self, agent: str) -> tuple[str, ...]:
+        """The ways of training an agent, the usual one first."""
+        ways = {name: training for b in self.budgets.values() for name, training in b.algorithms.items()}
+        return tuple(name for name in ways if name in self.agents[agent].algorithms)
 
     def limit(self) -> float | None:
         """What no agent can pass in expectation, in units of the metric; None where it is not known."""
         return self.budgets["full"].task.limit()
 
-    def config(self, agent: str, seed: int = 0, budget: str = "full") -> RunConfig:
-        """The run of one agent.
+    def config(self, agent: str, seed: int = 0, budget: str = "full", algorithm: str | None = None) -> RunConfig:
+        """The run of one agent; without ``algorithm`` trained in the usual way.
 
         Raises:
-            RunError: if the experiment has no such agent or budget.
+            RunError: if the experiment has no such agent, budget or algorithm.
         """
-        if agent not in self.agents:
-            raise RunError(_unknown("agent", agent, self.agents) + f" for {self.id}")
-        if budget not in self.budgets:
-            raise RunError(_unknown("budget", budget, tuple(self.budgets)) + f" for {self.id}")
+        for what, name, known in (("agent", agent, self.agents), ("budget", budget, self.budgets)):
+            if name not in known:
+                raise RunError(_unknown(what, name, tuple(known)) + f" for {self.id}")
+        ways = self.algorithms(agent)
+        if algorithm is not None and algorithm not in ways:
+            raise RunError(_unknown("algorithm", algorithm, ways) + f" for {agent} on {self.id}")
         b = self.budgets[budget]
-        return RunConfig(self.id, agent, budget, seed, b.task, AGENTS[agent], b.training, b.test)
+        training = b.algorithms[algorithm or ways[0]]
+        return RunConfig(self.id, agent, budget, seed, b.task, self.agents[agent], training, b.test)
 
 
 def find(name: str) -> Experiment:
@@ -101,16 +113,23 @@ def _unknown(what: str, name: str, known: tuple[str, ...]) -> str:
     return f"unknown {what} {name!r}{hint}"
 
 
+def _meta_rl(steps: int, **settings: Any) -> dict[str, Training]:
+    """Both algorithms on the same trials, and the tuning of the methods that do not learn."""
+    shared = {f.name for f in dataclasses.fields(MetaRLTraining)}
+    common = {name: value for name, value in settings.items() if name in shared}
+    return {"ppo": PPOTraining(steps, **settings), "trpo": TRPOTraining(steps, **common), "tuning": Tuning()}
+
+
 def _bandit(arms: int, pulls: int) -> Experiment:
     task = BanditTask(arms, pulls)
     return Experiment(
         f"bandit/n{pulls}-k{arms}",
         f"{pulls} pulls of a {arms}-armed Bernoulli bandit",
-        ("snail", "lstm", "gru", "transformer"),
+        AGENTS | BANDIT_METHODS,
         {
-            "full": Budget(task, PPOTraining(steps=600, batch_size=1024), TrialTest()),
-            "demo": Budget(task, PPOTraining(steps=190), TrialTest()),
-            "smoke": Budget(task, PPOTraining(steps=4, batch_size=256), TrialTest(trials=2000)),
+            "full": Budget(task, _meta_rl(600, batch_size=1024), TrialTest()),
+            "demo": Budget(task, _meta_rl(190), TrialTest()),
+            "smoke": Budget(task, _meta_rl(4, batch_size=256), TrialTest(trials=2000)),
         },
     )
 
@@ -120,16 +139,20 @@ def _mdp(episodes: int) -> Experiment:
     return Experiment(
         f"mdp/n{episodes}",
         f"{episodes} episodes of 10 steps in a random MDP of 10 states and 5 actions",
-        ("snail", "lstm", "gru", "transformer"),
+        AGENTS | MDP_METHODS,
         {
-            "full": Budget(task, PPOTraining(steps=600, batch_size=256), TrialTest()),
-            "smoke": Budget(task, PPOTraining(steps=4, batch_size=32), TrialTest(trials=200)),
+            "full": Budget(task, _meta_rl(600, batch_size=256), TrialTest(trials=10_000)),
+            "smoke": Budget(task, _meta_rl(4, batch_size=32), TrialTest(trials=200)),
         },
     )
 
 
+def _supervised(steps: int, **settings: Any) -> dict[str, Training]:
+    return {"supervised": SupervisedTraining(steps, **settings)}
+
+
 def _smoke(task: FewShotTask) -> Budget:
-    training = SupervisedTraining(steps=20, batch_size=4, validation_episodes=50, validations=4)
+    training = _supervised(20, batch_size=4, validation_episodes=50, validations=4)
     return Budget(task, training, FewShotTest(episodes=200))
 
 
@@ -139,8 +162,8 @@ def _fewshot(data: DataName, ways: int, images: str) -> Experiment:
     return Experiment(
         f"{data}/{ways}way",
         f"{ways}-way classification of {images}, one model for 1 to 5 shots",
-        ("snail", "lstm", "gru", "transformer"),
-        {"full": Budget(task, SupervisedTraining(steps=6000), FewShotTest()), "smoke": _smoke(task)},
+        AGENTS,
+        {"full": Budget(task, _supervised(6000), FewShotTest()), "smoke": _smoke(task)},
     )
 
 
@@ -150,10 +173,10 @@ def _one_shot(data: DataName, ways: int, images: str) -> Experiment:
     return Experiment(
         f"{data}/{ways}way-1shot",
         f"{ways}-way classification of {images}, 1 shot only",
-        ("snail", "lstm", "gru", "transformer"),
+        AGENTS,
         {
-            "full": Budget(task, SupervisedTraining(steps=7000), FewShotTest()),
-            "demo": Budget(task, SupervisedTraining(steps=1000), FewShotTest()),
+            "full": Budget(task, _supervised(7000), FewShotTest()),
+            "demo": Budget(task, _supervised(1000), FewShotTest()),
             "smoke": _smoke(task),
         },
     )

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from envs.storage import DataError
-from runs.errors import Interrupted, RunError
+from runs.errors import Interrupted, OutOfTime, RunError
 
 
 def main() -> None:
@@ -16,7 +16,12 @@ def main() -> None:
 
 
 def run(args: Sequence[str]) -> int:
-    """Run the command: 0 when done, 2 with one line on stderr for what a person can mend, 130 when stopped."""
+    """Run the command.
+
+    Returns:
+        0 when done, 2 with one line on stderr for what a person can mend, 75 when a time budget was used up ("try
+        again later" in sysexits.h: --resume goes on), 130 when stopped.
+    """
     try:
         from runs.commands import VERBS, run_verb  # takes a second: inside, so that Ctrl-C is answered from the start
 
@@ -27,6 +32,9 @@ def run(args: Sequence[str]) -> int:
             print("\n`snail VERB --help` explains each. Start with: snail list")
             return 0
         run_verb(args[0], args[1:])
+    except OutOfTime as e:
+        print(f"\n{e}", file=sys.stderr)
+        return 75
     except Interrupted as e:
         print(f"\n{e}", file=sys.stderr)
         return 130

@@ -18,6 +18,7 @@ from envs.storage import DataError
 from runs.bench import TINY, Sizes, What, bench
 from runs.bench import render as render_report
 from runs.catalogue import CATALOGUE, RunConfig, Test, find
+from runs.deadline import Deadline, parse_duration
 from runs.demo import Demo
 from runs.errors import RunError
 from runs.folder import RESULTS, RunFolder, run_path, write_json
@@ -37,7 +38,8 @@ class List:
         width = max(map(len, CATALOGUE))
         for e in CATALOGUE.values():
             print(f"{e.id:{width}}  {e.about}")
-            print(f"{'':{width}}  agents: {', '.join(e.agents)}; budgets: {', '.join(e.budgets)}")
+            print(f"{'':{width}}  agents: {', '.join(e.agents)}")
+            print(f"{'':{width}}  budgets: {', '.join(e.budgets)}")
         print("\nstart one with:  snail train bandit/n10-k5 --agent snail --budget demo")
 
 
@@ -50,6 +52,10 @@ class Train(RunConfig):
 
     experiment: Positional[str]
     """Name in the catalogue; `snail list` shows all."""
+    algorithm: str | None = None
+    """How it learns: ppo or trpo for trials; None: the usual way."""
+    time_budget: str | None = None
+    """Stop in time, with a checkpoint to --resume from, say after 90s, 25m or 1h30m; None: train to the end."""
     results: Path = RESULTS
     """Folder of all results; the run gets one of its own in it."""
     device: str = "auto"
@@ -75,21 +81,33 @@ class Train(RunConfig):
         chooser.add_argument("--agent", default="snail")
         chooser.add_argument("--budget", default="full")
         chooser.add_argument("--seed", type=int, default=0)
+        chooser.add_argument("--algorithm", default=None)
         try:
             chosen, _ = chooser.parse_known_args(args)
         except argparse.ArgumentError as e:
             raise RunError(str(e).removeprefix("argument ")) from e
-        config = find((named or ["bandit/n10-k5"])[0]).config(chosen.agent, chosen.seed, chosen.budget)
+        config = find((named or ["bandit/n10-k5"])[0]).config(
+            chosen.agent, chosen.seed, chosen.budget, chosen.algorithm
+        )
         return cls(**{f.name: getattr(config, f.name) for f in dataclasses.fields(RunConfig)})
 
     def run(self) -> None:
         """Train."""
         if self.resume and self.overwrite:
             raise RunError("--resume and --overwrite exclude each other")
+        seconds = None if self.time_budget is None else parse_duration(self.time_budget)
         config = RunConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(RunConfig)})
         machine = Machine.named(self.device, self.data_root, self.threads)
         folder = RunFolder(run_path(self.results, config))
-        record = train(config, folder, machine, tracker=self.tracker, resume=self.resume, overwrite=self.overwrite)
+        record = train(
+            config,
+            folder,
+            machine,
+            tracker=self.tracker,
+            resume=self.resume,
+            overwrite=self.overwrite,
+            deadline=Deadline(seconds),
+        )
         print(describe(record))
         print(f"record: {folder.result_path}")
 

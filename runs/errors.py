@@ -9,3 +9,7 @@ class RunError(Exception):
 
 class Interrupted(RunError):
     """The run was asked to stop (Ctrl-C, SIGTERM) and did, after saving a checkpoint."""
+
+
+class OutOfTime(Interrupted):
+    """The run has stopped inside its time budget, after saving a checkpoint."""

@@ -4,6 +4,7 @@ config.json     what decides the run's numbers
 metrics.jsonl   one line a logged step: the truth that trackers mirror
 checkpoint.pt   weights, optimiser and randomness, for an exact continuation; configuration inside
 result.json     the record of a finished run
+samples.npz     what its means are of, in the order of the test tasks: float32 arrays, for paired comparisons
 """
 
 from __future__ import annotations
@@ -14,17 +15,20 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 
 from envs.storage import atomic_writer
 from runs.catalogue import RunConfig, as_catalogued
 from runs.config import from_dict, to_dict, to_json
 from runs.errors import RunError
+from runs.learner import Measurement
 
 RESULTS = Path("results")
 """Where runs go unless told otherwise."""
@@ -47,6 +51,7 @@ class RunFolder:
         self.metrics_path = path / "metrics.jsonl"
         self.checkpoint_path = path / "checkpoint.pt"
         self.result_path = path / "result.json"
+        self.samples_path = path / "samples.npz"
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -117,6 +122,26 @@ class RunFolder:
         """Finish the run."""
         write_json(self.result_path, record)
 
+    def write_samples(self, results: Iterable[Measurement]) -> None:
+        """Keep the samples behind the measured numbers."""
+        arrays = {m.name: m.samples.numpy().astype(np.float32) for m in results if m.samples is not None}
+        with writing(self.samples_path) as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+    def samples(self, name: str) -> np.ndarray | None:
+        """The samples (n,) behind a measured number; None if they were not kept.
+
+        Raises:
+            RunError: if the file is damaged.
+        """
+        if not self.samples_path.exists():
+            return None
+        try:
+            with np.load(self.samples_path, allow_pickle=False) as arrays:
+                return arrays.get(name)
+        except (OSError, ValueError, zipfile.BadZipFile) as e:
+            raise RunError(f"{self.samples_path} is damaged; remove it, or restore it") from e
+
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Log one step."""
         try:
@@ -177,7 +202,8 @@ class RunFolder:
         return progress, saved
 
     def _clear(self) -> None:
-        for path in (self.result_path, self.checkpoint_path, self.metrics_path, self.config_path):
+        kept = (self.result_path, self.samples_path, self.checkpoint_path, self.metrics_path, self.config_path)
+        for path in kept:
             path.unlink(missing_ok=True)
         shutil.rmtree(self.path / "wandb", ignore_errors=True)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -18,15 +18,27 @@ class Measurement:
     n: int
     task_set: str
     shots: int | None = None
+    samples: Tensor | None = field(default=None, repr=False, compare=False)
+    """(n,) what the mean is of, in the order of the task set: for paired comparisons."""
+
+    @property
+    def name(self) -> str:
+        """``metric``, with the shots where there are any."""
+        return self.metric if self.shots is None else f"{self.metric}_{self.shots}shot"
+
+    def record(self) -> dict[str, Any]:
+        """What a record says of it."""
+        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "samples"}
+        return {name: value for name, value in found.items() if value is not None}
 
     @classmethod
     def of(cls, metric: str, samples: Tensor, task_set: str, shots: int | None = None) -> Measurement:
         """Mean and the half-width of its normal 95% interval over ``samples`` (n,)."""
         if len(samples) < 2:
             raise ValueError(f"an interval needs at least 2 samples, got {len(samples)}")
-        samples = samples.double()
+        samples = samples.double().cpu()
         half = 1.96 * samples.std() / len(samples) ** 0.5
-        return cls(metric, samples.mean().item(), half.item(), len(samples), task_set, shots)
+        return cls(metric, samples.mean().item(), half.item(), len(samples), task_set, shots, samples)
 
 
 class Learner(Protocol):
@@ -41,7 +53,7 @@ class Learner(Protocol):
     model: nn.Module
 
     def update(self, step: int) -> dict[str, Tensor]:
-        """Update number ``step``; returns scalars to log, ``loss`` among them, on any device."""
+        """Update number ``step``; returns scalars to log, on any device."""
 
     def units(self, step: int) -> int:
         """How many units update number ``step`` processes."""
@@ -51,6 +63,9 @@ class Learner(Protocol):
 
     def evaluate(self, progress: Any) -> list[Measurement]:
         """The numbers to report, on the frozen test tasks. ``progress`` is called with (done, of) now and then."""
+
+    def details(self) -> dict[str, Any]:
+        """What else the record should tell."""
 
     def state_dict(self) -> dict[str, Any]:
         """All that an exact continuation needs: tensors, numbers, strings, and containers of them."""

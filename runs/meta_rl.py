@@ -299,6 +299,10 @@ class MetaRLLearner(ABC):
 
         return self.test.measure(self.task, self.machine, play, progress)
 
+    def details(self) -> dict[str, Any]:
+        """Nothing more to tell."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """Weights, scale of the returns and the state of the randomness."""
         return {

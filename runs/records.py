@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -37,13 +37,14 @@ def make_record(
     """The record of a finished run; ``results`` has one entry a measured number."""
     key = {"experiment": config.experiment, "agent": config.agent, "seed": config.seed}
     return {
-        "results": [key | {k: v for k, v in asdict(m).items() if v is not None} for m in results],
+        "results": [key | m.record() for m in results],
         "budget": config.budget,
         "as_catalogued": as_catalogued(config),
         "steps": steps,
         learner.unit.replace(" ", "_") + "s": units,
         "train_seconds": round(seconds, 1),
         "parameters": parameter_count(learner.model),
+        **learner.details(),
         "device": device_name(device),
         "threads": torch.get_num_threads(),
         "versions": {
@@ -96,7 +97,7 @@ def describe(record: dict[str, Any]) -> str:
 def describe_results(config: RunConfig, results: Sequence[Measurement]) -> str:
     """Measured numbers of a run, a line each."""
     key = {"experiment": config.experiment, "agent": config.agent, "seed": config.seed}
-    return "\n".join(_line(key | asdict(m)) for m in results)
+    return "\n".join(_line(key | m.record()) for m in results)
 
 
 def _line(r: Mapping[str, Any]) -> str:

@@ -162,7 +162,7 @@ def _rows(table: Table, cell: Cell, results: list[Result], missing: bool) -> lis
 
 
 def _agents(experiment: str) -> tuple[str, ...]:
-    return CATALOGUE[experiment].agents if experiment in CATALOGUE else ()
+    return tuple(CATALOGUE[experiment].agents) if experiment in CATALOGUE else ()
 
 
 def choose(results: list[Result]) -> list[Result]:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from runs.catalogue import RunConfig
-from runs.errors import Interrupted, RunError
+from runs.deadline import Deadline
+from runs.errors import Interrupted, OutOfTime, RunError
 from runs.folder import RunFolder
 from runs.learner import Learner, Measurement
 from runs.machine import Machine
@@ -61,6 +62,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
+    deadline: Deadline | None = None,
 ) -> dict[str, Any]:
     """Train, evaluate on the test tasks, and leave the record in the folder.
 
@@ -71,6 +73,7 @@ def train(
 
     Raises:
         Interrupted: after Ctrl-C or SIGTERM, with a checkpoint saved.
+        OutOfTime: before the deadline, with a checkpoint saved.
         RunError: if the folder is taken, the data is missing or the loss is no number any more.
     """
     commit = git_commit()  # of the code that runs, which may be edited meanwhile
@@ -86,8 +89,9 @@ def train(
         folder.forget_metrics_after(progress.step)
         mirror = open_tracker(tracker, folder.path, config, progress.run_id)
         try:
-            _run_steps(learner, config, folder, progress, mirror, quiet)
-            results = evaluate(learner, quiet)
+            deadline = deadline or Deadline()
+            _run_steps(learner, config, folder, progress, mirror, quiet, deadline)
+            results = evaluate(learner, quiet, deadline)
             record = make_record(
                 config,
                 results,
@@ -98,8 +102,9 @@ def train(
                 device=machine.device,
                 commit=commit,
             )
+            folder.write_samples(results)
             folder.write_result(record)
-            mirror.log(progress.step, {f"test/{_label(m)}": m.mean for m in results})
+            mirror.log(progress.step, {f"test/{m.name}": m.mean for m in results})
         except KeyboardInterrupt as e:
             raise Interrupted("stopped; go on with --resume") from e
         finally:
@@ -158,19 +163,33 @@ def _state(learner: Learner, progress: Progress) -> dict[str, Any]:
     return {"learner": learner.state_dict(), "randomness": randomness}
 
 
-def evaluate(learner: Learner, quiet: bool = False) -> list[Measurement]:
-    """The learner on its frozen test tasks, with a progress bar."""
+def evaluate(learner: Learner, quiet: bool = False, deadline: Deadline | None = None) -> list[Measurement]:
+    """The learner on its frozen test tasks, with a progress bar.
+
+    Raises:
+        OutOfTime: before the deadline, with nothing measured: the tasks are measured all at a time, or not.
+    """
+    deadline = deadline or Deadline()
+    deadline.begin()
     form = "{desc} {percentage:3.0f}% {bar} {elapsed}"
     with progress_bar(1.0, "evaluate", bar_format=form, disable=quiet) as bar:
 
         def report(done: int, of: int) -> None:
             bar.update(done / of - bar.n)
+            if done < of and deadline.near():
+                raise OutOfTime("the time budget ends before the evaluation; measure with --resume and more time")
 
         return learner.evaluate(report)
 
 
 def _run_steps(
-    learner: Learner, config: RunConfig, folder: RunFolder, progress: Progress, mirror: Tracker, quiet: bool
+    learner: Learner,
+    config: RunConfig,
+    folder: RunFolder,
+    progress: Progress,
+    mirror: Tracker,
+    quiet: bool,
+    deadline: Deadline,
 ) -> None:
     """Updates from ``progress.step`` to the last, with everything that accompanies them."""
     looks = {learner.steps * (i + 1) // learner.validations for i in range(learner.validations)}
@@ -179,6 +198,7 @@ def _run_steps(
     logged = saved = began = time.monotonic()
     units = progress.units
     label = f"{config.experiment} {config.agent}"
+    deadline.begin()
     with (
         _stop_requests() as stop,
         progress_bar(learner.steps, label, initial=progress.step, unit="update", disable=quiet) as bar,
@@ -193,8 +213,9 @@ def _run_steps(
             progress.seconds = before + now - began
             last = progress.step == learner.steps
             look = progress.step in looks
+            late = deadline.near()
             stopping = bool(stop)  # once: a request during what follows is met after the next update
-            save = bool(last or stopping or now - saved > CHECKPOINT_SECONDS)
+            save = bool(last or stopping or late or now - saved > CHECKPOINT_SECONDS)
             if look or save or now - logged > LOG_SECONDS:
                 line = _summary(window, progress, learner, progress.units - units, now - logged)
                 _require_finite(line, learner, folder)
@@ -210,8 +231,11 @@ def _run_steps(
             if save:
                 folder.save_checkpoint(config, vars(progress), _state(learner, progress))
                 saved = time.monotonic()
+            done = f"after update {progress.step} of {learner.steps}"
             if stopping:
-                raise Interrupted(f"stopped after update {progress.step} of {learner.steps}; go on with --resume")
+                raise Interrupted(f"stopped {done}; go on with --resume")
+            if late and not last:
+                raise OutOfTime(f"the time budget ends {done}; go on with --resume")
 
 
 def _summary(
@@ -227,9 +251,10 @@ def _summary(
 def _require_finite(line: dict[str, Any], learner: Learner, folder: RunFolder) -> None:
     """Stop before a loss or a weight that is no number gets into a checkpoint."""
     weights = all(torch.isfinite(p).all() for p in learner.model.parameters())
-    if math.isfinite(line["loss"]) and weights:
+    strange = [name for name, value in line.items() if not math.isfinite(value)]
+    if weights and not strange:
         return
-    broken = "the loss" if weights else "a weight"
+    broken = f"the {strange[0]}" if weights else "a weight"
     exists = folder.checkpoint_path.exists()
     kept = f"the last good checkpoint is kept in {folder.path}" if exists else "no checkpoint was due yet"
     raise RunError(
@@ -242,10 +267,6 @@ def _postfix(line: dict[str, Any], unit: str) -> str:
     shown = {k: v for k, v in line.items() if k in ("loss", "return") or k.startswith("validation")}
     rate = line[f"{unit.replace(' ', '_')}s_per_second"]
     return ", ".join([*(f"{k}={v:.4g}" for k, v in shown.items()), f"{rate:,.0f} {unit}s/s"])
-
-
-def _label(m: Measurement) -> str:
-    return m.metric if m.shots is None else f"{m.metric}_{m.shots}shot"
 
 
 @contextlib.contextmanager

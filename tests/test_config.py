@@ -18,13 +18,15 @@ from runs.catalogue import BUDGETS, CATALOGUE, RunConfig, find
 from runs.config import from_dict, to_dict, to_json
 from runs.errors import RunError
 from runs.machine import Machine
-from runs.tasks import BanditTask, FewShotTask
+from runs.tasks import BanditTask, FewShotTask, MDPTask
 from runs.training import build_learner
+from runs.tuning import Tuning
 
 CONFIGS = {
-    f"{e.id}-{agent}-{budget}": e.config(agent, seed=3, budget=budget)
+    f"{e.id}-{agent}-{algorithm}-{budget}": e.config(agent, seed=3, budget=budget, algorithm=algorithm)
     for e in CATALOGUE.values()
     for agent in e.agents
+    for algorithm in e.algorithms(agent)
     for budget in e.budgets
 }
 KINDS = {tuple(type(getattr(c, f.name)) for f in fields(c)): name for name, c in CONFIGS.items()}
@@ -71,7 +73,7 @@ def changed(data: Any, path: tuple, change) -> Any:
 def test_a_missing_key_is_named(config):
     data = to_dict(config)
     paths = keys(data)
-    assert {("seed",), ("task",), ("training", "learning_rate")} <= set(paths)
+    assert {("seed",), ("task",), ("training", "steps")} <= set(paths) or isinstance(config.training, Tuning)
     for path in paths:
         with pytest.raises(RunError) as e:
             from_dict(RunConfig, changed(data, path, lambda owner, key: owner.pop(key)), "run")
@@ -202,6 +204,8 @@ def test_wrong_values_are_quoted(value, message):
 
 def test_fixed_names():
     assert {"bandit/n10-k5", "omniglot/5way"} <= set(CATALOGUE)
+    bandits = {f"bandit/n{n}-k{k}" for n in (10, 100, 500) for k in (5, 10, 50)} | {"bandit/n1000-k50"}
+    assert bandits | {f"mdp/n{n}" for n in (10, 25, 50, 75, 100)} <= set(CATALOGUE)
     assert {"snail", "lstm", "gru", "transformer"} <= set(AGENTS)
 
 
@@ -215,10 +219,12 @@ def test_ids_are_unique_and_well_formed():
 def test_experiments_are_described_and_complete():
     for e in CATALOGUE.values():
         assert e.about and e.agents and len(set(e.agents)) == len(e.agents)
-        assert set(e.agents) <= set(AGENTS)
+        assert set(AGENTS) <= set(e.agents) and all(e.agents[a] == AGENTS[a] for a in AGENTS)
         assert {"full", "smoke"} <= set(e.budgets) and list(e.budgets) == [b for b in BUDGETS if b in e.budgets]
-        steps = [b.training.steps for b in e.budgets.values()]
-        assert steps == sorted(steps, reverse=True) and steps[-1] < steps[0]
+        for agent in AGENTS:
+            for algorithm in e.algorithms(agent):
+                steps = [e.config(agent, budget=b, algorithm=algorithm).training.steps for b in e.budgets]
+                assert steps == sorted(steps, reverse=True) and steps[-1] < steps[0]
 
 
 def test_ids_say_what_the_tasks_are():
@@ -227,6 +233,8 @@ def test_ids_say_what_the_tasks_are():
         for budget in e.budgets.values():
             if isinstance(budget.task, BanditTask):
                 assert e.id == f"bandit/n{budget.task.pulls}-k{budget.task.arms}"
+            elif isinstance(budget.task, MDPTask):
+                assert e.id == f"mdp/n{budget.task.episodes}"
             elif isinstance(budget.task, FewShotTask):
                 one_shot = "-1shot" if budget.task.shots == (1,) and variant.endswith("-1shot") else ""
                 assert (family, variant) == (budget.task.data, f"{budget.task.ways}way{one_shot}")
@@ -235,10 +243,14 @@ def test_ids_say_what_the_tasks_are():
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_config_is_what_was_asked_for(name):
     config = CONFIGS[name]
-    assert name == f"{config.experiment}-{config.agent}-{config.budget}" and config.seed == 3
-    budget = CATALOGUE[config.experiment].budgets[config.budget]
-    assert (config.task, config.training, config.test) == (budget.task, budget.training, budget.test)
-    assert config.model == AGENTS[config.agent]
+    experiment = CATALOGUE[config.experiment]
+    algorithm = name.split("-")[-2]
+    assert name == f"{config.experiment}-{config.agent}-{algorithm}-{config.budget}" and config.seed == 3
+    budget = experiment.budgets[config.budget]
+    assert (config.task, config.training, config.test) == (budget.task, budget.algorithms[algorithm], budget.test)
+    assert config.model == experiment.agents[config.agent]
+    usual = experiment.config(config.agent, seed=3, budget=config.budget)
+    assert (config == usual) == (algorithm == experiment.algorithms(config.agent)[0])
     assert hash(config) == hash(from_dict(RunConfig, to_dict(config)))
 
 
@@ -248,16 +260,20 @@ def noise_classes(name: str, split: str, **options: Any) -> ImageClasses:
     return ImageClasses(images, name, split)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_every_config_builds_its_learner(name, monkeypatch):
+BUILT = {*KINDS.values(), *(name for name, c in CONFIGS.items() if c.agent == "snail" and c.budget == "full")}
+
+
+@pytest.mark.parametrize("name", sorted(BUILT))
+def test_configs_build_their_learners(name, monkeypatch):
     monkeypatch.setattr(runs.tasks, "load_classes", noise_classes)
     config = CONFIGS[name]
-    batch = {"batch_size": getattr(config.training, "minibatches", 1)}
-    config = replace(config, training=replace(config.training, **batch))
+    if hasattr(config.training, "batch_size"):
+        batch = {"batch_size": getattr(config.training, "minibatches", 1)}
+        config = replace(config, training=replace(config.training, **batch))
     learner = build_learner(config, Machine(torch.device("cpu")))
-    assert learner.steps == config.training.steps
-    assert learner.units(0) >= 1
-    assert sum(p.numel() for p in learner.model.parameters()) > 10_000
+    assert learner.steps >= 1 and learner.units(0) >= 0
+    learns = config.agent in AGENTS
+    assert (sum(p.numel() for p in learner.model.parameters()) > 10_000) == learns
     state = learner.state_dict()
     learner.load_state_dict(state)
 
@@ -314,5 +330,7 @@ def test_an_unknown_agent_or_budget_suggests_the_nearest():
         experiment.config("snial")
     with pytest.raises(RunError, match="unknown agent 'zzz', choose from snail, lstm"):
         experiment.config("zzz")
+    with pytest.raises(RunError, match=r"unknown algorithm 'tpro', did you mean trpo.* for snail on bandit/n10-k5"):
+        experiment.config("snail", algorithm="tpro")
     with pytest.raises(RunError, match=r"unknown budget 'smoek', did you mean smoke.* for bandit/n10-k5"):
         experiment.config("snail", budget="smoek")
