@@ -89,6 +89,9 @@ class Batch:
     targets: Tensor
 
 
+TESTED_AT_ONCE = 4000
+"""Test trials played at once; another number draws other rewards."""
+
 Play = Callable[[TrialVectorEnv, torch.Generator, Tensor], Tensor]
 """Plays a trial on each of the given tasks: env, randomness, tasks (B, ...) -> rewards (B, T)."""
 
@@ -115,8 +118,8 @@ class TrialTest:
         tasks = task.make_env(1, "cpu").sample_tasks(self.trials, generator)
         generator = machine.generator(stream_seed(self.seed, "test actions"))
         totals = []
-        for start in range(0, self.trials, 4000):
-            batch = tasks[start : start + 4000].to(machine.device)
+        for start in range(0, self.trials, TESTED_AT_ONCE):
+            batch = tasks[start : start + TESTED_AT_ONCE].to(machine.device)
             env = task.make_env(len(batch), machine.device)
             env.reset(seed=stream_seed(self.seed, f"test rewards {start}"))
             totals.append(play(env, generator, batch).sum(1).cpu())

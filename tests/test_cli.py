@@ -103,6 +103,19 @@ def test_a_catalogued_run_enters_the_table(capsys, results, monkeypatch):
     assert "6.660" in row
 
 
+def test_a_time_budget_stops_the_run_and_resuming_ends_it_as_if_it_had_not(capsys, results):
+    code, _, err = snail(capsys, "train", "bandit/n10-k5", *TINY, "--time-budget", "1s")
+    assert code == 75 and "after update 1 of 2; go on with --resume" in err
+    assert not list(results.rglob("result.json"))
+    code, out, _ = snail(capsys, "train", "bandit/n10-k5", *TINY, "--resume", "--time-budget", "10m")
+    assert code == 0
+    shutil.rmtree(results)
+    code, whole, _ = snail(capsys, "train", "bandit/n10-k5", *TINY)
+    number = r"return (\d\.\d{4}) \+- (\d\.\d{4})"
+    assert re.findall(number, out) == re.findall(number, whole) != []
+    assert "no time budget" in assert_one_line(capsys, "train", "bandit/n10-k5", *TINY, "--time-budget", "25")
+
+
 def test_a_finished_run_is_not_replaced_unasked(capsys, results):
     folder = tiny_run(capsys, results)
     before, written = (folder / "result.json").read_bytes(), (folder / "result.json").stat().st_mtime_ns

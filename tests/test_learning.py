@@ -18,6 +18,7 @@ from runs.meta_rl import TrialTest
 from runs.ppo import PPOTraining
 from runs.supervised import FewShotTest, SupervisedTraining
 from runs.tasks import FewShotTask, OmniglotEmbeddingConfig
+from runs.trpo import TRPOTraining
 
 CPU = Machine(torch.device("cpu"))
 PULLS = 6
@@ -65,12 +66,15 @@ RL = PPOTraining(
     entropy_bonus=0.01,
     gradient_clip=1.0,
 )
+TRPO = TRPOTraining(steps=40, batch_size=64, max_kl=0.03, discount=0.99, minibatches=2)
 RL_AGENTS = {
     "snail": (AGENTS["snail"], RL),
     "lstm": (LSTMConfig(hidden_size=32), replace(RL, steps=40, learning_rate=1e-2)),
     "gru": (GRUConfig(hidden_size=32), replace(RL, steps=40, learning_rate=1e-2)),
     "transformer": (TransformerConfig(width=32), RL),
     "snail, one network": (AGENTS["snail"], replace(RL, shared_trunk=True)),
+    "snail, growing trials": (AGENTS["snail"], replace(RL, curriculum=0.5, curriculum_episodes=2)),
+    "gru, trpo": (GRUConfig(hidden_size=32), TRPO),
 }
 
 

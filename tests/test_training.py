@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 import torch
 
+import runs.meta_rl
 import runs.tasks
 import runs.tracking
 import runs.training
@@ -29,7 +30,8 @@ from envs.fewshot import ImageClasses
 from runs.agents import GRUConfig, SNAILConfig
 from runs.catalogue import RunConfig
 from runs.config import to_dict, to_json
-from runs.errors import Interrupted, RunError
+from runs.deadline import Deadline
+from runs.errors import Interrupted, OutOfTime, RunError
 from runs.folder import RunFolder
 from runs.machine import Machine
 from runs.meta_rl import TrialTest
@@ -38,6 +40,7 @@ from runs.records import read_results
 from runs.supervised import FewShotLearner, FewShotTest, SupervisedTraining
 from runs.tasks import BanditTask, FewShotTask
 from runs.training import build_learner, evaluate, load_model, train
+from runs.trpo import TRPOLearner, TRPOTraining
 
 CPU = Machine(torch.device("cpu"))
 STEPS = 6
@@ -48,8 +51,11 @@ BANDIT = RunConfig(
     1,
     BanditTask(arms=3, pulls=4),
     GRUConfig(hidden_size=8),
-    PPOTraining(STEPS, batch_size=32, epochs=2, minibatches=2),
+    PPOTraining(STEPS, batch_size=32, epochs=2, minibatches=2, curriculum=0.5, curriculum_episodes=2),
     TrialTest(trials=100),
+)
+TRPO = replace(
+    BANDIT, training=TRPOTraining(STEPS, batch_size=32, minibatches=2, curriculum=0.5, curriculum_episodes=2)
 )
 FEWSHOT = RunConfig(
     "glyphs/5way",
@@ -61,7 +67,7 @@ FEWSHOT = RunConfig(
     SupervisedTraining(STEPS, batch_size=2, queries=2, validation_episodes=4, validations=2),
     FewShotTest(episodes=10, queries=3),
 )
-LOOPS = {"bandit": (BANDIT, PPOLearner), "few-shot": (FEWSHOT, FewShotLearner)}
+LOOPS = {"bandit": (BANDIT, PPOLearner), "trpo": (TRPO, TRPOLearner), "few-shot": (FEWSHOT, FewShotLearner)}
 
 
 def few_classes(name: str, split: str, **options: Any) -> ImageClasses:
@@ -82,7 +88,7 @@ def quick(monkeypatch):
     quicken(monkeypatch)
 
 
-def go(config: RunConfig, path: Path, tracker: str = "none", **options: bool) -> dict[str, Any]:
+def go(config: RunConfig, path: Path, tracker: str = "none", **options: Any) -> dict[str, Any]:
     return train(config, RunFolder(path), CPU, tracker=tracker, quiet=True, **options)
 
 
@@ -164,24 +170,34 @@ def test_record(finished, loop):
     for r in record["results"]:
         assert set(r) == expected
         assert (r["experiment"], r["agent"], r["seed"]) == (config.experiment, "gru", 1)
-        assert r["metric"] == {"bandit": "return", "few-shot": "accuracy"}[loop]
-        assert r["n"] == {"bandit": 100, "few-shot": 10}[loop]
+        assert (r["metric"], r["n"]) == (("accuracy", 10) if loop == "few-shot" else ("return", 100))
         assert 0 < r["mean"] < 4 and 0 < r["ci95"] < 1
         assert re.fullmatch("[0-9a-f]{16}", r["task_set"])
     assert record["steps"] == STEPS and record["train_seconds"] >= 0
     assert record["config"] == to_dict(config)
     assert record["versions"]["torch"] == torch.__version__
     assert record["device"] and "commit" in record and record["parameters"] > 0
-    samples = {"bandit": ("env_steps", STEPS * 32 * 4), "few-shot": ("episodes", STEPS * 2)}[loop]
-    assert record[samples[0]] == samples[1]
+    # trials of 2, 3 and 3 pulls (2 to 4 at a constant rate, rounded) in the curriculum, and as many as make 128 pulls
+    pulls = 64 * 2 + 42 * 3 + 42 * 3 + 3 * 32 * 4
+    assert (record["episodes"] == STEPS * 2) if loop == "few-shot" else (record["env_steps"] == pulls)
+
+
+def test_samples_are_what_the_numbers_are_of(finished):
+    for folder in finished.values():
+        for r in json.loads((folder / "result.json").read_text())["results"]:
+            name = r["metric"] + (f"_{r['shots']}shot" if "shots" in r else "")
+            samples = RunFolder(folder).samples(name)
+            assert samples.shape == (r["n"],) and samples.mean() == pytest.approx(r["mean"], abs=1e-6)
+            assert 1.96 * samples.std(ddof=1) / r["n"] ** 0.5 == pytest.approx(r["ci95"], rel=1e-5)
+        assert RunFolder(folder).samples("nothing") is None
 
 
 def test_records_are_read_back(finished):
-    results = read_results([finished["bandit"].parent, finished["few-shot"].parent])
+    results = read_results([folder.parent for folder in finished.values()])
     records = [json.loads((finished[loop] / "result.json").read_text()) for loop in LOOPS]
-    expected = {(r["metric"], r.get("shots"), r["mean"], r["ci95"]) for record in records for r in record["results"]}
-    assert {(r.metric, r.shots, r.mean, r.ci95) for r in results} == expected
-    assert len(expected) == 3
+    expected = [(r["metric"], r.get("shots"), r["mean"], r["ci95"]) for record in records for r in record["results"]]
+    assert [(r.metric, r.shots, r.mean, r.ci95) for r in results] == expected
+    assert len(expected) == 4
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -192,21 +208,31 @@ def test_metrics_lines(finished, loop):
     assert seconds == sorted(seconds)
     for line in lines:
         assert all(math.isfinite(v) for v in line.values())
-        assert line[{"bandit": "env_steps_per_second", "few-shot": "episodes_per_second"}[loop]] > 0
-        assert {"bandit": {"loss", "return"}, "few-shot": {"loss", "train_accuracy"}}[loop] <= set(line)
+        rate, logged = {
+            "bandit": ("env_steps_per_second", {"loss", "return", "kl"}),
+            "trpo": ("env_steps_per_second", {"loss", "return", "kl", "step_scale"}),
+            "few-shot": ("episodes_per_second", {"loss", "train_accuracy"}),
+        }[loop]
+        assert line[rate] > 0 and logged <= set(line)
     looks = [line["step"] for line in lines if "validation_accuracy_1shot" in line]
-    assert looks == {"bandit": [], "few-shot": [3, 6]}[loop]
+    assert looks == ([3, 6] if loop == "few-shot" else [])
 
 
 def test_the_streaming_and_the_parallel_policy_agree(finished):
     """Before the first update of a batch the importance ratio is 1."""
-    lines = untimed_metrics(finished["bandit"])
-    assert all(line["step_forward_mismatch"] < 1e-5 for line in lines)
+    for loop in ("bandit", "trpo"):
+        assert all(line["step_forward_mismatch"] < 1e-5 for line in untimed_metrics(finished[loop]))
 
 
 def test_nothing_but_the_run_is_left(finished):
     for folder in finished.values():
-        assert set(contents(folder)) == {"config.json", "metrics.jsonl", "checkpoint.pt", "result.json"}
+        assert set(contents(folder)) == {
+            "config.json",
+            "metrics.jsonl",
+            "checkpoint.pt",
+            "result.json",
+            "samples.npz",
+        }
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -309,6 +335,39 @@ def test_stopped_again_and_again(finished, tmp_path):
                 go(BANDIT, tmp_path, resume=True)
     go(BANDIT, tmp_path, resume=True)
     assert_same_run(tmp_path, finished["bandit"])
+
+
+def test_stopped_by_its_deadline_again_and_again(finished, tmp_path):
+    """A time budget costs no number: at least one update is made each time, and nothing is lost between."""
+    for done in (1, 2, 3):
+        with pytest.raises(OutOfTime, match=f"time budget ends after update {done} of {STEPS}; .*--resume"):
+            go(BANDIT, tmp_path, resume=True, deadline=Deadline(0.0))
+        assert saved_state(tmp_path)["progress"]["step"] == done
+    go(BANDIT, tmp_path, resume=True, deadline=Deadline(1e6))
+    assert_same_run(tmp_path, finished["bandit"])
+
+
+def test_a_deadline_in_the_evaluation_leaves_it_to_be_repeated(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs.meta_rl, "TESTED_AT_ONCE", 60)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs.training, "_run_steps", stop_the_clock_after(runs.training._run_steps))
+        with pytest.raises(OutOfTime, match="before the evaluation"):
+            go(BANDIT, tmp_path, deadline=Deadline())
+    assert not (tmp_path / "result.json").exists()
+    monkeypatch.undo()
+    quicken(monkeypatch)
+    go(BANDIT, tmp_path, resume=True)
+    assert_same_run(tmp_path, finished["bandit"])
+
+
+def stop_the_clock_after(work):
+    """``work``, after which the deadline that it was handed has passed."""
+
+    def late(*arguments):
+        work(*arguments)
+        arguments[-1].__init__(0.0)
+
+    return late
 
 
 def test_stopped_while_validating(finished, tmp_path):
