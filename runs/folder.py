@@ -15,7 +15,6 @@ import io
 import json
 import os
 import shutil
-import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +28,7 @@ from runs.catalogue import RunConfig, as_catalogued
 from runs.config import from_dict, to_dict, to_json
 from runs.errors import RunError
 from runs.learner import Measurement
+from runs.records import SAMPLES
 
 RESULTS = Path("results")
 """Where runs go unless told otherwise."""
@@ -51,7 +51,7 @@ class RunFolder:
         self.metrics_path = path / "metrics.jsonl"
         self.checkpoint_path = path / "checkpoint.pt"
         self.result_path = path / "result.json"
-        self.samples_path = path / "samples.npz"
+        self.samples_path = path / SAMPLES
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -127,20 +127,6 @@ class RunFolder:
         arrays = {m.name: m.samples.numpy().astype(np.float32) for m in results if m.samples is not None}
         with writing(self.samples_path) as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-
-    def samples(self, name: str) -> np.ndarray | None:
-        """The samples (n,) behind a measured number; None if they were not kept.
-
-        Raises:
-            RunError: if the file is damaged.
-        """
-        if not self.samples_path.exists():
-            return None
-        try:
-            with np.load(self.samples_path, allow_pickle=False) as arrays:
-                return arrays.get(name)
-        except (OSError, ValueError, zipfile.BadZipFile) as e:
-            raise RunError(f"{self.samples_path} is damaged; remove it, or restore it") from e
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Log one step."""

@@ -6,6 +6,7 @@ import json
 import platform
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,10 +14,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from runs.catalogue import RunConfig, as_catalogued
 from runs.config import to_dict
+from runs.errors import RunError
 from runs.learner import Learner, Measurement
 from snail.sequence import parameter_count
 
@@ -126,6 +129,30 @@ class Result:
     settings: str
     train_seconds: float
     path: Path
+
+    def samples(self) -> np.ndarray | None:
+        """The samples (n,) that the mean is of, in the order of the task set; None if they were not kept."""
+        name = self.metric if self.shots is None else f"{self.metric}_{self.shots}shot"
+        return read_samples(self.path.with_name(SAMPLES), name)
+
+
+SAMPLES = "samples.npz"
+"""Beside a record: what its means are of."""
+
+
+def read_samples(path: Path, name: str) -> np.ndarray | None:
+    """The samples (n,) float32 behind a measured number; None if they were not kept.
+
+    Raises:
+        RunError: if the file is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays.get(name)
+    except (OSError, ValueError, zipfile.BadZipFile) as e:
+        raise RunError(f"{path} is damaged; remove it, or restore it") from e
 
 
 def read_results(folders: Iterable[Path]) -> list[Result]:

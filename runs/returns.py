@@ -55,5 +55,5 @@ def log_probability(logits: Tensor, actions: Tensor) -> Tensor:
 
 
 def standardized(x: Tensor) -> Tensor:
-    """Zero mean, unit variance over all entries."""
-    return (x - x.mean()) / (x.std() + 1e-8)
+    """Zero mean and unit variance over the first dimension, for every entry of the others: (B, ...) -> (B, ...)."""
+    return (x - x.mean(0)) / (x.std(0, correction=0) + 1e-8)

@@ -10,9 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from runs.catalogue import BUDGETS, CATALOGUE
 from runs.records import Result
-from runs.tasks import BanditTask
 
 Format = Literal["text", "markdown"]
 Printed = tuple[float, float | None] | None
@@ -29,7 +30,10 @@ class Cell:
     """One setting of a table, measured for several agents.
 
     paper: the printed number for an agent or method, with the half-width of its interval where it has one.
+    limit: what no agent can pass in expectation; None where it is not known.
+    reference: the method whose own measured number stands for the limit where that is not known.
     in_paper: False for a setting of ours, which is shown only where it has been run.
+    paper_unit: what the paper divides by, where it prints fractions.
     """
 
     label: str
@@ -37,7 +41,9 @@ class Cell:
     shots: int | None
     paper: Mapping[str, Printed]
     limit: Callable[[], float | None]
+    reference: str | None = None
     in_paper: bool = True
+    paper_unit: float | None = None
 
 
 @dataclass(frozen=True)
@@ -71,21 +77,66 @@ def _our_cell(label: str, experiment: str, shots: int) -> Cell:
 
 
 def _bandit_cell(pulls: int, arms: int) -> Cell:
-    def printed(column: str) -> Printed:
-        return _printed("bandits", f"{pulls},{arms}", column)
-
+    row = f"{pulls},{arms}"
     # the SNAIL paper's LSTM column repeats RL^2's GRU, except for the longest trials, which are its own LSTM
-    theirs = "lstm" if pulls == 1000 else "gru"
+    recurrent = _printed("bandits", row, "LSTM")
     paper = {
-        "snail": printed("SNAIL"),
-        "lstm": printed("LSTM") if theirs == "lstm" else None,
-        "gru": printed("LSTM") if theirs == "gru" else None,
+        "snail": _printed("bandits", row, "SNAIL"),
+        "lstm": recurrent if pulls == 1000 else None,
+        "gru": recurrent if pulls != 1000 else None,
         "transformer": None,
-        "maml": printed("MAML"),
-        "gittins": printed("Gittins"),
-        "random": printed("Random"),
+        "maml": _printed("bandits", row, "MAML"),
+        "random": _printed("bandits", row, "Random"),
+        "greedy": _printed("rl2-bandits", row, "Greedy"),
+        "eps-greedy": _printed("rl2-bandits", row, "eps-Greedy"),
+        "ucb1": _printed("rl2-bandits", row, "UCB1"),
+        "thompson": _printed("rl2-bandits", row, "TS"),
+        "optimistic-thompson": _printed("rl2-bandits", row, "OTS"),
+        "gittins": _printed("bandits", row, "Gittins"),
+        "finite-gittins": None,
     }
-    return Cell(f"N={pulls} K={arms}", f"bandit/n{pulls}-k{arms}", None, paper, BanditTask(arms, pulls).limit)
+    experiment = CATALOGUE[f"bandit/n{pulls}-k{arms}"]
+    return Cell(f"N={pulls} K={arms}", experiment.id, None, paper, experiment.limit, reference="finite-gittins")
+
+
+PAPER_EPISODE = 20.76
+"""What the SNAIL paper's fractions of the optimum divide the reward of an episode by: less than the real optimum."""
+
+
+def _mdp_cell(episodes: int) -> Cell:
+    row = str(episodes)
+    gru = _printed("rl2-mdps", row, "RL2")
+    fraction = _printed("mdps", row, "LSTM")
+    assert gru is not None and fraction is not None
+    unit = gru[0] / fraction[0]  # RL^2 printed the return of which the SNAIL paper prints the fraction
+
+    def converted(column: str) -> Printed:
+        found = _printed("mdps", row, column)
+        return None if found is None else (round(unit * found[0], 1), found[1] and round(unit * found[1], 1))
+
+    paper = {
+        "snail": converted("SNAIL"),
+        "lstm": None,
+        "gru": gru,
+        "transformer": None,
+        "maml": converted("MAML"),
+        "random": _printed("rl2-mdps", row, "Random"),
+    }
+    for method, column in (
+        ("greedy", "Greedy"),
+        ("eps-greedy", "eps-Greedy"),
+        ("psrl", "PSRL"),
+        ("opsrl", "OPSRL"),
+        ("ucrl2", "UCRL2"),
+        ("beb", "BEB"),
+    ):
+        # the papers' numbers are of a prior that expects rewards of 0
+        paper |= {f"{method}-mean0": _printed("rl2-mdps", row, column), method: None}
+    paper |= {"oracle": None}
+    experiment = CATALOGUE[f"mdp/n{episodes}"]
+    paper = {agent: number for agent, number in paper.items() if agent in experiment.agents or agent == "maml"}
+    unit = PAPER_EPISODE * episodes
+    return Cell(f"N={episodes}", experiment.id, None, paper, experiment.limit, reference="oracle", paper_unit=unit)
 
 
 def tables() -> dict[int, Table]:
@@ -117,16 +168,31 @@ def tables() -> dict[int, Table]:
             3,
             tuple(_bandit_cell(n, k) for n, k in settings),
             (
-                "limit: expected total reward of the Bayes-optimal agent, by exact dynamic programming; "
-                "- where that is out of reach.",
+                "limit: expected total reward of the Bayes-optimal agent, by exact dynamic programming; where that is "
+                "out of reach, what the finite-horizon Gittins index, which comes close to it, collects on the same "
+                "tasks.",
                 "The papers' numbers are means of about 1000 trials, so one can exceed the limit. "
                 "What the SNAIL paper prints as LSTM is RL^2's GRU, except for N=1000.",
+            ),
+        ),
+        4: Table(
+            4,
+            "total reward in random MDPs over N episodes",
+            1.0,
+            1,
+            tuple(_mdp_cell(n) for n in (10, 25, 50, 75, 100)),
+            (
+                "limit: what an oracle that knows each MDP collects on the same tasks. The SNAIL paper prints "
+                f"fractions of {PAPER_EPISODE} an episode, which is less than that; its numbers are converted to "
+                "rewards here, and ours are given on its scale too.",
+                "mean0: with a prior that expects mean rewards of 0, as the papers' numbers imply; the MDPs' true mean "
+                "is 1.",
             ),
         ),
     }
 
 
-HEADER = ("setting", "agent", "paper", "ours (95% CI)", "limit", "budget")
+HEADER = ("setting", "agent", "paper", "ours (95% CI)", "limit", "of limit", "budget")
 
 
 def render(table: Table, results: Iterable[Result], form: Format = "text", missing: bool = True) -> str:
@@ -136,29 +202,62 @@ def render(table: Table, results: Iterable[Result], form: Format = "text", missi
     """
     results = list(results)
     rows = [row for cell in table.cells for row in _rows(table, cell, results, missing)]
+    header: tuple[str, ...] = HEADER
+    if any(cell.paper_unit for cell in table.cells):
+        header = (*HEADER[:-1], "paper's scale", HEADER[-1])
     head = f"Table {table.number}: {table.title}"
     if form == "markdown":
-        lines = [f"**{head}**", "", *_markdown(rows)]
+        lines = [f"**{head}**", "", *_markdown(header, rows)]
     else:
-        lines = [head, *_text(rows)]
+        lines = [head, *_text(header, rows)]
     return "\n".join([*lines, *(["", *table.notes] if table.notes else [])])
 
 
 def _rows(table: Table, cell: Cell, results: list[Result], missing: bool) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
-    limit = cell.limit()
+
+    def measured(agent: str | None) -> list[Result]:
+        key = (cell.experiment, agent, cell.shots)
+        return choose([r for r in results if (r.experiment, r.agent, r.shots) == key])
+
+    exact, reference = cell.limit(), measured(cell.reference)
+    limit = exact if exact is not None else reference[0].mean if reference else None
     shown_limit = "-" if limit is None else f"{table.scale * limit:.{table.digits}f}"
     for agent, printed in cell.paper.items():
-        chosen = choose(
-            [r for r in results if (r.experiment, r.agent, r.shots) == (cell.experiment, agent, cell.shots)]
-        )
+        chosen = measured(agent)
         trainable = agent in _agents(cell.experiment)
         if not chosen and not (missing and cell.in_paper and (printed is not None or trainable)):
             continue
         ours, budget = ("not run", "") if not chosen else _summary(chosen, table)
         paper = "-" if printed is None else f"{printed[0]:g}" + ("" if printed[1] is None else f" +- {printed[1]:g}")
-        rows.append((cell.label, agent, paper, ours, shown_limit, budget))
+        of_limit = "" if not chosen else of_reference(chosen, exact) if exact else of_reference(chosen, reference)
+        on_paper_scale: tuple[str, ...] = ()
+        if cell.paper_unit is not None:
+            on_paper_scale = (f"{statistics.fmean(r.mean for r in chosen) / cell.paper_unit:.3f}" if chosen else "",)
+        rows.append((cell.label, agent, paper, ours, shown_limit, of_limit, *on_paper_scale, budget))
     return rows
+
+
+def of_reference(chosen: list[Result], reference: float | list[Result]) -> str:
+    """The mean in per cent of a limit, or of a reference method's mean on the same tasks.
+
+    Against a method the interval is that of the ratio of means of paired samples, by the delta method: tasks on which
+    both collect much widen neither. Without its samples there is none.
+    """
+    mean = statistics.fmean(r.mean for r in chosen)
+    if isinstance(reference, float):
+        half = statistics.fmean(r.ci95 for r in chosen) / reference
+        return f"{100 * mean / reference:.2f} +- {100 * half:.2f}%"
+    if not reference or reference[0].task_set != chosen[0].task_set:
+        return ""
+    ratio = mean / reference[0].mean
+    samples = [x.astype(np.float64) for r in (*chosen, reference[0]) if (x := r.samples()) is not None]
+    if len(samples) <= len(chosen):
+        return f"{100 * ratio:.2f}%"
+    *ours, theirs = samples
+    residual = np.mean(ours, axis=0) - ratio * theirs  # (n,)
+    half = 1.96 * residual.std(ddof=1) / len(residual) ** 0.5 / theirs.mean()
+    return f"{100 * ratio:.2f} +- {100 * half:.2f}%"
 
 
 def _agents(experiment: str) -> tuple[str, ...]:
@@ -198,10 +297,10 @@ def _summary(chosen: list[Result], table: Table) -> tuple[str, str]:
     )
 
 
-def _text(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(HEADER, *rows, strict=True)]
+def _text(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines, last = [], None
-    for row in [HEADER, tuple("-" * w for w in widths), *rows]:
+    for row in [header, tuple("-" * w for w in widths), *rows]:
         repeated = row[0] == last
         last = row[0]
         shown = ("" if repeated else row[0], *row[1:])
@@ -209,6 +308,6 @@ def _text(rows: list[tuple[str, ...]]) -> list[str]:
     return lines
 
 
-def _markdown(rows: list[tuple[str, ...]]) -> list[str]:
-    shown = [HEADER, tuple("---" for _ in HEADER), *rows]
+def _markdown(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    shown = [header, tuple("---" for _ in header), *rows]
     return ["| " + " | ".join(value.replace("+-", "±") for value in row) + " |" for row in shown]

@@ -36,7 +36,7 @@ from runs.folder import RunFolder
 from runs.machine import Machine
 from runs.meta_rl import TrialTest
 from runs.ppo import PPOLearner, PPOTraining
-from runs.records import read_results
+from runs.records import SAMPLES, read_results, read_samples
 from runs.supervised import FewShotLearner, FewShotTest, SupervisedTraining
 from runs.tasks import BanditTask, FewShotTask
 from runs.training import build_learner, evaluate, load_model, train
@@ -186,10 +186,10 @@ def test_samples_are_what_the_numbers_are_of(finished):
     for folder in finished.values():
         for r in json.loads((folder / "result.json").read_text())["results"]:
             name = r["metric"] + (f"_{r['shots']}shot" if "shots" in r else "")
-            samples = RunFolder(folder).samples(name)
+            samples = read_samples(folder / SAMPLES, name)
             assert samples.shape == (r["n"],) and samples.mean() == pytest.approx(r["mean"], abs=1e-6)
             assert 1.96 * samples.std(ddof=1) / r["n"] ** 0.5 == pytest.approx(r["ci95"], rel=1e-5)
-        assert RunFolder(folder).samples("nothing") is None
+        assert read_samples(folder / SAMPLES, "nothing") is None
 
 
 def test_records_are_read_back(finished):
