@@ -37,10 +37,16 @@ class SequenceAgent(ABC):
         model = self.build("classifier", embedding_size + ways, ways, max_support + 1)
         return SequenceClassifier(embedding, model, ways)
 
-    def build_actor_critic(self, num_observations: int, num_actions: int, horizon: int, shared: bool) -> ActorCritic:
-        """What plays trials of ``horizon`` steps; with or without a trunk shared by policy and value."""
+    def build_actor_critic(
+        self, num_observations: int, num_actions: int, horizon: int, shared: bool = False, foresees: bool = False
+    ) -> ActorCritic:
+        """What plays trials of ``horizon`` steps.
+
+        shared: with one trunk for policy and value.
+        foresees: with an output for the reward of every action.
+        """
         channels = ActorCritic.input_size(num_observations, num_actions)
-        policy = self.build("policy", channels, num_actions + shared, horizon)
+        policy = self.build("policy", channels, num_actions * (1 + foresees) + shared, horizon)
         value = None if shared else self.build("value", channels, 1, horizon)
         return ActorCritic(policy, value, num_observations, num_actions)
 

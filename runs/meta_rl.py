@@ -78,6 +78,7 @@ class Batch:
     """Judged trials: what an algorithm improves policy and value function with.
 
     inputs: (B, T, C); actions, log_probs: (B, T), as in `Trajectories`.
+    rewards: (B, T).
     advantages: (B, T) standardised.
     targets: (B, T) what the value function should have said, in its own scale.
     """
@@ -85,6 +86,7 @@ class Batch:
     inputs: Tensor
     actions: Tensor
     log_probs: Tensor
+    rewards: Tensor
     advantages: Tensor
     targets: Tensor
 
@@ -207,6 +209,7 @@ class MetaRLLearner(ABC):
         seed: int,
         machine: Machine,
         shared_trunk: bool = False,
+        foresees: bool = False,
     ):
         require_positive(
             steps=training.steps, batch_size=training.batch_size, curriculum_episodes=training.curriculum_episodes
@@ -220,7 +223,7 @@ class MetaRLLearner(ABC):
         self.env = env = task.make_env(training.batch_size, machine.device)
         self.horizon, self.episodes = env.horizon, env.horizon // env.episode_length
         torch.manual_seed(seed)
-        model = agent.build_actor_critic(env.num_observations, env.num_actions, env.horizon, shared_trunk)
+        model = agent.build_actor_critic(env.num_observations, env.num_actions, env.horizon, shared_trunk, foresees)
         self.model = model.to(machine.device)
         self.scale = RunningScale(env.horizon).to(machine.device)
         self.generator = machine.generator(stream_seed(seed, "actions"))
@@ -285,6 +288,7 @@ class MetaRLLearner(ABC):
             trials.inputs,
             trials.actions,
             log_probs,
+            trials.rewards,
             standardized(advantages(training.gae_lambda)),
             self.scale.normalize(returns),
         )

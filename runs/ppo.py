@@ -30,6 +30,8 @@ class PPOTraining(MetaRLTraining):
     """How far the probability ratio may pay off."""
     entropy_bonus: float = 0.01
     """Weight of the policy's entropy at the start; it falls linearly to 0."""
+    reward_prediction: float = 0.0
+    """Weight of the squared error of foreseen rewards, an auxiliary task of the policy network; 0: none."""
     gradient_clip: float = 1.0
     """Largest norm of the gradient, of policy and value network each."""
     shared_trunk: bool = False
@@ -55,7 +57,7 @@ class PPOLearner(MetaRLLearner):
             raise ValueError(
                 f"batch_size must be a multiple of minibatches, got {training.batch_size} and {training.minibatches}"
             )
-        super().__init__(training, task, agent, test, seed, machine, training.shared_trunk)
+        super().__init__(training, task, agent, test, seed, machine, training.shared_trunk, training.reward_prediction > 0)
         self.optimizer = torch.optim.Adam(self.model.parameters(), training.learning_rate, eps=1e-5, fused=True)
 
     def improve(self, batch: Batch, left: float) -> dict[str, Tensor]:
@@ -67,12 +69,17 @@ class PPOLearner(MetaRLLearner):
         for _ in range(training.epochs):
             order = torch.randperm(len(batch.inputs), generator=self.generator, device=self.machine.device)
             for rows in order.chunk(training.minibatches):
-                logits, value = model(batch.inputs[rows])
+                logits, value, foreseen = model.foresee(batch.inputs[rows])
                 log_ratio = log_probability(logits, batch.actions[rows]) - batch.log_probs[rows]
                 policy_loss = clipped_surrogate_loss(log_ratio, batch.advantages[rows], training.clip)
                 value_loss = 0.5 * (value - batch.targets[rows]).square().mean()
                 spread = entropy(logits).mean()
                 loss = policy_loss + value_loss - training.entropy_bonus * left * spread
+                found = {"value_loss": value_loss, "entropy": spread}
+                if training.reward_prediction > 0:
+                    foreseen = foreseen.gather(-1, batch.actions[rows][..., None])[..., 0]  # (B, T), of what was done
+                    found["reward_error"] = (foreseen - batch.rewards[rows]).square().mean()
+                    loss = loss + training.reward_prediction * found["reward_error"]
                 self.optimizer.zero_grad()
                 loss.backward()
                 for part in (model.policy, model.value):
@@ -81,7 +88,7 @@ class PPOLearner(MetaRLLearner):
                 self.optimizer.step()
                 with torch.no_grad():
                     kl = (log_ratio.exp() - 1 - log_ratio).mean()
-                found = {"loss": loss, "value_loss": value_loss, "entropy": spread, "kl": kl}
+                found |= {"loss": loss, "kl": kl}
                 for name, x in found.items():
                     logs.setdefault(name, []).append(x.detach())
         return {name: torch.stack(xs).mean() for name, xs in logs.items()}

@@ -17,8 +17,12 @@ class ActorCritic(nn.Module):
     Each step's input is RL^2's: the observation, the previous action, the previous reward and whether an episode has
     just ended. Before the first action that is action 0, reward 0, flag 1.
 
+    The policy may also foresee the reward of every action, to learn what to remember (an auxiliary task, Jaderberg et
+    al. 2017); nothing of that is needed for acting.
+
     Args:
-        policy: reads ``input_size(...)`` channels; writes ``num_actions`` logits, or one more with a shared trunk.
+        policy: reads ``input_size(...)`` channels; writes ``num_actions`` logits, ``num_actions`` more if it foresees
+            rewards, and one more with a shared trunk.
         value: reads the same, writes 1; None for a trunk shared with the policy, whose last output is then the value.
         num_observations: size of the one-hot observation; 1 where there is nothing to observe (no channel then).
         num_actions: actions A.
@@ -28,6 +32,7 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.policy, self.value = policy, value
         self.num_observations, self.num_actions = num_observations, num_actions
+        self.num_foreseen = policy.output_size - num_actions - (value is None)
 
     @staticmethod
     def input_size(num_observations: int, num_actions: int) -> int:
@@ -48,9 +53,15 @@ class ActorCritic(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """All steps in parallel: (B, T, C) -> logits (B, T, A), values (B, T)."""
+        logits, values, _ = self.foresee(x)
+        return logits, values
+
+    def foresee(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``forward``, and the rewards foreseen of every action, (B, T, A); (B, T, 0) if the policy foresees none."""
         y = self.policy(x)
+        A = self.num_actions
         value = y[..., -1] if self.value is None else self.value(x)[..., 0]
-        return y[..., : self.num_actions], value
+        return y[..., :A], value, y[..., A : A + self.num_foreseen]
 
     def init_cache(self, batch_size: int, max_len: int) -> Any:
         """The policy's state before the first step."""

@@ -292,3 +292,22 @@ def test_a_shared_trunk_writes_the_value_last():
     assert y.shape[-1] == ACTIONS + 1
     torch.testing.assert_close(logits, y[..., :ACTIONS])
     torch.testing.assert_close(values, y[..., ACTIONS])
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_foreseen_rewards_leave_logits_and_values_their_places(shared):
+    """The outputs of the policy network are the logits, a reward for each action, and the value if it is shared."""
+    torch.manual_seed(0)
+    channels = ActorCritic.input_size(STATES, ACTIONS)
+    policy = SNAIL.policy(channels, 2 * ACTIONS + shared, HORIZON)
+    agent = ActorCritic(policy, None if shared else SNAIL.value(channels, HORIZON), STATES, ACTIONS)
+    x = torch.randn(2, HORIZON, channels)
+    with torch.no_grad():
+        y = policy(x)
+        logits, values, rewards = agent.foresee(x)
+        assert torch.equal(logits, y[..., :ACTIONS]) and torch.equal(rewards, y[..., ACTIONS : 2 * ACTIONS])
+        assert torch.equal(values, y[..., -1] if shared else agent.value(x)[..., 0])
+        first, second = agent(x)
+        assert torch.equal(first, logits) and torch.equal(second, values)
+        assert agent.act(x[:, 0], agent.init_cache(2, HORIZON))[0].shape == (2, ACTIONS)
+        assert actor(shared=shared).foresee(x)[2].shape == (2, HORIZON, 0)

@@ -73,6 +73,7 @@ RL_AGENTS = {
     "gru": (GRUConfig(hidden_size=32), replace(RL, steps=40, learning_rate=1e-2)),
     "transformer": (TransformerConfig(width=32), RL),
     "snail, one network": (AGENTS["snail"], replace(RL, shared_trunk=True)),
+    "snail, foreseeing rewards": (AGENTS["snail"], replace(RL, reward_prediction=1.0)),
     "snail, growing trials": (AGENTS["snail"], replace(RL, curriculum=0.5, curriculum_episodes=2)),
     "gru, trpo": (GRUConfig(hidden_size=32), TRPO),
 }
@@ -87,6 +88,14 @@ def test_agents_learn_which_arm_pays(agent):
     best, chance = PULLS - 0.5, PULLS / 2
     assert before == pytest.approx(chance, abs=0.4)
     assert chance + 0.75 * (best - chance) < after < best + 0.2
+
+
+def test_foreseen_rewards_come_true():
+    """After one pull that paid or did not, both arms' rewards are known."""
+    training = replace(RL, reward_prediction=1.0)
+    learner = training.learner(OneGoodArmTask(), AGENTS["snail"], TrialTest(trials=500), 0, CPU)
+    errors = [learner.update(step)["reward_error"].item() for step in range(learner.steps)]
+    assert errors[0] > 0.2 and errors[-1] < 0.1  # 1/4 is the variance of a reward that nobody can foresee
 
 
 # ----- few-shot classification
