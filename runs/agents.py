@@ -3,11 +3,31 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from torch import nn
 
+from baselines.bandits import (
+    UCB1,
+    EpsilonGreedy,
+    FiniteHorizonGittins,
+    Gittins,
+    Greedy,
+    OptimisticThompson,
+    Random,
+    Thompson,
+)
+from baselines.mdps import (
+    BEB,
+    OPSRL,
+    PSRL,
+    UCRL2,
+    EpsilonGreedyPolicy,
+    GreedyPolicy,
+    Oracle,
+    RandomPolicy,
+)
 from baselines.recurrent import GRU, LSTM, Recurrent
 from baselines.sizing import matching_size
 from baselines.transformer import Combination, Positions, Transformer
@@ -25,8 +45,6 @@ _STEM = {"classifier": None, "policy": 32, "value": 32}
 
 class SequenceAgent(ABC):
     """An agent that is a sequence model: the same one classifies, acts and judges."""
-
-    algorithms: ClassVar[tuple[str, ...]] = ("supervised", "ppo", "trpo")
 
     @abstractmethod
     def build(self, role: Role, input_size: int, output_size: int, max_len: int) -> SequenceModel:
@@ -131,14 +149,44 @@ class TransformerConfig(SequenceAgent):
         return model(matching_size(model, _snail_size(role, input_size, output_size, max_len), multiple=self.heads))
 
 
-AnyAgentConfig = SNAILConfig | LSTMConfig | GRUConfig | TransformerConfig
+AnySequenceAgent = SNAILConfig | LSTMConfig | GRUConfig | TransformerConfig
+AnyBanditMethod = (
+    Random | Greedy | EpsilonGreedy | UCB1 | Thompson | OptimisticThompson | Gittins | FiniteHorizonGittins
+)
+AnyMDPMethod = RandomPolicy | GreedyPolicy | EpsilonGreedyPolicy | PSRL | OPSRL | UCRL2 | BEB | Oracle
+AnyAgentConfig = AnySequenceAgent | AnyBanditMethod | AnyMDPMethod
 
-AGENTS: dict[str, AnyAgentConfig] = {
+AGENTS: dict[str, AnySequenceAgent] = {
     "snail": SNAILConfig(),
     "lstm": LSTMConfig(),
     "gru": GRUConfig(),
     "transformer": TransformerConfig(),
 }
+"""The agents that learn, on every experiment."""
 
-BANDIT_METHODS: dict[str, AnyAgentConfig] = {}
-MDP_METHODS: dict[str, AnyAgentConfig] = {}
+BANDIT_METHODS: dict[str, AnyBanditMethod] = {
+    "random": Random(),
+    "greedy": Greedy(),
+    "eps-greedy": EpsilonGreedy(),
+    "ucb1": UCB1(),
+    "thompson": Thompson(),
+    "optimistic-thompson": OptimisticThompson(),
+    "gittins": Gittins(),
+    "finite-gittins": FiniteHorizonGittins(),
+}
+
+_BAYESIAN: dict[str, GreedyPolicy | EpsilonGreedyPolicy | PSRL | OPSRL | UCRL2 | BEB] = {
+    "greedy": GreedyPolicy(),
+    "eps-greedy": EpsilonGreedyPolicy(),
+    "psrl": PSRL(),
+    "opsrl": OPSRL(),
+    "ucrl2": UCRL2(),
+    "beb": BEB(),
+}
+MDP_METHODS: dict[str, AnyMDPMethod] = {
+    "random": RandomPolicy(),
+    **_BAYESIAN,
+    # with a prior that expects mean rewards of 0, as the papers' numbers imply
+    **{f"{name}-mean0": replace(method, prior_mean=0.0) for name, method in _BAYESIAN.items()},
+    "oracle": Oracle(),
+}

@@ -66,9 +66,9 @@ class Experiment:
     budgets: Mapping[str, Budget]
 
     def algorithms(self, agent: str) -> tuple[str, ...]:
-        """The ways of training an agent, the usual one first."""
-        ways = {name: training for b in self.budgets.values() for name, training in b.algorithms.items()}
-        return tuple(name for name in ways if name in self.agents[agent].algorithms)
+        """The ways of training an agent, the usual one first: tuning for methods that do not learn."""
+        ways = dict.fromkeys(name for b in self.budgets.values() for name in b.algorithms)
+        return tuple(name for name in ways if (name == "tuning") == (agent not in AGENTS))
 
     def limit(self) -> float | None:
         """What no agent can pass in expectation, in units of the metric; None where it is not known."""
@@ -120,28 +120,34 @@ def _meta_rl(steps: int, **settings: Any) -> dict[str, Training]:
     return {"ppo": PPOTraining(steps, **settings), "trpo": TRPOTraining(steps, **common), "tuning": Tuning()}
 
 
+FULL_BATCH = {10: 1024, 100: 128, 500: 256, 1000: 128}
+"""Trials in an update of the full budget, by pulls: some 10,000 steps where a processor does it, 128,000 for a GPU."""
+
+
 def _bandit(arms: int, pulls: int) -> Experiment:
     task = BanditTask(arms, pulls)
+    trials = 60_000 if pulls == 10 else 20_000  # an interval of less than 0.3% of the value
     return Experiment(
         f"bandit/n{pulls}-k{arms}",
         f"{pulls} pulls of a {arms}-armed Bernoulli bandit",
-        AGENTS | BANDIT_METHODS,
+        {**AGENTS, **BANDIT_METHODS},
         {
-            "full": Budget(task, _meta_rl(600, batch_size=1024), TrialTest()),
+            "full": Budget(task, _meta_rl(600, batch_size=FULL_BATCH[pulls]), TrialTest(trials)),
             "demo": Budget(task, _meta_rl(190), TrialTest()),
-            "smoke": Budget(task, _meta_rl(4, batch_size=256), TrialTest(trials=2000)),
+            "smoke": Budget(task, _meta_rl(4, batch_size=max(8, 2560 // pulls)), TrialTest(trials=2000)),
         },
     )
 
 
 def _mdp(episodes: int) -> Experiment:
     task = MDPTask(episodes)
+    batch_size = {10: 128, 25: 64}.get(episodes, 256)  # 13,000 to 16,000 steps for a processor, more for a GPU
     return Experiment(
         f"mdp/n{episodes}",
         f"{episodes} episodes of 10 steps in a random MDP of 10 states and 5 actions",
-        AGENTS | MDP_METHODS,
+        {**AGENTS, **MDP_METHODS},
         {
-            "full": Budget(task, _meta_rl(600, batch_size=256), TrialTest(trials=10_000)),
+            "full": Budget(task, _meta_rl(800, batch_size=batch_size, learning_rate=1e-3), TrialTest(trials=10_000)),
             "smoke": Budget(task, _meta_rl(4, batch_size=32), TrialTest(trials=200)),
         },
     )

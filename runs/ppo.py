@@ -28,9 +28,9 @@ class PPOTraining(MetaRLTraining):
     """Adam's step size at the start; it falls linearly to 0."""
     clip: float = 0.2
     """How far the probability ratio may pay off."""
-    entropy_bonus: float = 0.01
+    entropy_bonus: float = 0.02
     """Weight of the policy's entropy at the start; it falls linearly to 0."""
-    reward_prediction: float = 0.0
+    reward_prediction: float = 1.0
     """Weight of the squared error of foreseen rewards, an auxiliary task of the policy network; 0: none."""
     gradient_clip: float = 1.0
     """Largest norm of the gradient, of policy and value network each."""
@@ -57,7 +57,9 @@ class PPOLearner(MetaRLLearner):
             raise ValueError(
                 f"batch_size must be a multiple of minibatches, got {training.batch_size} and {training.minibatches}"
             )
-        super().__init__(training, task, agent, test, seed, machine, training.shared_trunk, training.reward_prediction > 0)
+        super().__init__(
+            training, task, agent, test, seed, machine, training.shared_trunk, training.reward_prediction > 0
+        )
         self.optimizer = torch.optim.Adam(self.model.parameters(), training.learning_rate, eps=1e-5, fused=True)
 
     def improve(self, batch: Batch, left: float) -> dict[str, Tensor]:

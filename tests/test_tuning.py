@@ -12,8 +12,8 @@ from torch import Tensor
 import runs.training
 from envs.trials import TrialVectorEnv
 from runs.catalogue import find
-from runs.errors import OutOfTime
 from runs.deadline import Deadline
+from runs.errors import OutOfTime
 from runs.folder import RunFolder
 from runs.machine import Machine, stream_seed
 from runs.meta_rl import TrialTest
