@@ -127,13 +127,14 @@ FULL_BATCH = {10: 1024, 100: 128, 500: 256, 1000: 128}
 def _bandit(arms: int, pulls: int) -> Experiment:
     task = BanditTask(arms, pulls)
     trials = 60_000 if pulls == 10 else 20_000  # an interval of less than 0.3% of the value
+    demo = {"demo": Budget(task, _meta_rl(190), TrialTest())} if pulls == 10 else {}
     return Experiment(
         f"bandit/n{pulls}-k{arms}",
         f"{pulls} pulls of a {arms}-armed Bernoulli bandit",
         {**AGENTS, **BANDIT_METHODS},
         {
             "full": Budget(task, _meta_rl(600, batch_size=FULL_BATCH[pulls]), TrialTest(trials)),
-            "demo": Budget(task, _meta_rl(190), TrialTest()),
+            **demo,
             "smoke": Budget(task, _meta_rl(4, batch_size=max(8, 2560 // pulls)), TrialTest(trials=2000)),
         },
     )

@@ -15,6 +15,7 @@ from tyro.conf import Positional
 
 from envs.fewshot import DATASETS, dataset_status, load_classes
 from envs.storage import DataError
+from runs.agents import AGENTS
 from runs.bench import TINY, Sizes, What, bench
 from runs.bench import render as render_report
 from runs.catalogue import CATALOGUE, RunConfig, Test, find
@@ -31,15 +32,20 @@ from runs.training import build_learner, evaluate, load_model, train
 
 @dataclass(frozen=True)
 class List:
-    """Show the experiments of the catalogue and their agents."""
+    """Show the experiments of the catalogue, their budgets and their agents."""
 
     def run(self) -> None:
-        """Print them."""
+        """Print them, and once for all experiments that share them their agents."""
         width = max(map(len, CATALOGUE))
+        families: dict[tuple[str, ...], list[str]] = {}
         for e in CATALOGUE.values():
-            print(f"{e.id:{width}}  {e.about}")
-            print(f"{'':{width}}  agents: {', '.join(e.agents)}")
-            print(f"{'':{width}}  budgets: {', '.join(e.budgets)}")
+            print(f"{e.id:{width}}  {e.about}; budgets: {', '.join(e.budgets)}")
+            families.setdefault(tuple(e.agents), []).append(e.id.partition("/")[0])
+        for agents, names in families.items():
+            learn = [a for a in agents if a in AGENTS]
+            print(f"\nagents for {', '.join(dict.fromkeys(names))}: {', '.join(learn)}")
+            if methods := [a for a in agents if a not in AGENTS]:
+                print(f"  methods that do not learn: {', '.join(methods)}")
         print("\nstart one with:  snail train bandit/n10-k5 --agent snail --budget demo")
 
 

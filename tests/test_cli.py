@@ -74,6 +74,7 @@ def test_list_shows_every_experiment(capsys):
 
     code, out, _ = snail(capsys, "list")
     assert code == 0 and all(name in out for name in CATALOGUE)
+    assert all(agent in out for e in CATALOGUE.values() for agent in e.agents)
 
 
 def test_train_evaluate_and_table(capsys, results):
