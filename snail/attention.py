@@ -76,6 +76,27 @@ def attend_to_past_and_self(query: Tensor, key: Tensor, value: Tensor, cache: At
     return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
 
 
+def attend_causally(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Each of T steps reads itself and all before it: (B, H, T, K), (B, H, T, K), (B, H, T, V) -> (B, H, T, V)."""
+    if query.device.type == "cuda" or query.element_size() >= 4:
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True)
+    # processors are several times slower at the fused kernel's backward pass in half precision
+    with torch.autocast(query.device.type, enabled=False):
+        read = F.scaled_dot_product_attention(query.float(), key.float(), value.float(), is_causal=True)
+    return read.to(query.dtype)
+
+
+def attend_to_seen(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """One step reads all S steps seen: (B, H, 1, K), (B, H, S, K), (B, H, S, V), (B, 1, 1, S) -> (B, H, 1, V)."""
+    if query.device.type == "cuda":
+        return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+    # reading the cache takes all the time, and plain products read faster than the fused kernel
+    scores = query * query.shape[-1] ** -0.5 @ keys.transpose(-1, -2)  # (B, H, 1, S)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return scores.softmax(-1) @ values
+
+
 class AttentionBlock(SequenceModel):
     """AttentionBlock(K, V) of the paper: ``[x, softmax(q k^T / sqrt(K)) v]``, (B, T, C) -> (B, T, C + V).
 
@@ -98,7 +119,7 @@ class AttentionBlock(SequenceModel):
     def forward(self, x: Tensor) -> Tensor:
         """All steps in parallel: (B, T, C) -> (B, T, C + V)."""
         q, k, v = self._project(x)
-        read = F.scaled_dot_product_attention(q, k, v, is_causal=True)[:, 0]  # (B, T, V)
+        read = attend_causally(q, k, v)[:, 0]  # (B, T, V)
         return _concatenate(x, read)
 
     def init_cache(self, batch_size: int, max_len: int) -> AttentionCache:
@@ -112,7 +133,7 @@ class AttentionBlock(SequenceModel):
         """(B, T, C) -> (B, T, C + V), cache. Without ``max_len`` there is no room for further steps."""
         q, k, v = self._project(x)
         cache = AttentionCache.of_sequence(k, v, max_len or x.shape[1])
-        read = F.scaled_dot_product_attention(q, k, v, is_causal=True)[:, 0]  # (B, T, V)
+        read = attend_causally(q, k, v)[:, 0]  # (B, T, V)
         return _concatenate(x, read), cache
 
     def step(self, x_t: Tensor, cache: AttentionCache, in_place: bool = False) -> tuple[Tensor, AttentionCache]:
@@ -120,7 +141,7 @@ class AttentionBlock(SequenceModel):
         q, k, v = self._project(x_t[:, None])
         cache = cache.append(k[:, :, 0], v[:, :, 0], in_place)
         keys, values, mask = cache.seen()
-        read = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)[:, 0, 0]  # (B, V)
+        read = attend_to_seen(q, keys, values, mask)[:, 0, 0]  # (B, V)
         return torch.cat([x_t, read], dim=-1), cache
 
     def branch(self, x_q: Tensor, cache: AttentionCache) -> Tensor:
