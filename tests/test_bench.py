@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import sys
+from collections.abc import Callable
 
+import gymnasium
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from runs import bench as b
+from runs.agents import SNAILConfig
+from runs.bench import TINY, Report, bench, render
+from runs.bench_fewshot import Classifiers, random_episodes, training_step
+from runs.bench_measure import check_agreement, count_flops
+from runs.bench_plain import plain_snail
+from runs.bench_recurrent_ppo import NOT_INSTALLED, RecurrentPPO, SeenByRL2
+from runs.bench_rollout import RerunAgent, rollout_differences
+from runs.bench_training import Repeated
 from runs.errors import RunError
+from runs.machine import Machine
+from runs.meta_rl import TrialTest
+from runs.ppo import PPOTraining
 from runs.tasks import BanditTask
 from snail import SNAIL, TC, ActorCritic, Attention, AttentionBlock, OmniglotEmbedding, TCBlock
 
@@ -43,8 +58,8 @@ def macs(
     return batch * total
 
 
-def policy_macs(batch: int, steps: int, keys_read: int, taps_skipped: bool = True) -> int:
-    return macs(batch, steps, 7, 32, (32, 32), 3, 32, 5, keys_read, taps_skipped)
+def policy_macs(batch: int, steps: int, keys_read: int, taps_skipped: bool = True, size_out: int = 5) -> int:
+    return macs(batch, steps, 7, 32, (32, 32), 3, 32, size_out, keys_read, taps_skipped)
 
 
 def value_macs(batch: int, steps: int, taps_skipped: bool = True) -> int:
@@ -52,8 +67,8 @@ def value_macs(batch: int, steps: int, taps_skipped: bool = True) -> int:
 
 
 @pytest.fixture(scope="module")
-def report() -> b.Report:
-    return b.bench("all", CPU, repetitions=2, sizes=b.TINY)
+def report() -> Report:
+    return bench("all", CPU, repetitions=2, sizes=TINY)
 
 
 @pytest.mark.parametrize("T", [1, 2, 6, 11])
@@ -61,7 +76,7 @@ def test_plain_snail_is_the_same_function(T):
     torch.manual_seed(0)
     model = SNAIL(4, 3, 11, (Attention(5, 4), TC(6), Attention(4, 4), TC(3)), stem=7, kernel_size=3)
     x = torch.randn(2, T, 4)
-    torch.testing.assert_close(b.plain_snail(model)(x), model(x), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(plain_snail(model)(x), model(x), atol=1e-6, rtol=1e-5)
 
 
 def test_rerunning_an_agent_gives_what_streaming_gives():
@@ -70,10 +85,10 @@ def test_rerunning_an_agent_gives_what_streaming_gives():
     agent = ActorCritic(policy, value, 1, 5)
     env = BanditTask(5, 12).make_env(3, CPU)
     for rerun in (
-        b.RerunAgent(agent, policy, value),
-        b.RerunAgent(agent, b.plain_snail(policy), b.plain_snail(value)),
+        RerunAgent(agent, policy, value),
+        RerunAgent(agent, plain_snail(policy), plain_snail(value)),
     ):
-        differences = b.rollout_differences(agent, rerun, env, torch.Generator().manual_seed(0))
+        differences = rollout_differences(agent, rerun, env, torch.Generator().manual_seed(0))
         assert set(differences) == {"log-probabilities", "values"}
         assert max(differences.values()) < 1e-5
 
@@ -81,19 +96,19 @@ def test_rerunning_an_agent_gives_what_streaming_gives():
 def test_difference_is_seen():
     torch.manual_seed(0)
     policy, value = SNAIL.policy(7, 5, 4), SNAIL.value(7, 4)
-    other = b.RerunAgent(ActorCritic(policy, value, 1, 5), SNAIL.policy(7, 5, 4), SNAIL.value(7, 4))
+    other = RerunAgent(ActorCritic(policy, value, 1, 5), SNAIL.policy(7, 5, 4), SNAIL.value(7, 4))
     env = BanditTask(5, 4).make_env(3, CPU)
-    differences = b.rollout_differences(ActorCritic(policy, value, 1, 5), other, env, torch.Generator().manual_seed(0))
+    differences = rollout_differences(ActorCritic(policy, value, 1, 5), other, env, torch.Generator().manual_seed(0))
     assert min(differences.values()) > 1e-2
     with pytest.raises(RunError, match="disagree: log-probabilities"):
-        b.check_agreement(differences)
+        check_agreement(differences)
     with pytest.raises(RunError, match="nan"):
-        b.check_agreement({"values": float("nan")})
+        check_agreement({"values": float("nan")})
 
 
 def test_classifiers_agree_in_logits_and_gradients():
-    episodes = b.random_episodes(b.TINY, CPU)
-    models = b.Classifiers.build(b.TINY, episodes)
+    episodes = random_episodes(TINY, CPU)
+    models = Classifiers.build(TINY, episodes)
     logits, gradients = [], []
     for model in (models.ours, models.rerun, models.plain):
         out = model.eval()(episodes)
@@ -109,11 +124,11 @@ def test_classifiers_agree_in_logits_and_gradients():
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_training_step_trains(precision):
-    episodes = b.random_episodes(b.TINY, CPU)
-    models = b.Classifiers.build(b.TINY, episodes)
+    episodes = random_episodes(TINY, CPU)
+    models = Classifiers.build(TINY, episodes)
     for model in (models.ours, models.rerun, models.plain):
         before = [p.detach().clone() for p in model.parameters()]
-        b.training_step(model, torch.optim.AdamW(model.parameters(), 1e-3), episodes, precision)
+        training_step(model, torch.optim.AdamW(model.parameters(), 1e-3), episodes, precision)
         assert all((p != q).any() for p, q in zip(model.parameters(), before, strict=True))
 
 
@@ -121,16 +136,16 @@ def test_flops_of_a_parallel_forward():
     torch.manual_seed(0)
     model = SNAIL(3, 2, 6, (TC(4), TC(5), Attention(6, 6)), stem=8)
     by_hand = 2 * macs(2, 6, 3, 8, (4, 5), 3, 6, 2, keys_read=36)
-    assert b.count_flops(lambda: model(torch.randn(2, 6, 3))) == by_hand
+    assert count_flops(lambda: model(torch.randn(2, 6, 3))) == by_hand
     without_grad = torch.no_grad()(model)
-    assert b.count_flops(lambda: without_grad(torch.randn(2, 6, 3))) == by_hand
+    assert count_flops(lambda: without_grad(torch.randn(2, 6, 3))) == by_hand
 
 
 def test_flops_of_a_backward_pass():
     """Each product of the forward has two of its size in the backward: for its weight and for its input."""
     block = TCBlock(3, 6, 4)
     forward = 2 * 2 * sum((6 + 6 - 2**i) * (3 + 4 * i) * 8 for i in range(3))
-    assert b.count_flops(lambda: block(torch.randn(2, 6, 3)).sum().backward()) == 3 * forward
+    assert count_flops(lambda: block(torch.randn(2, 6, 3)).sum().backward()) == 3 * forward
 
 
 def test_flops_of_attention_with_its_backward():
@@ -138,25 +153,59 @@ def test_flops_of_attention_with_its_backward():
     projection, product = 2 * 6 * 3 * 12, 6 * 6 * 4  # of one sequence
     # dQ, dK, dV and the gradient of the weights, and once more Q K where a kernel did not keep it
     possible = [2 * 2 * (projection + products * product) for products in (6, 7)]
-    assert b.count_flops(lambda: block(torch.randn(2, 6, 3)).sum().backward()) in possible
+    assert count_flops(lambda: block(torch.randn(2, 6, 3)).sum().backward()) in possible
 
 
 def test_flops_of_the_image_embedding():
     embedding = OmniglotEmbedding(output_size=7, filters=4)
     images = torch.zeros(3, 1, 28, 28, dtype=torch.uint8)
     by_hand = 2 * 3 * (28**2 * 9 * 4 + (14**2 + 7**2 + 3**2) * 9 * 4 * 4 + 4 * 7)
-    assert b.count_flops(lambda: embedding(images)) == by_hand
+    assert count_flops(lambda: embedding(images)) == by_hand
 
 
 def test_flops_of_the_rollout_rows(report):
-    T, trials, rerun_trials = b.TINY.pulls, b.TINY.trials, b.TINY.rerun_trials
+    T, trials, rerun_trials = TINY.pulls, TINY.trials, TINY.rerun_trials
     streaming = policy_macs(1, T, keys_read=T * (T + 1) // 2) + value_macs(1, T)
     rerunning, plainly = (
         sum(policy_macs(1, t, t * t, skipped) + value_macs(1, t, skipped) for t in range(1, T + 1))
         for skipped in (True, False)
     )
     by_hand = [trials * streaming, rerun_trials * rerunning, rerun_trials * plainly, streaming, plainly]
-    assert [row.flops for row in report.benchmarks[0].rows] == [2 * n for n in by_hand]
+    assert [row.flops for row in report.benchmarks[0].rows[:5]] == [2 * n for n in by_hand]
+
+
+def test_flops_of_the_step_rows(report):
+    def until(t: int) -> int:
+        return policy_macs(TINY.step_trials, t, keys_read=t * (t + 1) // 2)
+
+    n = TINY.steps_timed
+    starts = [1, 6 - n]
+    assert TINY.step_times == (1, 6)
+    assert [row.flops for row in report.benchmarks[1].rows] == [2 * (until(t + n) - until(t)) for t in starts]
+
+
+def test_flops_of_the_update(report):
+    T = TINY.pulls
+    learner = PPOTraining(steps=1).learner(BanditTask(5, T), SNAILConfig(), TrialTest(), 0, Machine(CPU))
+    policy = policy_macs(1, T, 0, size_out=learner.model.policy.output_size)
+    products = policy + value_macs(1, T) - T**2 * 2 * 16  # without attention
+    forward_only = 2 * T * 7 * 32  # no gradient for the input
+    # an attention's backward has four products of the forward's two, and once more Q K where a kernel did not keep it
+    possible = [2 * TINY.trials * (3 * products - forward_only + n * T**2 * (32 + 16)) for n in (6, 7)]
+    assert report.benchmarks[3].rows[0].flops in possible
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_flops_of_an_lstm(backward):
+    lstm, x = torch.nn.LSTM(3, 4), torch.randn(6, 2, 3, requires_grad=True)
+    forward = 2 * 6 * 2 * 16 * (3 + 4)
+
+    def run() -> None:
+        y = lstm(x)[0].sum()
+        if backward:
+            y.backward()
+
+    assert count_flops(run) == forward * (3 if backward else 1)
 
 
 def test_rows_follow_from_the_times(report):
@@ -173,23 +222,80 @@ def test_rows_follow_from_the_times(report):
 
 
 def test_report_is_rendered_and_kept(report):
-    text = b.render(report)
-    assert [x.name for x in report.benchmarks] == ["rollout", "fewshot"]
+    text = render(report)
+    assert [x.name for x in report.benchmarks] == ["rollout", "step", "training", "update", "fewshot"]
     for benchmark in report.benchmarks:
-        for words in (benchmark.name, benchmark.about, f"{benchmark.unit}/s", *(row.name for row in benchmark.rows)):
+        rows = [row.name for row in benchmark.rows]
+        for words in (benchmark.name, benchmark.about, f"{benchmark.unit}/s", *benchmark.notes, *rows):
             assert words in text
     assert torch.__version__ in text and report.device in text and report.date in text
     data = json.loads(json.dumps(report.to_dict()))
-    assert data["benchmarks"][1]["rows"][0]["units"] == b.TINY.episodes * b.TINY.queries
-    assert data["sizes"]["pulls"] == b.TINY.pulls
+    assert data["benchmarks"][-1]["rows"][0]["units"] == TINY.episodes * TINY.queries
+    assert data["sizes"]["pulls"] == TINY.pulls
 
 
-def test_one_benchmark_alone():
-    assert [x.name for x in b.bench("rollout", CPU, 1, b.TINY).benchmarks] == ["rollout"]
+def test_one_benchmark_alone_and_without_the_optional_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sb3_contrib", None)
+    alone = bench("rollout", CPU, 1, TINY)
+    assert [x.name for x in alone.benchmarks] == ["rollout", "step", "training", "update"]
+    assert alone.benchmarks[0].notes == (NOT_INSTALLED,) and NOT_INSTALLED in render(alone)
+    assert not any("RecurrentPPO" in row.name for benchmark in alone.benchmarks for row in benchmark.rows)
+
+
+def test_the_update_phase_can_be_repeated():
+    training = PPOTraining(steps=1, batch_size=4)
+    learner = Repeated(training, BanditTask(5, 4), SNAILConfig(), TrialTest(), 0, Machine(CPU))
+
+    def changed(run: Callable[[], object]) -> bool:
+        before = [p.detach().clone() for p in learner.model.parameters()]
+        run()
+        return any((p != q).any() for p, q in zip(learner.model.parameters(), before, strict=True))
+
+    assert changed(lambda: learner.update(0))
+    assert not changed(learner.improve_again)
+
+
+def test_the_wrapped_bandit_shows_what_ours_sees():
+    env = SeenByRL2(gymnasium.make("snail/BernoulliBandit-v0", arms=3, pulls=4), 3)
+    agent = ActorCritic(SNAIL.policy(5, 3, 4), None, 1, 3)
+    seen, _ = env.reset(seed=0)
+    assert seen.tolist() == agent.first_input(torch.zeros(1, dtype=torch.long))[0].tolist()
+    for action in (2, 0, 1):
+        seen, reward, _, _, info = env.step(np.int64(action))
+        parts = [torch.tensor(x) for x in (0, action, reward, info["episode_end"])]
+        assert seen.tolist() == agent.encode(*parts).tolist() and seen in env.observation_space
+
+
+def test_recurrent_ppo_plays_and_learns():
+    pytest.importorskip("sb3_contrib")
+    other = RecurrentPPO(BanditTask(5, 6), CPU, steps=8)
+    assert other.steps == 8 and "8 steps" in other.notes[1]
+
+    def changed(run: Callable[[], object]) -> list[bool]:
+        agents = (other._collector, other._learner)
+        before = [copy.deepcopy(agent.policy.state_dict()) for agent in agents]
+        run()
+        return [
+            any((p != old[name]).any() for name, p in agent.policy.state_dict().items())
+            for agent, old in zip(agents, before, strict=True)
+        ]
+
+    assert changed(other.collect) == [False, False]
+    assert changed(other.iterate) == [False, True]
+    assert other._collector.num_timesteps == other._learner.num_timesteps == 8
+
+
+def test_recurrent_ppo_has_rows_where_it_is_installed(report):
+    pytest.importorskip("sb3_contrib")
+    rows = [row for benchmark in report.benchmarks for row in benchmark.rows if "RecurrentPPO" in row.name]
+    assert [row.units for row in rows] == [8, 8]
+    lstm_and_heads = 2 * 4 * 256 * (7 + 256) + 2 * (256 * 64 + 64 * 64) + 64 * 6
+    value_after_the_last = 4 * 256 * (7 + 256) + 256 * 64 + 64 * 64 + 64
+    assert rows[0].flops == 2 * (8 * lstm_and_heads + value_after_the_last)
 
 
 def test_wrong_arguments_are_named():
     with pytest.raises(RunError, match=r"what must be one of all, rollout, fewshot, got 'rolout'"):
-        b.bench("rolout")  # type: ignore[arg-type]
+        bench("rolout")  # type: ignore[arg-type]
     with pytest.raises(RunError, match="repetitions must be at least 1, got 0"):
-        b.bench(repetitions=0)
+        bench(repetitions=0)

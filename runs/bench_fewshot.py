@@ -1,0 +1,140 @@
+"""Speed of few-shot training, beside giving every query a sequence of its own."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from envs.fewshot import Episodes
+from runs.bench_measure import Benchmark, Precision, Sizes, Way, check_agreement, largest, measure
+from runs.bench_plain import plain_snail
+from snail.classifier import SequenceClassifier
+from snail.embedding import OmniglotEmbedding
+from snail.model import SNAIL
+
+
+class RerunClassifier(nn.Module):
+    """Episodes to logits, each query with its own copy of the support, all images embedded and read again for it.
+
+    Args:
+        embedding: (M, ...) images -> (M, E).
+        model: (B, T, E + ways) -> (B, T, ways).
+        ways: classes N in an episode.
+    """
+
+    def __init__(self, embedding: nn.Module, model: nn.Module, ways: int):
+        super().__init__()
+        self.embedding, self.model, self.ways = embedding, model, ways
+
+    def forward(self, episodes: Episodes) -> Tensor:
+        """Logits (B, Q, N) of the queries."""
+        queries = episodes.query_x.shape[1]
+        support = episodes.support_x.repeat_interleave(queries, dim=0)  # (B Q, S, ...)
+        images = torch.cat([support, episodes.query_x.flatten(0, 1)[:, None]], dim=1)  # (B Q, S + 1, ...)
+        embedded = self.embedding(images.flatten(0, 1)).unflatten(0, images.shape[:2])  # (B Q, S + 1, E)
+        labels = F.one_hot(episodes.support_y.repeat_interleave(queries, dim=0), self.ways)  # (B Q, S, N)
+        labels = F.pad(labels, (0, 0, 0, 1)).to(embedded.dtype)  # (B Q, S + 1, N)
+        logits = self.model(torch.cat([embedded, labels], dim=-1))[:, -1]  # (B Q, N)
+        return logits.unflatten(0, (-1, queries)).float()
+
+
+def random_episodes(sizes: Sizes, device: torch.device) -> Episodes:
+    """Episodes of images of noise, in the shapes of Omniglot."""
+    generator = torch.Generator().manual_seed(0)
+    B, S, Q = sizes.episodes, sizes.ways * sizes.shots, sizes.queries
+    images = torch.randint(256, (B, S + Q, 1, 28, 28), dtype=torch.uint8, generator=generator)
+    support_y = (torch.arange(S) % sizes.ways).expand(B, S)
+    query_y = torch.randint(sizes.ways, (B, Q), generator=generator)
+    return Episodes(images[:, :S], support_y, images[:, S:], query_y).to(device)
+
+
+def training_step(model: nn.Module, optimizer: torch.optim.Optimizer, episodes: Episodes, precision: Precision) -> None:
+    """Forward, backward, gradient clipping and a step of the optimiser."""
+    with torch.autocast(episodes.query_x.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        logits = model(episodes)  # (B, Q, N)
+    loss = F.cross_entropy(logits.flatten(0, 1), episodes.query_y.flatten())
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+
+
+@dataclass(frozen=True)
+class Classifiers:
+    """Three classifiers that start from the same weights, each with its own copy of them."""
+
+    ours: SequenceClassifier
+    rerun: RerunClassifier
+    plain: RerunClassifier
+
+    @classmethod
+    def build(cls, sizes: Sizes, episodes: Episodes) -> Classifiers:
+        """Ours and the two references: one with our blocks and layout, one in plain PyTorch."""
+        device = episodes.query_x.device
+        torch.manual_seed(0)
+        usual, embedding = OmniglotEmbedding().to(device), OmniglotEmbedding(pool_first=True).to(device)
+        model = SNAIL.fewshot(embedding.output_size, sizes.ways, sizes.shots).to(device)
+        _settle(usual, episodes.support_x.flatten(0, 1))
+        # the same layers in another order, hence under other names
+        weights = zip(embedding.state_dict(), usual.state_dict().values(), strict=True)
+        embedding.load_state_dict(dict(weights))
+        embedding.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return cls(
+            ours=SequenceClassifier(embedding, model, sizes.ways),
+            rerun=RerunClassifier(copy.deepcopy(embedding), copy.deepcopy(model), sizes.ways),
+            plain=RerunClassifier(usual, plain_snail(model), sizes.ways),
+        )
+
+
+@torch.no_grad()
+def _settle(embedding: nn.Module, images: Tensor) -> None:
+    """Take the normalisation's running statistics from ``images``: with the initial ones, embeddings hardly differ."""
+    norms = [module for module in embedding.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    embedding(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+@torch.no_grad()
+def fewshot_differences(classifiers: Classifiers, episodes: Episodes) -> dict[str, float]:
+    """Largest difference of the logits in float32, with fixed statistics in the normalisation.
+
+    In training the batch statistics differ: a support image counts once in ours, and once a query otherwise.
+    """
+    models = [classifiers.ours, classifiers.plain]
+    ours, plain = (model.eval()(episodes) for model in models)
+    for model in models:
+        model.train()
+    return {"logits": largest(ours - plain)}
+
+
+def bench_fewshot(device: torch.device, repetitions: int, sizes: Sizes) -> Benchmark:
+    """Queries a second in training SNAIL on few-shot episodes."""
+    episodes = random_episodes(sizes, device)
+    classifiers = Classifiers.build(sizes, episodes)
+    differences = fewshot_differences(classifiers, episodes)
+    check_agreement(differences)
+    queries = sizes.episodes * sizes.queries
+
+    def way(name: str, model: nn.Module, precision: Precision, sequences: int, fused: bool) -> Way:
+        optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=fused or None)
+        return Way(name, precision, sequences, queries, lambda: training_step(model, optimizer, episodes, precision))
+
+    ways = [
+        way("ours: shared support", classifiers.ours, "bfloat16", sizes.episodes, True),
+        way("a sequence a query, our blocks", classifiers.rerun, "bfloat16", queries, True),
+        way("a sequence a query, plain PyTorch", classifiers.plain, "float32", queries, False),
+    ]
+    rows, peaks = measure(ways, device, repetitions, sizes.matrices)
+    about = (
+        f"an update of embedding and SNAIL, {sizes.ways}-way {sizes.shots}-shot, {sizes.episodes} episodes of "
+        f"{sizes.queries} queries"
+    )
+    return Benchmark("fewshot", about, "queries", "sequences", rows, peaks, differences)

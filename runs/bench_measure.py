@@ -1,0 +1,247 @@
+"""How speed is measured: ways that take turns at running, their floating-point operations, and the machine's peak."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from tqdm import tqdm
+
+from runs.errors import RunError
+
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much work one run of each way is."""
+
+    arms: int = 5
+    """Arms of a bandit."""
+    pulls: int = 100
+    """Steps of a trial."""
+    trials: int = 512
+    """Trials that stream side by side."""
+    rerun_trials: int = 16
+    """Trials side by side in the references: what a processor does fastest; more overflow its caches."""
+    episodes: int = 16
+    """Few-shot episodes in an update."""
+    ways: int = 5
+    """Classes in an episode."""
+    shots: int = 1
+    """Examples of each class."""
+    queries: int = 15
+    """Queries in an episode."""
+    step_trials: int = 256
+    """Trials that stream side by side where single steps are measured."""
+    step_times: tuple[int, ...] = (10, 100, 1000)
+    """Steps whose cost is compared; the last is the trial's length."""
+    steps_timed: int = 8
+    """Steps in a row that are measured at each of these times."""
+    recurrent_ppo_steps: int | None = None
+    """Steps in an iteration of RecurrentPPO; None: its default."""
+    matrices: tuple[int, ...] = (1024, 2048)
+    """Square matrices whose products give the peak."""
+
+
+TINY = Sizes(
+    pulls=6,
+    trials=4,
+    rerun_trials=2,
+    episodes=2,
+    ways=3,
+    queries=2,
+    step_trials=2,
+    step_times=(1, 6),
+    steps_timed=2,
+    recurrent_ppo_steps=8,
+    matrices=(32,),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of one way to do the work.
+
+    name: what it does.
+    batch: trials, or sequences, side by side.
+    units: environment steps, or queries, in one run.
+    flops: floating-point operations of one run, see ``count_flops``.
+    seconds: of each run.
+    best_rate: units a second in the fastest run.
+    speedup: how many times as fast the first row is, median over the turns.
+    best_flop_rate: FLOP a second in the fastest run.
+    share_of_peak: FLOP a second over those of the matrix product of the same turn, median over the turns.
+    """
+
+    name: str
+    precision: Precision
+    batch: int
+    units: int
+    flops: int
+    seconds: tuple[float, ...]
+    best_rate: float
+    speedup: float
+    best_flop_rate: float
+    share_of_peak: float
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One piece of work and all the ways that were measured.
+
+    about: what the work is.
+    unit: what a rate counts; batch_unit: what ``Row.batch`` counts.
+    peaks: FLOP a second of the fastest matrix product, by precision.
+    differences: largest absolute difference of the named results between ours and the plain reference.
+    ratio: what the report calls ``Row.speedup``.
+    notes: what else a reader should know, in lines.
+    """
+
+    name: str
+    about: str
+    unit: str
+    batch_unit: str
+    rows: tuple[Row, ...]
+    peaks: dict[str, float]
+    differences: dict[str, float] = field(default_factory=dict)
+    ratio: str = "ours is"
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to do the work: ``run`` does it once; the rest is as in ``Row``."""
+
+    name: str
+    precision: Precision
+    batch: int
+    units: int
+    run: Callable[[], object]
+
+
+def measure(
+    ways: Sequence[Way], device: torch.device, repetitions: int, matrices: Sequence[int]
+) -> tuple[tuple[Row, ...], dict[str, float]]:
+    """Rows, and the best rate of matrix products by precision, from turns in which every way runs once.
+
+    Ways are compared with the first.
+    """
+    seconds: list[list[float]] = [[] for _ in ways]
+    peaks: dict[str, list[float]] = {name: [] for name in get_args(Precision)}
+    with tqdm(total=(repetitions + 1) * len(ways), disable=None) as bar:
+
+        def flops_while_warming_up(way: Way) -> int:
+            flops = count_flops(way.run)
+            bar.update()
+            return flops
+
+        flops = [flops_while_warming_up(way) for way in ways]
+        for _ in range(repetitions):
+            for name, found in peaks.items():
+                found.append(max(matmul_rate(n, getattr(torch, name), device) for n in matrices))
+            for way, times in zip(ways, seconds, strict=True):
+                times.append(_seconds(way.run, device))
+                bar.update()
+    rows = (_row(*it, ways[0], seconds[0], peaks) for it in zip(ways, flops, seconds, strict=True))
+    return tuple(rows), {name: max(found) for name, found in peaks.items()}
+
+
+def _row(
+    way: Way, flops: int, seconds: list[float], ours: Way, our_seconds: list[float], peaks: dict[str, list[float]]
+) -> Row:
+    speedups = [(ours.units / a) / (way.units / b) for a, b in zip(our_seconds, seconds, strict=True)]
+    shares = [flops / s / peak for s, peak in zip(seconds, peaks[way.precision], strict=True)]
+    return Row(
+        name=way.name,
+        precision=way.precision,
+        batch=way.batch,
+        units=way.units,
+        flops=flops,
+        seconds=tuple(seconds),
+        best_rate=way.units / min(seconds),
+        speedup=statistics.median(speedups),
+        best_flop_rate=flops / min(seconds),
+        share_of_peak=statistics.median(shares),
+    )
+
+
+def count_flops(run: Callable[[], object]) -> int:
+    """Floating-point operations of a run: twice the multiply-adds of matrix products, convolutions and attention.
+
+    They are counted as executed, products with padding and with masked keys included. Elementwise work,
+    normalisation, pooling and the optimiser are not counted.
+    """
+    counter = FlopCounterMode(display=False, custom_mapping=_FLOPS_MISSING_IN_TORCH)
+    with counter:
+        run()
+    return counter.get_total_flops()
+
+
+def _addmm_flops(out: torch.Size, a: torch.Size, b: torch.Size, *rest: Any, **options: Any) -> int:
+    return 2 * a[0] * a[1] * b[1]
+
+
+def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *rest: Any, **options: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _attention_backward_flops(
+    grad: torch.Size, query: torch.Size, key: torch.Size, value: torch.Size, *rest: Any, **options: Any
+) -> int:
+    return sdpa_backward_flop_count(grad, query, key, value)
+
+
+def _lstm_flops(x: torch.Size, input_weight: torch.Size, hidden_weight: torch.Size, *rest: Any, **options: Any) -> int:
+    return 2 * x[0] * x[1] * (input_weight.numel() + hidden_weight.numel())
+
+
+def _lstm_backward_flops(*shapes: Any, **options: Any) -> int:
+    return 2 * _lstm_flops(*shapes)
+
+
+_FLOPS_MISSING_IN_TORCH = {
+    torch.ops.aten.addmm_: _addmm_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+    torch.ops.aten.mkldnn_rnn_layer: _lstm_flops,
+    torch.ops.aten.mkldnn_rnn_layer_backward: _lstm_backward_flops,
+}
+
+
+def matmul_rate(n: int, dtype: torch.dtype, device: torch.device) -> float:
+    """FLOP a second of a product of two (n, n) matrices, the faster of two."""
+    a, b = torch.randn(2, n, n, device=device).to(dtype)
+    out = a @ b
+    return 2 * n**3 / min(_seconds(lambda: torch.mm(a, b, out=out), device) for _ in range(2))
+
+
+def _seconds(run: Callable[[], object], device: torch.device) -> float:
+    _synchronize(device)
+    start = time.perf_counter()
+    run()
+    _synchronize(device)
+    return time.perf_counter() - start
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def check_agreement(differences: dict[str, float]) -> None:
+    """Rounding may tell the ways apart, and nothing else; convolutions of GPUs round to 10 bits."""
+    for name, difference in differences.items():
+        if not difference < 1e-2:
+            raise RunError(f"the ways to be compared disagree: {name} differ by {difference:.1e}")
+
+
+def largest(x: Tensor) -> float:
+    """Largest absolute entry."""
+    return x.abs().max().item()

@@ -1,0 +1,94 @@
+"""The same bandits as others train memory on them: RecurrentPPO of Stable-Baselines3-contrib, where it is installed."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from runs.tasks import BanditTask
+
+NOT_INSTALLED = "RecurrentPPO was not measured; to measure it, too: pip install -e '.[bench]'"
+
+Input = npt.NDArray[np.float32]
+
+
+class SeenByRL2(gymnasium.Wrapper[Input, np.int64, np.int64, np.int64]):
+    """A bandit that shows what ``ActorCritic`` reads: previous action (one-hot), previous reward and end flag."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], arms: int):
+        super().__init__(env)
+        self.arms = arms
+        self.observation_space = gymnasium.spaces.Box(0.0, 1.0, (arms + 2,), np.float32)
+
+    def _seen(self, action: int, reward: float, info: dict[str, Any]) -> Input:
+        seen = np.zeros(self.arms + 2, np.float32)
+        seen[action], seen[-2], seen[-1] = 1.0, reward, info["episode_end"]
+        return seen
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Input, dict[str, Any]]:
+        """A new trial: action 0, reward 0, flag 1."""
+        _, info = self.env.reset(seed=seed, options=options)
+        return self._seen(0, 0.0, info), info
+
+    def step(self, action: np.int64) -> tuple[Input, float, bool, bool, dict[str, Any]]:
+        """One pull."""
+        _, reward, terminated, truncated, info = self.env.step(action)
+        return self._seen(int(action), float(reward), info), float(reward), terminated, truncated, info
+
+
+class RecurrentPPO:
+    """The library's agent with the library's defaults: an LSTM each for policy and value, on one environment.
+
+    Args:
+        task: the bandits.
+        device: where its networks are.
+        steps: environment steps of an iteration; None: the library's default.
+
+    Attributes:
+        name: the agent and its version.
+        notes: what it is and sees, in lines.
+        steps: environment steps of an iteration.
+
+    Raises:
+        ModuleNotFoundError: where it is not installed.
+    """
+
+    def __init__(self, task: BanditTask, device: torch.device, steps: int | None = None):
+        library: Any = importlib.import_module("sb3_contrib")
+
+        def agent() -> Any:
+            env = gymnasium.make("snail/BernoulliBandit-v0", arms=task.arms, pulls=task.pulls)
+            settings = {} if steps is None else {"n_steps": steps}
+            return library.RecurrentPPO("MlpLstmPolicy", SeenByRL2(env, task.arms), device=device, **settings)
+
+        self._learner, self._collector = agent(), agent()
+        self._collector.train = lambda: None
+        self.steps: int = self._learner.n_steps
+        self.name = "RecurrentPPO"
+        version, epochs = library.__version__, self._learner.n_epochs
+        self.notes = (
+            f"RecurrentPPO is that of sb3-contrib {version} with its defaults: MlpLstmPolicy, one environment,",
+            f"{self.steps} steps and {epochs} epochs an iteration; it sees the previous action and reward, "
+            "as ours does.",
+        )
+
+    @classmethod
+    def if_installed(cls, task: BanditTask, device: torch.device, steps: int | None = None) -> RecurrentPPO | None:
+        """The agent, or None."""
+        try:
+            return cls(task, device, steps)
+        except ModuleNotFoundError:
+            return None
+
+    def collect(self) -> None:
+        """Play one iteration's steps, with log-probabilities and values, and learn nothing."""
+        self._collector.learn(self.steps, reset_num_timesteps=False)
+
+    def iterate(self) -> None:
+        """One iteration: play and learn."""
+        self._learner.learn(self.steps, reset_num_timesteps=False)

@@ -1,0 +1,60 @@
+"""Speed of learning: whole iterations of PPO on bandits, and how near their updates come to the machine's peak."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from runs.agents import SNAILConfig
+from runs.bench_measure import Benchmark, Sizes, Way, measure
+from runs.bench_recurrent_ppo import RecurrentPPO
+from runs.machine import Machine
+from runs.meta_rl import Batch, TrialTest
+from runs.ppo import PPOLearner, PPOTraining
+from runs.tasks import BanditTask
+
+
+class Repeated(PPOLearner):
+    """PPO whose update phase can be run again and again, on the trials of its last iteration."""
+
+    batch: Batch
+
+    def improve(self, batch: Batch, left: float) -> dict[str, Tensor]:
+        """Remember the judged trials."""
+        self.batch = batch
+        return super().improve(batch, left)
+
+    def improve_again(self) -> None:
+        """The update phase alone. Nothing is left of the training: the step size is 0, and the weights stay."""
+        super().improve(self.batch, left=0.0)
+
+
+def bench_training(device: torch.device, repetitions: int, sizes: Sizes) -> Benchmark:
+    """Environment steps a second of PPO, playing and learning."""
+    task = BanditTask(sizes.arms, sizes.pulls)
+    training = PPOTraining(steps=1, batch_size=sizes.trials)
+    learner = training.learner(task, SNAILConfig(), TrialTest(), 0, Machine(device))
+    ways = [
+        Way("ours: an iteration", "float32", sizes.trials, sizes.trials * sizes.pulls, lambda: learner.update(0)),
+    ]
+    other = RecurrentPPO.if_installed(task, device, sizes.recurrent_ppo_steps)
+    if other is not None:
+        ways.append(Way(f"{other.name}: an iteration", "float32", 1, other.steps, other.iterate))
+    rows, peaks = measure(ways, device, repetitions, sizes.matrices)
+    about = (
+        f"playing and learning, {sizes.arms}-armed bandits, {sizes.pulls} pulls a trial; ours is PPO of SNAIL, "
+        f"{training.epochs} epochs"
+    )
+    return Benchmark("training", about, "env steps", "trials", rows, peaks)
+
+
+def bench_update(device: torch.device, repetitions: int, sizes: Sizes) -> Benchmark:
+    """Steps a second in the update phase of PPO: forward, backward and the optimiser, minibatch after minibatch."""
+    training = PPOTraining(steps=1, batch_size=sizes.trials, epochs=1)
+    learner = Repeated(training, BanditTask(sizes.arms, sizes.pulls), SNAILConfig(), TrialTest(), 0, Machine(device))
+    learner.update(0)
+    steps, minibatch = sizes.trials * sizes.pulls, sizes.trials // training.minibatches
+    ways = [Way("ours: an epoch", "float32", minibatch, steps, learner.improve_again)]
+    rows, peaks = measure(ways, device, repetitions, sizes.matrices)
+    about = f"the update phase of PPO, SNAIL on {sizes.arms}-armed bandits, {sizes.pulls} pulls a trial"
+    return Benchmark("update", about, "steps", "trials", rows, peaks)
