@@ -25,7 +25,9 @@ def sections() -> dict[str, str]:
 
 
 def _tables(results: list[Result]) -> str:
-    return "\n\n".join(render(table, results, "markdown", missing=False) for table in tables().values())
+    measured = {r.experiment for r in results}
+    shown = [t for t in tables().values() if measured & {cell.experiment for cell in t.cells}]
+    return "\n\n".join(render(table, results, "markdown", missing=False) for table in shown)
 
 
 def _machines() -> str:

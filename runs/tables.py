@@ -48,7 +48,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper."""
+    """A table of the paper.
+
+    shares: whether to give the numbers in per cent of the limit, too.
+    """
 
     number: int
     title: str
@@ -56,6 +59,21 @@ class Table:
     digits: int
     cells: tuple[Cell, ...]
     notes: tuple[str, ...] = field(default=())
+    shares: bool = True
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What its columns are called."""
+        return (
+            "setting",
+            "agent",
+            "paper",
+            "ours (95% CI)",
+            "limit",
+            *(("of limit",) if self.shares else ()),
+            *(("paper's scale",) if any(cell.paper_unit for cell in self.cells) else ()),
+            "budget",
+        )
 
 
 def _printed(table: str, row: str, column: str) -> Printed:
@@ -160,6 +178,7 @@ def tables() -> dict[int, Table]:
                 "The paper trains one model for 1 to 5 shots, as do the rows of 1 and 5 shots; "
                 "a row of 1 shot only is of a model that was trained for nothing else.",
             ),
+            shares=False,
         ),
         3: Table(
             3,
@@ -192,9 +211,6 @@ def tables() -> dict[int, Table]:
     }
 
 
-HEADER = ("setting", "agent", "paper", "ours (95% CI)", "limit", "of limit", "budget")
-
-
 def render(table: Table, results: Iterable[Result], form: Format = "text", missing: bool = True) -> str:
     """The table as text or Markdown, with or without the rows that are not run.
 
@@ -202,14 +218,11 @@ def render(table: Table, results: Iterable[Result], form: Format = "text", missi
     """
     results = list(results)
     rows = [row for cell in table.cells for row in _rows(table, cell, results, missing)]
-    header: tuple[str, ...] = HEADER
-    if any(cell.paper_unit for cell in table.cells):
-        header = (*HEADER[:-1], "paper's scale", HEADER[-1])
     head = f"Table {table.number}: {table.title}"
     if form == "markdown":
-        lines = [f"**{head}**", "", *_markdown(header, rows)]
+        lines = [f"**{head}**", "", *_markdown(table.columns, rows)]
     else:
-        lines = [head, *_text(header, rows)]
+        lines = [head, *_text(table.columns, rows)]
     return "\n".join([*lines, *(["", *table.notes] if table.notes else [])])
 
 
@@ -230,11 +243,12 @@ def _rows(table: Table, cell: Cell, results: list[Result], missing: bool) -> lis
             continue
         ours, budget = ("not run", "") if not chosen else _summary(chosen, table)
         paper = "-" if printed is None else f"{printed[0]:g}" + ("" if printed[1] is None else f" +- {printed[1]:g}")
-        of_limit = "" if not chosen else of_reference(chosen, exact) if exact else of_reference(chosen, reference)
-        on_paper_scale: tuple[str, ...] = ()
+        row = [cell.label, agent, paper, ours, shown_limit]
+        if table.shares:
+            row.append("" if not chosen else of_reference(chosen, reference if exact is None else exact))
         if cell.paper_unit is not None:
-            on_paper_scale = (f"{statistics.fmean(r.mean for r in chosen) / cell.paper_unit:.3f}" if chosen else "",)
-        rows.append((cell.label, agent, paper, ours, shown_limit, of_limit, *on_paper_scale, budget))
+            row.append(f"{statistics.fmean(r.mean for r in chosen) / cell.paper_unit:.3f}" if chosen else "")
+        rows.append((*row, budget))
     return rows
 
 

@@ -6,6 +6,9 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
+from runs.catalogue import CATALOGUE
 from runs.readme import README, updated
 from runs.records import Result
 from runs.tables import choose, render, tables
@@ -52,7 +55,9 @@ def test_a_row_holds_paper_ours_and_limit():
     assert "6.6 +- 0.1" in line and "6.660" in line and "2 seeds" in line
     assert "6.550 +- 0.035" in line and "sd 0.071" in line  # the same tasks: averaging narrows nothing
     assert "not run" in row(text, "N=10 K=5", "gru") and "6.7" in row(text, "N=10 K=5", "gru")
-    assert re.search(r"79\.1 \+- 1 +not run +-$", row(text, "N=100 K=5", "snail"))  # no exact limit there
+    assert re.search(
+        r"79\.1 \+- 1 +not run +-$", row(text, "N=100 K=5", "snail")
+    )  # no exact limit there, and no reference yet
 
 
 def test_without_the_missing_rows():
@@ -90,3 +95,55 @@ def test_the_readme_shows_the_published_records():
     """Run ``python -m runs.readme`` to bring it up to date."""
     text = README.read_text(encoding="utf-8")
     assert updated(text) == text
+
+
+def test_where_no_limit_is_known_a_reference_stands_for_it(tmp_path):
+    """In per cent of what it collects on the same tasks, with the interval of the paired ratio."""
+    ours, theirs = np.array([70.0, 80.0, 60.0, 90.0]), np.array([75.0, 82.0, 65.0, 98.0])
+
+    def measured(agent: str, samples, **changes) -> Result:
+        folder = tmp_path / agent
+        folder.mkdir(exist_ok=True)
+        np.savez(folder / "samples.npz", **{"return": samples.astype(np.float32)})
+        return result(
+            experiment="bandit/n100-k5", agent=agent, mean=samples.mean(), n=4, path=folder / "result.json", **changes
+        )
+
+    reference = measured("finite-gittins", theirs)
+    text = render(tables()[3], [measured("snail", ours), reference])
+    ratio = 300 / 320
+    residual = ours - ratio * theirs
+    half = 1.96 * residual.std(ddof=1) / 2 / 80
+    assert f"80.000  {100 * ratio:.2f} +- {100 * half:.2f}%" in row(text, "N=100 K=5", "snail")
+    assert "100.00 +- 0.00%" in row(text, "N=100 K=5", "finite-gittins")
+    # on other tasks there is nothing to compare
+    text = render(tables()[3], [measured("snail", ours, task_set="y"), reference])
+    assert "%" not in row(text, "N=100 K=5", "snail")
+    (tmp_path / "snail" / "samples.npz").unlink()
+    text = render(tables()[3], [measured("gru", ours), reference])
+    (tmp_path / "gru" / "samples.npz").unlink()
+    assert "93.75%" in render(tables()[3], [replace(reference, agent="gru", mean=75.0, path=tmp_path / "x"), reference])
+
+
+def test_mdps_are_in_rewards_on_the_papers_scale_and_against_the_oracle():
+    text = render(
+        tables()[4],
+        [result(experiment="mdp/n10", mean=155.7), result(experiment="mdp/n10", agent="oracle", mean=218.0)],
+    )
+    line = row(text, "N=10 ", "snail")
+    # 0.766 of the unit in which 0.752 is RL^2's 156.2; 155.7 / 207.6; 155.7 / 218
+    assert "159.1 +- 0.2" in line and "0.750" in line and "71.42%" in line and "218.0" in line
+    assert "138.1" in row(text, "N=10 ", "psrl-mean0") and "138.1" not in row(text, "N=10 ", "psrl")
+    assert "1953.1 +- 6.2" in row(text, "N=100", "snail")
+
+
+def test_every_row_is_of_an_agent_that_can_be_run_or_of_the_paper():
+    for table in tables().values():
+        for cell in table.cells:
+            agents = set(CATALOGUE[cell.experiment].agents) if cell.experiment in CATALOGUE else set()
+            assert agents <= set(cell.paper)
+            assert all(
+                printed is not None
+                for agent, printed in cell.paper.items()
+                if agents and agent not in agents and agent != "maml"
+            )
