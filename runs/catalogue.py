@@ -114,12 +114,14 @@ def _unknown(what: str, name: str, known: tuple[str, ...]) -> str:
 
 
 def _meta_rl(steps: int, **settings: Any) -> dict[str, Training]:
-    """Both algorithms on the same trials, and the tuning of the methods that do not learn."""
+    """Both algorithms on the same trials, and the tuning of the methods that do not learn; settings are PPO's."""
     shared = {f.name for f in dataclasses.fields(MetaRLTraining)}
     common = {name: value for name, value in settings.items() if name in shared}
     return {"ppo": PPOTraining(steps, **settings), "trpo": TRPOTraining(steps, **common), "tuning": Tuning()}
 
 
+FULL_STEPS = {10: 600, 100: 1000, 500: 600, 1000: 600}
+"""Updates of the full budget, by pulls."""
 FULL_BATCH = {10: 1024, 100: 128, 500: 256, 1000: 128}
 """Trials in an update of the full budget, by pulls: some 10,000 steps where a processor does it, 128,000 for a GPU."""
 
@@ -133,7 +135,7 @@ def _bandit(arms: int, pulls: int) -> Experiment:
         f"{pulls} pulls of a {arms}-armed Bernoulli bandit",
         {**AGENTS, **BANDIT_METHODS},
         {
-            "full": Budget(task, _meta_rl(600, batch_size=FULL_BATCH[pulls]), TrialTest(trials)),
+            "full": Budget(task, _meta_rl(FULL_STEPS[pulls], batch_size=FULL_BATCH[pulls]), TrialTest(trials)),
             **demo,
             "smoke": Budget(task, _meta_rl(4, batch_size=max(8, 2560 // pulls)), TrialTest(trials=2000)),
         },
@@ -143,12 +145,13 @@ def _bandit(arms: int, pulls: int) -> Experiment:
 def _mdp(episodes: int) -> Experiment:
     task = MDPTask(episodes)
     batch_size = {10: 128, 25: 64}.get(episodes, 256)  # 13,000 to 16,000 steps for a processor, more for a GPU
+    settings = {"batch_size": batch_size, "minibatches": 8, "learning_rate": 1e-3}
     return Experiment(
         f"mdp/n{episodes}",
         f"{episodes} episodes of 10 steps in a random MDP of 10 states and 5 actions",
         {**AGENTS, **MDP_METHODS},
         {
-            "full": Budget(task, _meta_rl(800, batch_size=batch_size, learning_rate=1e-3), TrialTest(trials=10_000)),
+            "full": Budget(task, _meta_rl(800, **settings), TrialTest(trials=10_000)),
             "smoke": Budget(task, _meta_rl(4, batch_size=32), TrialTest(trials=200)),
         },
     )
