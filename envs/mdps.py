@@ -163,6 +163,4 @@ class TabularMDPEnv(TrialEnv):
 
     def __init__(self, states: int = 10, actions: int = 5, episodes: int = 10, episode_length: int = 10) -> None:
         disabled = AutoresetMode.DISABLED
-        super().__init__(
-            TabularMDPVectorEnv(1, states, actions, episodes, episode_length, autoreset_mode=disabled)
-        )
+        super().__init__(TabularMDPVectorEnv(1, states, actions, episodes, episode_length, autoreset_mode=disabled))

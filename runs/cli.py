@@ -32,6 +32,7 @@ def run(args: Sequence[str]) -> int:
             print("\n`snail VERB --help` explains each. Start with: snail list")
             return 0
         run_verb(args[0], args[1:])
+        sys.stdout.flush()  # here, where a reader that has left is no error
     except OutOfTime as e:
         print(f"\n{e}", file=sys.stderr)
         return 75

@@ -210,10 +210,10 @@ class Data:
 
 @dataclass(frozen=True)
 class Bench:
-    """Measure speed against re-running the whole sequence for every action or query, as a ratio on this machine."""
+    """Measure speed as a ratio on this machine: against re-running the whole sequence, and against RecurrentPPO."""
 
     what: Positional[What] = "all"
-    """rollout: collecting bandit trials; fewshot: one training update; all."""
+    """rollout: acting and learning on bandits; fewshot: one training update; all."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
     threads: int | None = None

@@ -273,3 +273,13 @@ def test_a_closed_pipe_is_no_error():
         f"{sys.executable} -m runs.cli table 3 | head -n 1", shell=True, capture_output=True, text=True, cwd=ROOT
     )
     assert "Table 3" in done.stdout and done.stderr == ""
+
+
+def test_a_pipe_that_was_closed_before_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "runs.cli", "list"], stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    os.close(writer)
+    assert done.returncode == 0 and done.stderr == ""

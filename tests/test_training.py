@@ -893,6 +893,7 @@ def test_wandb_goes_online_only_for_who_has_logged_in(fake_wandb, environment, m
 
 def test_wandb_offline_leaves_its_folder(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
+    monkeypatch.setattr(runs.tracking, "PATIENCE", 120.0)  # however busy the machine
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("WANDB_MODE", "offline")
     for name in ("CACHE", "CONFIG", "DATA"):
