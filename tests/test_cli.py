@@ -278,8 +278,8 @@ def test_a_closed_pipe_is_no_error():
 def test_a_pipe_that_was_closed_before_is_no_error():
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run(
-        [sys.executable, "-m", "runs.cli", "list"], stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ROOT
-    )
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-m", "runs.cli", "list"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=buffered)
     os.close(writer)
     assert done.returncode == 0 and done.stderr == ""
