@@ -1,6 +1,10 @@
 """Experiments: the catalogue, training, records, tables and the command line."""
 
 import os
+import time
+
+BEGAN = time.monotonic()
+"""When the program began: what time budgets count from."""
 
 # OpenMP threads that spin while they wait make every process on a shared machine many times slower; ones that sleep
 # at once are slow where operations are short. So they spin for some microseconds. Read when torch is loaded, which is

@@ -15,6 +15,7 @@ from tyro.conf import Positional
 
 from envs.fewshot import DATASETS, dataset_status, load_classes
 from envs.storage import DataError
+from runs import BEGAN
 from runs.agents import AGENTS
 from runs.bench import TINY, Sizes, What, bench
 from runs.bench import render as render_report
@@ -61,7 +62,7 @@ class Train(RunConfig):
     algorithm: str | None = None
     """How it learns: ppo or trpo for trials; None: the usual way."""
     time_budget: str | None = None
-    """Stop in time, with a checkpoint to --resume from, say after 90s, 25m or 1h30m; None: train to the end."""
+    """Stop in time, with a checkpoint to --resume from: 90s, 25m or 1h30m from the start; None: train to the end."""
     results: Path = RESULTS
     """Folder of all results; the run gets one of its own in it."""
     device: str = "auto"
@@ -112,7 +113,7 @@ class Train(RunConfig):
             tracker=self.tracker,
             resume=self.resume,
             overwrite=self.overwrite,
-            deadline=Deadline(seconds),
+            deadline=Deadline(seconds, BEGAN),
         )
         print(describe(record))
         print(f"record: {folder.result_path}")

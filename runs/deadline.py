@@ -24,14 +24,17 @@ def parse_duration(text: str) -> float:
 
 
 class Deadline:
-    """When to stop: counts from its making.
+    """When to stop.
+
+    At least one piece of work is done, however little time there is: before it nobody knows how long it takes.
 
     Args:
         seconds: the budget; None: no end.
+        began: what it counts from, by `time.monotonic`; None: now.
     """
 
-    def __init__(self, seconds: float | None = None):
-        self._end = None if seconds is None else time.monotonic() + seconds
+    def __init__(self, seconds: float | None = None, began: float | None = None):
+        self._end = None if seconds is None else (time.monotonic() if began is None else began) + seconds
         self._before: float | None = None
         self._longest = 0.0
 

@@ -61,3 +61,12 @@ def test_no_budget_never_ends(clock):
     limit.begin()
     clock(1e9)
     assert not limit.near()
+
+
+def test_a_budget_may_have_begun_before(clock):
+    limit = Deadline(RESERVE + 100, began=20.0)  # 80 seconds ago
+    limit.begin()
+    clock(5)
+    assert not limit.near()  # 15 left
+    clock(11)
+    assert limit.near()
