@@ -230,7 +230,25 @@ class OPSRL(MDPMethod):
 
 
 @dataclass(frozen=True)
-class BEB(MDPMethod):
+class _Scaled(MDPMethod):
+    """A method whose optimism has a scale."""
+
+    scale: float = 0.1
+    """Factor of the bonus (BEB) or of the confidence widths (UCRL2)."""
+    prior_mean: float = 1.0
+    """Prior mean m of the mean rewards."""
+
+    def __post_init__(self) -> None:
+        if not self.scale >= 0:
+            raise ValueError(f"scale must not be negative, got {self.scale}")
+
+    def grid(self) -> tuple[MDPMethod, ...]:
+        """The scales of `SCALES`."""
+        return tuple(replace(self, scale=scale) for scale in SCALES)
+
+
+@dataclass(frozen=True)
+class BEB(_Scaled):
     """Bayesian exploration bonus: optimal actions in the mean MDP of the posterior, with the rewards
 
         r(s, a) = (m + R(s, a)) / (1 + n(s, a)) + beta / (1 + S + n(s, a)),    beta = 2 scale H^2
@@ -240,18 +258,6 @@ class BEB(MDPMethod):
     steps that remain, so the same scale explores more there.
     """
 
-    scale: float = 0.1
-    """Factor of the bonus."""
-    prior_mean: float = 1.0
-    """Prior mean m of the mean rewards."""
-
-    def __post_init__(self) -> None:
-        _check_scale(self.scale)
-
-    def grid(self) -> tuple[MDPMethod, ...]:
-        """The scales of `SCALES`."""
-        return tuple(replace(self, scale=scale) for scale in SCALES)
-
     def plan(self, seen: Statistics, horizon: int, generator: torch.Generator) -> Tensor:
         """Solve the mean MDP with the bonus in its rewards."""
         S = seen.visits.shape[1]
@@ -260,7 +266,7 @@ class BEB(MDPMethod):
 
 
 @dataclass(frozen=True)
-class UCRL2(MDPMethod):
+class UCRL2(_Scaled):
     """Optimism: optimal actions in the best MDP near the empirical one, in episode k among those with
 
         r(s, a) <= r^(s, a) + scale sqrt(L / n(s, a))
@@ -271,18 +277,6 @@ class UCRL2(MDPMethod):
     reinforcement learning", JMLR 11; with a finite horizon, a plan for each episode and these constants as in the
     code that RL^2 ran (``UCRL2`` of TabulaRL, which has m = 0).
     """
-
-    scale: float = 0.1
-    """Factor of the confidence widths."""
-    prior_mean: float = 1.0
-    """Mean reward m assumed of pairs never tried, before the width is added."""
-
-    def __post_init__(self) -> None:
-        _check_scale(self.scale)
-
-    def grid(self) -> tuple[MDPMethod, ...]:
-        """The scales of `SCALES`."""
-        return tuple(replace(self, scale=scale) for scale in SCALES)
 
     def plan(self, seen: Statistics, horizon: int, generator: torch.Generator) -> Tensor:
         """Solve the most promising plausible MDP."""
@@ -306,11 +300,6 @@ class Oracle(MDPMethod):
     def plan(self, seen: Statistics, horizon: int, generator: torch.Generator) -> Tensor:
         """Solve the true MDP."""
         return _best(value_iteration(seen.tasks[..., :-1], seen.tasks[..., -1], horizon), generator)
-
-
-def _check_scale(scale: float) -> None:
-    if not scale >= 0:
-        raise ValueError(f"scale must not be negative, got {scale}")
 
 
 def _best(q: Tensor, generator: torch.Generator) -> Tensor:
