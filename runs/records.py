@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from runs.catalogue import RunConfig, as_catalogued
+from runs.catalogue import RunConfig, as_catalogued, find
 from runs.config import to_dict
 from runs.errors import RunError
 from runs.learner import Learner, Measurement
@@ -113,7 +113,10 @@ def _line(r: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Result:
-    """One measured number and the run that it comes from."""
+    """One measured number and the run that it comes from.
+
+    as_catalogued: the settings were those of the catalogue when it ran; current: they are so still.
+    """
 
     experiment: str
     agent: str
@@ -126,6 +129,7 @@ class Result:
     n: int
     task_set: str
     as_catalogued: bool
+    current: bool
     settings: str
     train_seconds: float
     path: Path
@@ -172,8 +176,18 @@ def _settings(config: dict[str, Any]) -> str:
     return json.dumps({k: v for k, v in config.items() if k != "seed"}, sort_keys=True)
 
 
+def _is_current(config: dict[str, Any]) -> bool:
+    """Whether the catalogue has a run of just these settings."""
+    try:
+        known = find(config["experiment"]).config(config["agent"], config["seed"], config["budget"])
+    except RunError:
+        return False
+    return to_dict(known) == config
+
+
 def _read_record(path: Path) -> list[Result]:
     record = json.loads(path.read_text(encoding="utf-8"))
+    current = _is_current(record["config"])
     return [
         Result(
             experiment=r["experiment"],
@@ -187,6 +201,7 @@ def _read_record(path: Path) -> list[Result]:
             n=r["n"],
             task_set=r["task_set"],
             as_catalogued=record["as_catalogued"],
+            current=current,
             settings=_settings(record["config"]),
             train_seconds=record["train_seconds"],
             path=path,

@@ -305,9 +305,10 @@ def _summary(chosen: list[Result], table: Table) -> tuple[str, str]:
     half = statistics.fmean(r.ci95 for r in chosen)
     seconds = statistics.fmean(r.train_seconds for r in chosen)
     spread = f", {len(means)} seeds (sd {table.scale * statistics.stdev(means):.2g})" if len(means) > 1 else ""
+    earlier = "" if all(r.current for r in chosen) else " (earlier settings)"
     return (
         f"{table.scale * statistics.fmean(means):.{table.digits}f} +- {table.scale * half:.{table.digits}f}",
-        f"{chosen[0].budget}, {seconds:.0f} s{spread}",
+        f"{chosen[0].budget}{earlier}, {seconds:.0f} s{spread}",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 
 from runs.catalogue import CATALOGUE
 from runs.readme import README, updated
-from runs.records import Result
+from runs.records import PUBLISHED, Result, read_results
 from runs.tables import choose, render, tables
 
 
@@ -27,6 +28,7 @@ def result(**changes) -> Result:
         n=100,
         task_set="x",
         as_catalogued=True,
+        current=True,
         settings="s",
         train_seconds=60.0,
         path=Path("a"),
@@ -58,6 +60,20 @@ def test_a_row_holds_paper_ours_and_limit():
     assert re.search(
         r"79\.1 \+- 1 +not run +-$", row(text, "N=100 K=5", "snail")
     )  # no exact limit there, and no reference yet
+
+
+def test_a_row_of_earlier_settings_says_so(tmp_path):
+    """A record keeps its place in the table when the catalogue moves on, but not unmarked."""
+    record = json.loads((PUBLISHED / "bandit/n10-k5/ucb1/full-seed0/result.json").read_text())
+    found = {}
+    for name, trials in (("now", record["config"]["test"]["trials"]), ("then", 1234)):
+        record["config"]["test"]["trials"] = trials
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text(json.dumps(record))
+        (found[name],) = read_results([tmp_path / name])
+    assert found["now"].current and not found["then"].current
+    assert "full, " in row(render(tables()[3], [found["now"]]), "N=10 K=5", "ucb1")
+    assert "full (earlier settings), " in row(render(tables()[3], [found["then"]]), "N=10 K=5", "ucb1")
 
 
 def test_without_the_missing_rows():
