@@ -14,7 +14,7 @@ from envs.trials import TrialVectorEnv
 from runs.bench_measure import Benchmark, Sizes, Way, check_agreement, largest, measure
 from runs.bench_plain import plain_snail
 from runs.bench_recurrent_ppo import NOT_INSTALLED, RecurrentPPO
-from runs.meta_rl import Trajectories, rollout
+from runs.rollout import Player, Trajectories, player, rollout
 from runs.tasks import BanditTask
 from snail.actor_critic import ActorCritic
 from snail.model import SNAIL
@@ -54,10 +54,10 @@ class RerunAgent(ActorCritic):
 
 
 @torch.no_grad()
-def stream(agent: ActorCritic, env: TrialVectorEnv, generator: torch.Generator) -> tuple[Trajectories, Tensor]:
+def collect(agent: ActorCritic, play: Player) -> tuple[Trajectories, Tensor]:
     """Our way to collect trials: streaming actions, then all values at once. Trajectories and values (B, T)."""
     assert agent.value is not None
-    trials = rollout(agent, env, generator)
+    trials = play()
     # pieces whose activations stay in a processor's cache
     piece = 32 if trials.inputs.device.type == "cpu" else len(trials.inputs)
     return trials, torch.cat([agent.value(x) for x in trials.inputs.split(piece)])[..., 0]
@@ -77,7 +77,7 @@ def rollout_differences(
     agent: ActorCritic, reference: RerunAgent, env: TrialVectorEnv, generator: torch.Generator
 ) -> dict[str, float]:
     """Largest difference of log-probabilities and values over the trials of ``env``."""
-    trials, values = stream(agent, env, generator)
+    trials, values = collect(agent, partial(rollout, agent, env, generator))
     log_p, history = replay(reference, trials.inputs)  # (B, T, A)
     log_probs = log_p.gather(-1, trials.actions[..., None])[..., 0]  # (B, T)
     return {
@@ -102,14 +102,14 @@ def bench_rollout(device: torch.device, repetitions: int, sizes: Sizes) -> Bench
     differences = rollout_differences(agent, plain, envs[sizes.rerun_trials], generator)
     check_agreement(differences)
 
-    def way(name: str, trials: int, collect: Callable[[TrialVectorEnv], object]) -> Way:
-        return Way(name, "float32", trials, trials * sizes.pulls, lambda: collect(envs[trials]))
+    def way(name: str, trials: int, by: Callable[[TrialVectorEnv], Callable[[], object]]) -> Way:
+        return Way(name, "float32", trials, trials * sizes.pulls, by(envs[trials]))
 
-    def by_rerun(agent: RerunAgent) -> Callable[[TrialVectorEnv], object]:
-        return lambda env: rollout(agent, env, generator)
+    def by_rerun(agent: RerunAgent) -> Callable[[TrialVectorEnv], Callable[[], object]]:
+        return lambda env: partial(rollout, agent, env, generator)
 
-    def by_streaming(env: TrialVectorEnv) -> object:
-        return stream(agent, env, generator)
+    def by_streaming(env: TrialVectorEnv) -> Callable[[], object]:
+        return partial(collect, agent, player(agent, env, generator))
 
     ways = [
         way("ours: streaming", sizes.trials, by_streaming),

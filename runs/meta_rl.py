@@ -20,54 +20,9 @@ from runs.agents import SequenceAgent
 from runs.learner import Measurement
 from runs.machine import Machine, stream_seed
 from runs.returns import generalized_advantages, log_probability, standardized
+from runs.rollout import Player, Trajectories, player, rollout
 from runs.schedules import geometric_growth
 from runs.tasks import TrialTask
-from snail.actor_critic import ActorCritic
-
-
-@dataclass(frozen=True)
-class Trajectories:
-    """B whole trials of T steps.
-
-    inputs: (B, T, C) what the agent saw at each step.
-    actions: (B, T) what it did; log_probs: (B, T) how probable that was.
-    rewards: (B, T) what came of it.
-    """
-
-    inputs: Tensor
-    actions: Tensor
-    log_probs: Tensor
-    rewards: Tensor
-
-
-@torch.no_grad()
-def rollout(
-    agent: ActorCritic, env: TrialVectorEnv, generator: torch.Generator, tasks: Tensor | None = None
-) -> Trajectories:
-    """Play one trial in every row of ``env`` with sampled actions, on new tasks or on the given ones.
-
-    The agent streams: each step costs the same convolution work, however long the trial already is.
-    """
-    observation, _ = env.reset(options=None if tasks is None else {"tasks": tasks})
-    B, T, device = env.num_envs, env.horizon, env.device
-    x = agent.first_input(observation)  # (B, C)
-    cache = agent.init_cache(B, T)
-    # time-major, as the convolutions read it
-    inputs = x.new_empty(T, B, x.shape[1])
-    actions = torch.empty(T, B, dtype=torch.long, device=device)
-    log_probs, rewards = x.new_empty(T, B), x.new_empty(T, B)
-    for t in range(T):
-        logits, cache = agent.act(x, cache, in_place=True)  # (B, A)
-        log_p = logits.log_softmax(-1)
-        # the largest of p / Exp(1) is a draw from p, and needs no copy to the host
-        noise = torch.empty_like(log_p).exponential_(generator=generator)
-        action = (log_p.exp() / noise).argmax(-1)  # (B,)
-        inputs[t], actions[t] = x, action
-        log_probs[t] = log_p.gather(-1, action[:, None])[:, 0]
-        observation, rewards[t], _, _, info = env.step(action)
-        x = agent.encode(observation, action, rewards[t], info["episode_end"])
-    return Trajectories(*(y.transpose(0, 1) for y in (inputs, actions, log_probs, rewards)))
-
 
 JUDGED_AT_ONCE = 32_768
 """Steps that the model judges in one piece, for memory's sake."""
@@ -228,6 +183,7 @@ class MetaRLLearner(ABC):
         self.scale = RunningScale(env.horizon).to(machine.device)
         self.generator = machine.generator(stream_seed(seed, "actions"))
         self.env.reset(seed=stream_seed(seed, "tasks"))
+        self._player: Player | None = None  # of the present env
 
     @abstractmethod
     def improve(self, batch: Batch, left: float) -> dict[str, Tensor]:
@@ -241,7 +197,7 @@ class MetaRLLearner(ABC):
     def update(self, step: int) -> dict[str, Tensor]:
         """Play a batch of trials, judge it, improve."""
         self._set_length(self._episodes_at(step))
-        trials = rollout(self.model, self.env, self.generator)
+        trials = self._play()
         batch, mismatch = self._judge(trials)
         logs = self.improve(batch, 1 - step / self.steps)
         return {**logs, "return": trials.rewards.sum(1).mean(), "step_forward_mismatch": mismatch}
@@ -265,7 +221,12 @@ class MetaRLLearner(ABC):
             return
         env = self.task.make_env(self._trials_of(episodes), self.machine.device, episodes)
         env.generator.set_state(self.env.generator.get_state())
-        self.env = env
+        self.env, self._player = env, None
+
+    def _play(self) -> Trajectories:
+        if self._player is None:
+            self._player = player(self.model, self.env, self.generator)
+        return self._player()
 
     @torch.no_grad()
     def _judge(self, trials: Trajectories) -> tuple[Batch, Tensor]:

@@ -137,7 +137,11 @@ class Result:
     def samples(self) -> np.ndarray | None:
         """The samples (n,) that the mean is of, in the order of the task set; None if they were not kept."""
         name = self.metric if self.shots is None else f"{self.metric}_{self.shots}shot"
-        return read_samples(self.path.with_name(SAMPLES), name)
+        try:
+            return read_samples(self.path.with_name(SAMPLES), name)
+        except RunError as e:
+            print(f"warning: {e}; its mean is shown without comparison", file=sys.stderr)
+            return None
 
 
 SAMPLES = "samples.npz"

@@ -13,6 +13,7 @@ from runs.folder import RunFolder
 from runs.machine import Machine
 from runs.meta_rl import TrialTest
 from runs.ppo import PPOTraining
+from runs.rollout import RecordedRollout, rollout
 from runs.supervised import FewShotTest, SupervisedTraining
 from runs.training import train
 from snail import SNAIL
@@ -50,3 +51,29 @@ def test_the_gpu_runs_both_loops(agent, tmp_path):
     )
     record = train(fewshot, RunFolder(tmp_path / "fewshot"), machine, tracker="none", quiet=True)
     assert 0 <= record["results"][0]["mean"] <= 1
+
+
+@pytest.mark.parametrize("experiment", ["bandit/n10-k5", "mdp/n10"])
+@pytest.mark.parametrize("agent", AGENTS)
+def test_the_recorded_rollout_plays_what_the_plain_one_plays(agent, experiment):
+    config = find(experiment).config(agent, budget="smoke")
+
+    def parts():
+        torch.manual_seed(0)
+        env = config.task.make_env(16, "cuda")
+        env.reset(seed=1)
+        model = config.model.build_actor_critic(env.num_observations, env.num_actions, env.horizon, False, False)
+        return model.cuda(), env, torch.Generator("cuda").manual_seed(2)
+
+    plain, recorded = parts(), parts()
+    play = RecordedRollout(*recorded)
+    for _ in range(3):  # new tasks each time, and other weights
+        expected, found = rollout(*plain), play()
+        for name, x in vars(expected).items():
+            torch.testing.assert_close(vars(found)[name], x, atol=1e-5, rtol=1e-5)
+        for model, _, _ in (plain, recorded):
+            with torch.no_grad():
+                for p in model.parameters():
+                    p.mul_(1.1)
+    assert torch.equal(plain[1].generator.get_state(), recorded[1].generator.get_state())
+    assert torch.equal(plain[2].get_state(), recorded[2].get_state())

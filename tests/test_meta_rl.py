@@ -8,7 +8,8 @@ import torch
 
 from runs.catalogue import find
 from runs.machine import Machine
-from runs.meta_rl import MetaRLLearner, rollout
+from runs.meta_rl import MetaRLLearner
+from runs.rollout import rollout
 from runs.training import build_learner
 
 CPU = Machine(torch.device("cpu"))

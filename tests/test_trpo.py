@@ -12,7 +12,7 @@ from torch.nn.utils import parameters_to_vector
 from runs.catalogue import find
 from runs.errors import RunError
 from runs.machine import Machine
-from runs.meta_rl import rollout
+from runs.rollout import rollout
 from runs.training import build_learner
 from runs.trpo import TRPOTraining, conjugate_gradient, fisher_product, kl_divergence
 

@@ -1,0 +1,116 @@
+"""Playing trials: the agent streams through a batch of them; on a GPU as one recorded launch."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from envs.trials import TrialVectorEnv
+from snail.actor_critic import ActorCritic
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """B whole trials of T steps.
+
+    inputs: (B, T, C) what the agent saw at each step.
+    actions: (B, T) what it did; log_probs: (B, T) how probable that was.
+    rewards: (B, T) what came of it.
+    """
+
+    inputs: Tensor
+    actions: Tensor
+    log_probs: Tensor
+    rewards: Tensor
+
+
+@torch.no_grad()
+def rollout(
+    agent: ActorCritic, env: TrialVectorEnv, generator: torch.Generator, tasks: Tensor | None = None
+) -> Trajectories:
+    """Play one trial in every row of ``env`` with sampled actions, on new tasks or on the given ones.
+
+    The agent streams: each step costs the same convolution work, however long the trial already is.
+    """
+    observation, _ = env.reset(options=None if tasks is None else {"tasks": tasks})
+    B, T, device = env.num_envs, env.horizon, env.device
+    x = agent.first_input(observation)  # (B, C)
+    cache = agent.init_cache(B, T)
+    # time-major, as the convolutions read it
+    inputs = x.new_empty(T, B, x.shape[1])
+    actions = torch.empty(T, B, dtype=torch.long, device=device)
+    log_probs, rewards = x.new_empty(T, B), x.new_empty(T, B)
+    for t in range(T):
+        logits, cache = agent.act(x, cache, in_place=True)  # (B, A)
+        log_p = logits.log_softmax(-1)
+        # the largest of p / Exp(1) is a draw from p, and needs no copy to the host
+        noise = torch.empty_like(log_p).exponential_(generator=generator)
+        action = (log_p.exp() / noise).argmax(-1)  # (B,)
+        inputs[t], actions[t] = x, action
+        log_probs[t] = log_p.gather(-1, action[:, None])[:, 0]
+        observation, rewards[t], _, _, info = env.step(action)
+        x = agent.encode(observation, action, rewards[t], info["episode_end"])
+    return Trajectories(*(y.transpose(0, 1) for y in (inputs, actions, log_probs, rewards)))
+
+
+Player = Callable[[], Trajectories]
+"""Plays one trial in every row of an environment, on new tasks."""
+
+
+def player(agent: ActorCritic, env: TrialVectorEnv, generator: torch.Generator) -> Player:
+    """What plays batch after batch: on a GPU a `RecordedRollout`, elsewhere `rollout` itself.
+
+    Where recording is not possible, or does not give what the plain rollout gives, a warning says so and the plain
+    one is played.
+    """
+    if env.device.type == "cuda":
+        try:
+            return RecordedRollout(agent, env, generator)
+        except RuntimeError as e:
+            warnings.warn(f"rollouts are not recorded as a CUDA graph, so they are slower: {e}", stacklevel=2)
+    return lambda: rollout(agent, env, generator)
+
+
+class RecordedRollout:
+    """`rollout` of one batch as a CUDA graph: the same numbers, as one launch.
+
+    A step of the rollout is some hundred small kernels; one by one, the host cannot launch them as fast as the GPU
+    runs them. Everything that a rollout does is known beforehand: shapes, lengths of the caches and when episodes
+    end; weights are read where the optimiser writes them, and randomness goes on from where the generators are.
+
+    Args:
+        agent, env, generator: as of `rollout`; env and generator on a GPU.
+
+    Raises:
+        RuntimeError: if the rollout cannot be recorded, or what is replayed is not what the plain one plays.
+    """
+
+    def __init__(self, agent: ActorCritic, env: TrialVectorEnv, generator: torch.Generator):
+        generators = (generator, env.generator)
+        before = [g.get_state() for g in generators]
+        stream = torch.cuda.Stream(env.device)
+        stream.wait_stream(torch.cuda.current_stream(env.device))
+        with torch.cuda.stream(stream):
+            plain = rollout(agent, env, generator)  # also what has to be set up once, before recording
+        torch.cuda.current_stream(env.device).wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        for g in generators:
+            self._graph.register_generator_state(g)
+        with torch.cuda.graph(self._graph, stream=stream):
+            self._trials = rollout(agent, env, generator)
+        for g, state in zip(generators, before, strict=True):
+            g.set_state(state)
+        again = self()
+        if not (torch.equal(again.actions, plain.actions) and torch.equal(again.rewards, plain.rewards)):
+            raise RuntimeError("the recorded rollout plays other trials than the plain one")
+        for g, state in zip(generators, before, strict=True):
+            g.set_state(state)
+
+    def __call__(self) -> Trajectories:
+        """Play the next batch; it stays valid until the next call."""
+        self._graph.replay()
+        return self._trials
