@@ -28,6 +28,7 @@ from baselines.mdps import (
     Oracle,
     RandomPolicy,
 )
+from baselines.prototypical import PrototypicalNetwork
 from baselines.recurrent import GRU, LSTM, Recurrent
 from baselines.sizing import matching_size
 from baselines.transformer import Combination, Positions, Transformer
@@ -43,7 +44,19 @@ _BLOCKS = {"classifier": FEWSHOT_BLOCKS, "policy": RL_POLICY_BLOCKS, "value": RL
 _STEM = {"classifier": None, "policy": 32, "value": 32}
 
 
-class SequenceAgent(ABC):
+class FewShotAgent(ABC):
+    """An agent that classifies few-shot episodes."""
+
+    @abstractmethod
+    def build_classifier(self, embedding: nn.Module, embedding_size: int, ways: int, max_support: int) -> EpisodeModel:
+        """What maps episodes with up to ``max_support`` support items to logits.
+
+        embedding: (M, ...) images -> (M, embedding_size).
+        ways: classes in an episode.
+        """
+
+
+class SequenceAgent(FewShotAgent):
     """An agent that is a sequence model: the same one classifies, acts and judges."""
 
     @abstractmethod
@@ -51,7 +64,7 @@ class SequenceAgent(ABC):
         """The model for ``role``, with sequences of up to ``max_len`` steps."""
 
     def build_classifier(self, embedding: nn.Module, embedding_size: int, ways: int, max_support: int) -> EpisodeModel:
-        """What maps episodes with up to ``max_support`` support items to logits."""
+        """Embeddings and labels as a sequence, read by the model."""
         model = self.build("classifier", embedding_size + ways, ways, max_support + 1)
         return SequenceClassifier(embedding, model, ways)
 
@@ -149,12 +162,22 @@ class TransformerConfig(SequenceAgent):
         return model(matching_size(model, _snail_size(role, input_size, output_size, max_len), multiple=self.heads))
 
 
+@dataclass(frozen=True)
+class PrototypicalConfig(FewShotAgent):
+    """Prototypical networks: the class whose mean embedding is nearest."""
+
+    def build_classifier(self, embedding: nn.Module, embedding_size: int, ways: int, max_support: int) -> EpisodeModel:
+        """The embedding, and distances to the means."""
+        return PrototypicalNetwork(embedding, ways)
+
+
 AnySequenceAgent = SNAILConfig | LSTMConfig | GRUConfig | TransformerConfig
 AnyBanditMethod = (
     Random | Greedy | EpsilonGreedy | UCB1 | Thompson | OptimisticThompson | Gittins | FiniteHorizonGittins
 )
 AnyMDPMethod = RandomPolicy | GreedyPolicy | EpsilonGreedyPolicy | PSRL | OPSRL | UCRL2 | BEB | Oracle
-AnyAgentConfig = AnySequenceAgent | AnyBanditMethod | AnyMDPMethod
+AnyFewShotAgent = AnySequenceAgent | PrototypicalConfig
+AnyAgentConfig = AnyFewShotAgent | AnyBanditMethod | AnyMDPMethod
 
 AGENTS: dict[str, AnySequenceAgent] = {
     "snail": SNAILConfig(),
@@ -162,7 +185,10 @@ AGENTS: dict[str, AnySequenceAgent] = {
     "gru": GRUConfig(),
     "transformer": TransformerConfig(),
 }
-"""The agents that learn, on every experiment."""
+"""The agents for every experiment."""
+
+FEWSHOT_AGENTS: dict[str, AnyFewShotAgent] = {**AGENTS, "protonet": PrototypicalConfig()}
+"""The agents for few-shot classification."""
 
 BANDIT_METHODS: dict[str, AnyBanditMethod] = {
     "random": Random(),
@@ -190,3 +216,6 @@ MDP_METHODS: dict[str, AnyMDPMethod] = {
     **{f"{name}-mean0": replace(method, prior_mean=0.0) for name, method in _BAYESIAN.items()},
     "oracle": Oracle(),
 }
+
+METHODS: dict[str, AnyBanditMethod | AnyMDPMethod] = {**BANDIT_METHODS, **MDP_METHODS}
+"""The agents that do not learn."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runs.agents import AGENTS, BANDIT_METHODS, MDP_METHODS, AnyAgentConfig
+from runs.agents import AGENTS, BANDIT_METHODS, FEWSHOT_AGENTS, MDP_METHODS, METHODS, AnyAgentConfig
 from runs.errors import RunError
 from runs.meta_rl import MetaRLTraining, TrialTest
 from runs.ppo import PPOTraining
@@ -68,7 +68,7 @@ class Experiment:
     def algorithms(self, agent: str) -> tuple[str, ...]:
         """The ways of training an agent, the usual one first: tuning for methods that do not learn."""
         ways = dict.fromkeys(name for b in self.budgets.values() for name in b.algorithms)
-        return tuple(name for name in ways if (name == "tuning") == (agent not in AGENTS))
+        return tuple(name for name in ways if (name == "tuning") == (agent in METHODS))
 
     def limit(self) -> float | None:
         """What no agent can pass in expectation, in units of the metric; None where it is not known."""
@@ -172,7 +172,7 @@ def _fewshot(data: DataName, ways: int, images: str) -> Experiment:
     return Experiment(
         f"{data}/{ways}way",
         f"{ways}-way classification of {images}, one model for 1 to 5 shots",
-        AGENTS,
+        FEWSHOT_AGENTS,
         {"full": Budget(task, _supervised(6000), FewShotTest()), "smoke": _smoke(task)},
     )
 
@@ -183,7 +183,7 @@ def _one_shot(data: DataName, ways: int, images: str) -> Experiment:
     return Experiment(
         f"{data}/{ways}way-1shot",
         f"{ways}-way classification of {images}, 1 shot only",
-        AGENTS,
+        FEWSHOT_AGENTS,
         {
             "full": Budget(task, _supervised(7000), FewShotTest()),
             "demo": Budget(task, _supervised(1000), FewShotTest()),
@@ -199,6 +199,7 @@ CATALOGUE: dict[str, Experiment] = {
         _bandit(arms=50, pulls=1000),
         *(_mdp(episodes) for episodes in (10, 25, 50, 75, 100)),
         _fewshot("omniglot", 5, "handwritten characters"),
+        _fewshot("omniglot", 20, "handwritten characters"),
         _one_shot("omniglot", 5, "handwritten characters"),
         _fewshot("glyphs", 5, "printed characters made here"),
         _one_shot("glyphs", 5, "printed characters made here"),

@@ -16,7 +16,7 @@ from tyro.conf import Positional
 from envs.fewshot import DATASETS, dataset_status, load_classes
 from envs.storage import DataError
 from runs import BEGAN
-from runs.agents import AGENTS
+from runs.agents import METHODS
 from runs.bench import TINY, Sizes, What, bench
 from runs.bench import render as render_report
 from runs.catalogue import CATALOGUE, RunConfig, Test, find
@@ -43,9 +43,9 @@ class List:
             print(f"{e.id:{width}}  {e.about}; budgets: {', '.join(e.budgets)}")
             families.setdefault(tuple(e.agents), []).append(e.id.partition("/")[0])
         for agents, names in families.items():
-            learn = [a for a in agents if a in AGENTS]
+            learn = [a for a in agents if a not in METHODS]
             print(f"\nagents for {', '.join(dict.fromkeys(names))}: {', '.join(learn)}")
-            if methods := [a for a in agents if a not in AGENTS]:
+            if methods := [a for a in agents if a in METHODS]:
                 print(f"  methods that do not learn: {', '.join(methods)}")
         print("\nstart one with:  snail train bandit/n10-k5 --agent snail --budget demo")
 

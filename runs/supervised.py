@@ -11,7 +11,7 @@ from torch import Tensor
 
 from envs.fewshot import EpisodeIndices, EpisodeSampler, ImageClasses, task_set_hash
 from envs.trials import require_positive
-from runs.agents import SequenceAgent
+from runs.agents import FewShotAgent
 from runs.learner import Measurement
 from runs.machine import Machine
 from runs.schedules import one_cycle
@@ -43,7 +43,7 @@ class SupervisedTraining:
     validations: int = 20
     """Looks at the validation classes in a training."""
 
-    def learner(self, task: FewShotTask, agent: SequenceAgent, test: FewShotTest, seed: int, machine: Machine):
+    def learner(self, task: FewShotTask, agent: FewShotAgent, test: FewShotTest, seed: int, machine: Machine):
         """What trains ``agent`` on ``task``."""
         return FewShotLearner(self, task, agent, test, seed, machine)
 
@@ -69,7 +69,7 @@ class FewShotLearner:
         self,
         training: SupervisedTraining,
         task: FewShotTask,
-        agent: SequenceAgent,
+        agent: FewShotAgent,
         test: FewShotTest,
         seed: int,
         machine: Machine,

@@ -81,11 +81,21 @@ def _printed(table: str, row: str, column: str) -> Printed:
     return None if found is None else (found[0], found[1])
 
 
-def _fewshot_cell(ways: int, shots: int) -> Cell:
-    agents = ("snail", "lstm", "gru", "transformer", "maml")
-    names = {"snail": "SNAIL", "maml": "Finn 2017 (MAML)"}
-    paper = {a: _printed("omniglot", names[a], f"{ways}way_{shots}shot") if a in names else None for a in agents}
-    return Cell(f"{ways}-way {shots}-shot", f"omniglot/{ways}way", shots, paper, lambda: 1.0)
+_FEWSHOT_ROWS = {
+    "snail": "SNAIL",
+    "lstm": None,
+    "gru": None,
+    "transformer": None,
+    "maml": "Finn 2017 (MAML)",
+    "protonet": "Snell 2017",
+}
+"""Agents of few-shot classification, and whose printed numbers stand beside theirs."""
+
+
+def _fewshot_cell(data: str, ways: int, shots: int) -> Cell:
+    column = f"{ways}way_{shots}shot"
+    paper = {agent: None if row is None else _printed(data, row, column) for agent, row in _FEWSHOT_ROWS.items()}
+    return Cell(f"{ways}-way {shots}-shot", f"{data}/{ways}way", shots, paper, lambda: 1.0)
 
 
 def _our_cell(label: str, experiment: str, shots: int) -> Cell:
@@ -159,7 +169,7 @@ def _mdp_cell(episodes: int) -> Cell:
 
 def tables() -> dict[int, Table]:
     """Every table that can be printed, by its number in the SNAIL paper."""
-    omniglot = [_fewshot_cell(ways, shots) for ways in (5, 20) for shots in (1, 5)]
+    omniglot = [_fewshot_cell("omniglot", ways, shots) for ways in (5, 20) for shots in (1, 5)]
     ours = [
         _our_cell("5-way 1-shot only", "omniglot/5way-1shot", 1),
         _our_cell("glyphs 5-way 1-shot", "glyphs/5way", 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -28,20 +29,32 @@ class FewShotEpisodes(Protocol):
         """Queries (B, Q, ...)."""
 
 
+@dataclass(frozen=True)
+class EncodedEpisodes:
+    """Episodes whose images have been encoded."""
+
+    support_x: Tensor
+    support_y: Tensor
+    query_x: Tensor
+
+
 class EpisodeModel(nn.Module, ABC):
     """A few-shot learner, however it learns: episodes in, logits out."""
 
-    @abstractmethod
     def forward(self, episodes: FewShotEpisodes) -> Tensor:
         """Logits (B, Q, N) of the queries."""
+        images = torch.cat([episodes.support_x, episodes.query_x], dim=1)  # (B, S + Q, ...)
+        encoded = self.encode(images.flatten(0, 1)).unflatten(0, images.shape[:2])  # (B, S + Q, ...)
+        support, query = encoded.split([episodes.support_x.shape[1], episodes.query_x.shape[1]], dim=1)
+        return self.predict(EncodedEpisodes(support, episodes.support_y, query))
 
     def encode(self, images: Tensor) -> Tensor:
         """What can be computed of each image alone, and so once for many episodes: (M, ...) -> (M, ...)."""
         return images
 
+    @abstractmethod
     def predict(self, encoded: FewShotEpisodes) -> Tensor:
         """Logits (B, Q, N) of episodes whose images have been encoded."""
-        return self(encoded)
 
 
 class SequenceClassifier(EpisodeModel):
@@ -60,24 +73,14 @@ class SequenceClassifier(EpisodeModel):
         super().__init__()
         self.embedding, self.model, self.ways = embedding, model, ways
 
-    def forward(self, episodes: FewShotEpisodes) -> Tensor:
-        """Logits (B, Q, N) of the queries."""
-        images = torch.cat([episodes.support_x, episodes.query_x], dim=1)  # (B, S + Q, ...)
-        embedded = self.encode(images.flatten(0, 1)).unflatten(0, images.shape[:2])  # (B, S + Q, E)
-        support, query = embedded.split([episodes.support_x.shape[1], episodes.query_x.shape[1]], dim=1)
-        return self._classify(support, episodes.support_y, query)
-
     def encode(self, images: Tensor) -> Tensor:
         """Embeddings: (M, ...) -> (M, E)."""
         return self.embedding(images)
 
     def predict(self, encoded: FewShotEpisodes) -> Tensor:
-        """Logits (B, Q, N) of episodes whose images have been encoded."""
-        return self._classify(encoded.support_x, encoded.support_y, encoded.query_x)
-
-    def _classify(self, support: Tensor, support_y: Tensor, query: Tensor) -> Tensor:
         """Embeddings (B, S, E), labels (B, S), embeddings (B, Q, E) -> logits (B, Q, N)."""
-        labels = F.one_hot(support_y, self.ways).to(support.dtype)  # (B, S, N)
+        support, query = encoded.support_x, encoded.query_x
+        labels = F.one_hot(encoded.support_y, self.ways).to(support.dtype)  # (B, S, N)
         past = torch.cat([support, labels], dim=-1)  # (B, S, E + N)
         _, cache = self.model.prefill(past, max_len=past.shape[1])
         unlabelled = query.new_zeros(*query.shape[:2], self.ways)
