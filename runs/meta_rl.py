@@ -282,7 +282,11 @@ class MetaRLLearner(ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
-        self.model.load_state_dict(state["model"])
+        self.load_weights(state)
         self.scale.load_state_dict(state["scale"])
         self.generator.set_state(state["generator"])
         self.env.generator.set_state(state["env_generator"])
+
+    def load_weights(self, state: dict[str, Any]) -> None:
+        """What testing needs of a state, of whatever device."""
+        self.model.load_state_dict(state["model"])

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from envs.fewshot import EpisodeIndices, EpisodeSampler, ImageClasses, task_set_hash
+from envs.augmentation import UNCHANGED, Augmentation
+from envs.fewshot import EpisodeIndices, Episodes, EpisodeSampler, ImageClasses, task_set_hash
 from envs.trials import require_positive
 from runs.agents import FewShotAgent
 from runs.learner import Measurement
 from runs.machine import Machine
 from runs.schedules import one_cycle
 from runs.tasks import FewShotTask
+from snail.classifier import EpisodeModel
+
+Selection = Literal["best", "final"]
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,16 @@ class SupervisedTraining:
     """Largest norm of the gradient."""
     bfloat16: bool = True
     """Matrix products and convolutions in bfloat16 (parameters stay in float32)."""
+    class_loss: float = 0.0
+    """Weight of an auxiliary task: to tell from an embedding which of all the training classes it is; 0: none."""
+    augmentation: Augmentation = UNCHANGED
+    """Random changes to the training images."""
     validation_episodes: int = 400
     """Episodes of the validation classes in each look at them."""
     validations: int = 20
     """Looks at the validation classes in a training."""
+    selection: Selection = "best"
+    """Which weights are tested: those of the best look at the validation classes, or the final ones."""
 
     def learner(self, task: FewShotTask, agent: FewShotAgent, test: FewShotTest, seed: int, machine: Machine):
         """What trains ``agent`` on ``task``."""
@@ -60,8 +70,20 @@ class FewShotTest:
     """What freezes the episodes: the same for all agents."""
 
 
+@dataclass(frozen=True)
+class Selected:
+    """The weights that did best on the validation classes so far."""
+
+    step: int
+    """Updates that they have had."""
+    accuracy: float
+    """Mean accuracy over the numbers of shots, on episodes of the validation classes."""
+    weights: dict[str, Tensor]
+    """Theirs alone: training goes on with others."""
+
+
 class FewShotLearner:
-    """Trains an embedding and a sequence model end to end."""
+    """Trains all of an agent that classifies episodes end to end."""
 
     unit = "episode"
 
@@ -89,11 +111,19 @@ class FewShotLearner:
         torch.manual_seed(seed)
         max_support = task.ways * max(task.shots + task.test_shots)
         model = agent.build_classifier(task.embedding.build(), task.embedding.size, task.ways, max_support)
+        if training.class_loss and type(model).encode is EpisodeModel.encode:
+            raise ValueError("class_loss needs an agent that embeds images; set it to 0")
         self.model = model.to(machine.device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.class_head: nn.Module = nn.Identity()  # of the auxiliary task
+        if training.class_loss:
+            self.class_head = nn.Linear(task.embedding.size, len(self._classes("train").images)).to(machine.device)
+        self.trained = nn.ModuleList([self.model, self.class_head])
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), training.learning_rate, weight_decay=training.weight_decay, fused=True
+            self.trained.parameters(), training.learning_rate, weight_decay=training.weight_decay, fused=True
         )
+        self.selected: Selected | None = None
+        self.updates = 0
         self.sampler = EpisodeSampler(self._classes("train").images.to(machine.device), task.ways, training.queries)
         self.generator = machine.generator(seed)
         self.shots_generator = torch.Generator().manual_seed(seed)  # drawn on the host: it sets the shapes
@@ -119,17 +149,34 @@ class FewShotLearner:
         for group in self.optimizer.param_groups:
             group["lr"] = self.training.learning_rate * factor
         choice = torch.randint(len(self.task.shots), (), generator=self.shots_generator)
-        episodes = self.sampler.sample(self.training.batch_size, self.task.shots[int(choice)], self.generator)
-        self.model.train()
+        shots = self.task.shots[int(choice)]
+        indices = self.sampler.sample_indices(self.training.batch_size, shots, self.generator)
+        episodes = self.sampler.gather(indices).to(self.machine.device)
+        self.trained.train()
         with self._autocast():
-            logits = self.model(episodes)  # (B, Q, N)
+            encoded = self.model.encode_episodes(self._augmented(episodes))
+            logits = self.model.predict(encoded)  # (B, Q, N)
         loss = F.cross_entropy(logits.flatten(0, 1), episodes.query_y.flatten())
+        total = loss
+        if self.training.class_loss:
+            classes = torch.cat([indices.support, indices.query], dim=1) // self.sampler.per_class  # (B, S + Q)
+            embedded = torch.cat([encoded.support_x, encoded.query_x], dim=1)  # (B, S + Q, E)
+            class_logits = self.class_head(embedded.float())  # (B, S + Q, classes)
+            class_loss = F.cross_entropy(class_logits.flatten(0, 1), classes.flatten())
+            total = loss + self.training.class_loss * class_loss
         self.optimizer.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.gradient_clip)
+        total.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.trained.parameters(), self.training.gradient_clip)
         self.optimizer.step()
+        self.updates = step + 1
         accuracy = (logits.detach().argmax(-1) == episodes.query_y).float().mean()
         return {"loss": loss.detach(), "train_accuracy": accuracy, "gradient_norm": norm}
+
+    def _augmented(self, episodes: Episodes) -> Episodes:
+        def change(x: Tensor) -> Tensor:
+            return self.training.augmentation(x.flatten(0, 1), self.generator).unflatten(0, x.shape[:2])
+
+        return replace(episodes, support_x=change(episodes.support_x), query_x=change(episodes.query_x))
 
     def units(self, step: int) -> int:
         """Training episodes in an update."""
@@ -137,17 +184,21 @@ class FewShotLearner:
 
     def validate(self) -> dict[str, float]:
         """Accuracy on episodes of the validation classes, the same at every look."""
-        return {
-            f"validation_accuracy_{shots}shot": self._accuracies(
-                "val", shots, self.training.validation_episodes, self.training.queries
-            )[0]
-            .mean()
-            .item()
-            for shots in self.task.test_shots
-        }
+        training = self.training
+        found = {}
+        for shots in self.task.test_shots:
+            accuracy, _ = self._accuracies("val", shots, training.validation_episodes, training.queries)
+            found[f"validation_accuracy_{shots}shot"] = accuracy.mean().item()
+        mean = sum(found.values()) / len(found)
+        if training.selection == "best" and (self.selected is None or mean > self.selected.accuracy):
+            weights = {name: x.clone() for name, x in self.model.state_dict().items()}
+            self.selected = Selected(self.updates, mean, weights)
+        return found
 
     def evaluate(self, progress: Any) -> list[Measurement]:
         """Accuracy on the test classes, a number for each number of shots; the mean is over episodes."""
+        if self.selected is not None:
+            self.model.load_state_dict(self.selected.weights)
         results = []
         for i, shots in enumerate(self.task.test_shots):
 
@@ -187,21 +238,26 @@ class FewShotLearner:
         self.model.eval()
         used = torch.cat([torch.cat([b.support.flatten(), b.query.flatten()]) for b in batches]).unique()
         flat = images.flatten(0, 1)  # (classes * per_class, 1, 28, 28)
+        at_once = max(1, 1000 * 28 * 28 // images[0, 0].numel())  # some memory for the activations
         with self._autocast():
-            parts = [self.model.encode(flat[i].to(self.machine.device)) for i in used.split(1000)]
+            parts = [self.model.encode(flat[i].to(self.machine.device)) for i in used.split(at_once)]
         encoded = torch.cat(parts)
         scattered = encoded.new_zeros(len(flat), *encoded.shape[1:])
         scattered[used.to(self.machine.device)] = encoded
         return scattered.unflatten(0, images.shape[:2])
 
     def details(self) -> dict[str, Any]:
-        """Nothing more to tell."""
-        return {}
+        """Which weights were tested, where they were selected."""
+        if self.selected is None:
+            return {}
+        return {"selected": {"step": self.selected.step, "validation_accuracy": self.selected.accuracy}}
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, optimiser and the state of the randomness."""
+        """Weights, those selected so far, optimiser and the state of the randomness."""
         return {
             "model": self.model.state_dict(),
+            "class_head": self.class_head.state_dict(),
+            "selected": None if self.selected is None else vars(self.selected),
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "shots_generator": self.shots_generator.get_state(),
@@ -209,7 +265,13 @@ class FewShotLearner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
-        self.model.load_state_dict(state["model"])
+        self.load_weights(state)
+        self.class_head.load_state_dict(state["class_head"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
         self.shots_generator.set_state(state["shots_generator"])
+
+    def load_weights(self, state: dict[str, Any]) -> None:
+        """What testing needs of a state, of whatever device."""
+        self.model.load_state_dict(state["model"])
+        self.selected = None if state["selected"] is None else Selected(**state["selected"])

@@ -13,7 +13,7 @@ from envs.bandits import BernoulliBanditVectorEnv
 from envs.fewshot import ImageClasses, load_classes
 from envs.mdps import TabularMDPVectorEnv
 from envs.trials import TrialVectorEnv
-from snail.embedding import OmniglotEmbedding
+from snail.embedding import OmniglotEmbedding, ResidualEmbedding
 
 
 class TrialTask(Protocol):
@@ -96,6 +96,27 @@ class OmniglotEmbeddingConfig:
 
 
 @dataclass(frozen=True)
+class ResidualEmbeddingConfig:
+    """Four residual blocks that turn an 84x84 photograph into a vector."""
+
+    size: int = 384
+    """Channels of an embedding."""
+    filters: tuple[int, ...] = (64, 96, 128, 256)
+    """Channels of each residual block."""
+    wide: int = 2048
+    """Channels of the layer before the mean over the image."""
+    dropout: float = 0.1
+    """Probability of an activation to be dropped in training."""
+
+    def build(self) -> ResidualEmbedding:
+        """The embedding."""
+        return ResidualEmbedding(self.size, self.filters, self.wide, self.dropout)
+
+
+EmbeddingConfig = OmniglotEmbeddingConfig | ResidualEmbeddingConfig
+
+
+@dataclass(frozen=True)
 class FewShotTask:
     """N-way K-shot classification of images."""
 
@@ -107,7 +128,7 @@ class FewShotTask:
     """Examples of each class: every training step draws one of these."""
     test_shots: tuple[int, ...]
     """Shots that are evaluated, each giving one number."""
-    embedding: OmniglotEmbeddingConfig = OmniglotEmbeddingConfig()
+    embedding: EmbeddingConfig = OmniglotEmbeddingConfig()
     """What turns an image into a vector."""
 
     def limit(self) -> float | None:

@@ -134,14 +134,14 @@ def restore(learner: Learner, folder: RunFolder, config: RunConfig, machine: Mac
 
 
 def load_model(learner: Learner, folder: RunFolder, config: RunConfig) -> Progress:
-    """Give the learner's model the weights of the folder's checkpoint, whatever device they were trained on.
+    """Give the learner the weights that are tested of the folder's checkpoint, whatever device they were trained on.
 
     Raises:
         RunError: as ``restore``.
     """
     saved, state = folder.load_checkpoint(config)
     with _fitting(folder):
-        learner.model.load_state_dict(state["learner"]["model"])
+        learner.load_weights(state["learner"])
         return Progress(**saved)
 
 

@@ -112,4 +112,8 @@ class Tuner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
+        self.load_weights(state)
+
+    def load_weights(self, state: dict[str, Any]) -> None:
+        """What testing needs of a state, of whatever device."""
         self.model.load_state_dict(state["model"])

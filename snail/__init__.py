@@ -4,7 +4,7 @@ from snail.actor_critic import ActorCritic
 from snail.attention import AttentionBlock
 from snail.classifier import EpisodeModel, SequenceClassifier
 from snail.convolution import CausalConv1d, DenseBlock, TCBlock
-from snail.embedding import OmniglotEmbedding
+from snail.embedding import OmniglotEmbedding, ResidualEmbedding
 from snail.model import FEWSHOT_BLOCKS, RL_POLICY_BLOCKS, RL_VALUE_BLOCKS, SNAIL, TC, Attention
 from snail.sequence import SequenceModel, parameter_count
 
@@ -21,6 +21,7 @@ __all__ = [
     "DenseBlock",
     "EpisodeModel",
     "OmniglotEmbedding",
+    "ResidualEmbedding",
     "SequenceClassifier",
     "SequenceModel",
     "TCBlock",

@@ -43,10 +43,15 @@ class EpisodeModel(nn.Module, ABC):
 
     def forward(self, episodes: FewShotEpisodes) -> Tensor:
         """Logits (B, Q, N) of the queries."""
+        return self.predict(self.encode_episodes(episodes))
+
+    def encode_episodes(self, episodes: FewShotEpisodes) -> EncodedEpisodes:
+        """The episodes with all their images encoded, as one batch."""
+        sizes = [episodes.support_x.shape[1], episodes.query_x.shape[1]]
         images = torch.cat([episodes.support_x, episodes.query_x], dim=1)  # (B, S + Q, ...)
         encoded = self.encode(images.flatten(0, 1)).unflatten(0, images.shape[:2])  # (B, S + Q, ...)
-        support, query = encoded.split([episodes.support_x.shape[1], episodes.query_x.shape[1]], dim=1)
-        return self.predict(EncodedEpisodes(support, episodes.support_y, query))
+        support, query = encoded.split(sizes, dim=1)
+        return EncodedEpisodes(support, episodes.support_y, query)
 
     def encode(self, images: Tensor) -> Tensor:
         """What can be computed of each image alone, and so once for many episodes: (M, ...) -> (M, ...)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 
@@ -36,3 +38,68 @@ class OmniglotEmbedding(nn.Module):
             raise ValueError(f"images must be (M, 1, 28, 28), got {tuple(images.shape)}")
         x = images.to(self.project.weight.dtype) / 255
         return self.project(self.blocks(x).flatten(1))
+
+
+class ResidualBlock(nn.Module):
+    """Three times {3x3 convolution, batch norm, leaky ReLU}, a 1x1 shortcut around them, 2x2 max-pool, dropout.
+
+    (M, C, H, W) -> (M, D, ceil(H / 2), ceil(W / 2)). Mishra et al. 2018, appendix B.
+
+    Args:
+        input_size: channels C of the input.
+        filters: channels D of every convolution.
+        dropout: probability of an activation to be dropped.
+    """
+
+    def __init__(self, input_size: int, filters: int, dropout: float = 0.1):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for channels in (input_size, filters, filters):
+            # a bias would be cancelled by the normalisation
+            conv = nn.Conv2d(channels, filters, kernel_size=3, padding=1, bias=False)
+            layers += [conv, nn.BatchNorm2d(filters), nn.LeakyReLU(0.1)]
+        self.layers = nn.Sequential(*layers)
+        self.shortcut = nn.Conv2d(input_size, filters, kernel_size=1)
+        self.pool = nn.MaxPool2d(2, ceil_mode=True)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(M, C, H, W) -> (M, D, ceil(H / 2), ceil(W / 2))."""
+        return self.dropout(self.pool(self.layers(x) + self.shortcut(x)))
+
+
+class ResidualEmbedding(nn.Module):
+    """SNAIL's network for mini-ImageNet: four residual blocks, a wide 1x1 convolution, a mean, a 1x1 convolution.
+
+    84x84 images shrink 84-42-21-11-6. Mishra et al. 2018, appendix B.
+
+    Args:
+        output_size: channels E of an embedding.
+        filters: channels of each residual block.
+        wide: channels of the 1x1 convolution before the mean.
+        dropout: probability of an activation to be dropped.
+    """
+
+    def __init__(
+        self,
+        output_size: int = 384,
+        filters: Sequence[int] = (64, 96, 128, 256),
+        wide: int = 2048,
+        dropout: float = 0.1,
+    ):
+        super().__init__()
+        self.output_size = output_size
+        sizes = (3, *filters)
+        self.blocks = nn.Sequential(*(ResidualBlock(c, d, dropout) for c, d in zip(sizes, filters, strict=False)))
+        self.wide = nn.Linear(sizes[-1], wide)
+        self.dropout = nn.Dropout(dropout)
+        self.project = nn.Linear(wide, output_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (M, 3, 84, 84), uint8 in 0..255 -> (M, E)."""
+        if images.shape[1:] != (3, 84, 84):
+            raise ValueError(f"images must be (M, 3, 84, 84), got {tuple(images.shape)}")
+        x = images.to(self.project.weight.dtype) / 127.5 - 1
+        # the paper takes the mean after the wide 1x1 convolution; it is linear, so before is the same, for less
+        x = self.blocks(x).mean((2, 3))  # (M, filters)
+        return self.project(self.dropout(self.wide(x).relu()))  # (M, E)

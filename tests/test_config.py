@@ -84,9 +84,9 @@ def test_an_unknown_key_is_named_and_the_known_are_listed(config):
     data = to_dict(config)
     for path in keys(data):
         with pytest.raises(RunError) as e:
-            from_dict(RunConfig, changed(data, path, lambda owner, key: owner.update(colour=1)), "run")
+            from_dict(RunConfig, changed(data, path, lambda owner, key: owner.update(flavour=1)), "run")
         message = str(e.value)
-        assert ".".join(("run", *path[:-1])) + " has an unknown key 'colour'" in message
+        assert ".".join(("run", *path[:-1])) + " has an unknown key 'flavour'" in message
         assert path[-1] in message
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from baselines.recurrent import LSTM
 from baselines.transformer import Transformer
 from envs.fewshot import Episodes
-from snail import SNAIL, TC, ActorCritic, Attention, OmniglotEmbedding, SequenceClassifier
+from snail import SNAIL, TC, ActorCritic, Attention, OmniglotEmbedding, ResidualEmbedding, SequenceClassifier
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +95,47 @@ def test_pixels_are_scaled_to_the_unit_interval():
 def test_images_of_another_shape_are_refused(shape):
     with pytest.raises(ValueError, match=r"must be \(M, 1, 28, 28\), got \(" + ", ".join(map(str, shape)) + r"\)"):
         OmniglotEmbedding(filters=2)(torch.zeros(shape, dtype=torch.uint8))
+
+
+def test_the_residual_embedding_is_the_papers():
+    """Four blocks of three convolutions with a shortcut around them; the wide convolution before the mean."""
+    embedding = ResidualEmbedding(7, filters=(3, 4, 5, 6), wide=9)
+    for norm in layers(embedding, nn.BatchNorm2d):
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+        norm.weight.data.normal_()
+        norm.bias.data.normal_()
+    embedding = embedding.double().eval()
+    x = torch.randint(0, 256, (2, 3, 84, 84), dtype=torch.uint8)
+    convs, norms = layers(embedding, nn.Conv2d), layers(embedding, nn.BatchNorm2d)
+    h = x.double() / 127.5 - 1
+    for block, (width, side) in enumerate(zip((3, 4, 5, 6), (42, 21, 11, 6), strict=True)):
+        *main, shortcut = convs[4 * block : 4 * block + 4]
+        y = h
+        for conv, norm in zip(main, norms[3 * block : 3 * block + 3], strict=True):
+            y = F.conv2d(y, conv.weight, padding=1)
+            scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+            y = (y - norm.running_mean[:, None, None]) * scale[:, None, None] + norm.bias[:, None, None]
+            y = torch.where(y > 0, y, 0.1 * y)
+        y = y + torch.einsum("mchw,dc->mdhw", h, shortcut.weight[:, :, 0, 0]) + shortcut.bias[:, None, None]
+        h = F.max_pool2d(y, 2, ceil_mode=True)
+        assert h.shape == (2, width, side, side)
+    h = torch.einsum("mchw,dc->mdhw", h, embedding.wide.weight) + embedding.wide.bias[:, None, None]
+    h = h.mean((2, 3)).clamp(min=0)
+    expected = h @ embedding.project.weight.T + embedding.project.bias
+    torch.testing.assert_close(embedding(x), expected)
+
+
+def test_paper_sizes_of_the_residual_embedding():
+    embedding = ResidualEmbedding()
+    assert [c.out_channels for c in layers(embedding, nn.Conv2d)] == [64] * 4 + [96] * 4 + [128] * 4 + [256] * 4
+    assert (embedding.wide.out_features, embedding.project.out_features) == (2048, 384)
+    dropped = [d.p for d in layers(embedding, nn.Dropout)]
+    assert dropped == [0.1] * 5  # keep 0.9, after each block and before the last layer
+    x = torch.randint(0, 256, (1, 3, 84, 84), dtype=torch.uint8)
+    assert embedding.eval()(x).shape == (1, 384)
+    with pytest.raises(ValueError, match=r"must be \(M, 3, 84, 84\), got \(1, 3, 28, 28\)"):
+        embedding(x[..., :28, :28])
 
 
 # ----- few-shot classification

@@ -26,6 +26,7 @@ import runs.meta_rl
 import runs.tasks
 import runs.tracking
 import runs.training
+from envs.augmentation import Augmentation
 from envs.fewshot import ImageClasses
 from runs.agents import GRUConfig, SNAILConfig
 from runs.catalogue import RunConfig
@@ -64,7 +65,15 @@ FEWSHOT = RunConfig(
     1,
     FewShotTask("glyphs", ways=2, shots=(1, 2), test_shots=(1, 2)),
     GRUConfig(hidden_size=8),
-    SupervisedTraining(STEPS, batch_size=2, queries=2, validation_episodes=4, validations=2),
+    SupervisedTraining(
+        STEPS,
+        batch_size=2,
+        queries=2,
+        class_loss=0.5,
+        augmentation=Augmentation(shift=1),
+        validation_episodes=4,
+        validations=2,
+    ),
     FewShotTest(episodes=10, queries=3),
 )
 LOOPS = {"bandit": (BANDIT, PPOLearner), "trpo": (TRPO, TRPOLearner), "few-shot": (FEWSHOT, FewShotLearner)}

@@ -1,0 +1,144 @@
+"""What few-shot training adds to its loop: selection on the validation classes, and the auxiliary loss."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import runs.tasks
+from envs.fewshot import EpisodeSampler, ImageClasses
+from runs.agents import GRUConfig, PrototypicalConfig
+from runs.catalogue import RunConfig
+from runs.folder import RunFolder
+from runs.machine import Machine
+from runs.supervised import FewShotLearner, FewShotTest, SupervisedTraining
+from runs.tasks import FewShotTask
+from runs.training import build_learner, evaluate, load_model, train
+
+CPU = Machine(torch.device("cpu"))
+TRAINING = SupervisedTraining(6, batch_size=2, queries=2, validation_episodes=4, validations=3, learning_rate=0.1)
+CONFIG = RunConfig(
+    "glyphs/5way",
+    "gru",
+    "smoke",
+    1,
+    FewShotTask("glyphs", ways=2, shots=(1, 2), test_shots=(1, 2)),
+    GRUConfig(hidden_size=8),
+    TRAINING,
+    FewShotTest(episodes=10, queries=3),
+)
+
+
+@pytest.fixture(autouse=True)
+def few_classes(monkeypatch):
+    def load(name: str, split: str, **options: Any) -> ImageClasses:
+        generator = torch.Generator().manual_seed(("train", "val", "test").index(split))
+        images = torch.randint(0, 256, (4, 5, 1, 28, 28), generator=generator, dtype=torch.uint8)
+        return ImageClasses(images, name, split)
+
+    monkeypatch.setattr(runs.tasks, "load_classes", load)
+
+
+def learner(**changes: Any) -> FewShotLearner:
+    config = replace(CONFIG, training=replace(TRAINING, **changes))
+    built = build_learner(config, CPU)
+    assert isinstance(built, FewShotLearner)
+    return built
+
+
+def weights(built: FewShotLearner) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in built.model.parameters()])
+
+
+def after_looks(built: FewShotLearner, accuracies: list[float], monkeypatch) -> list[torch.Tensor]:
+    """Train, each update followed by a look that finds this accuracy for every number of shots; weights after each."""
+    found = []
+    for step, accuracy in enumerate(accuracies):
+        built.update(step)
+        monkeypatch.setattr(built, "_accuracies", lambda *args, a=accuracy: (torch.full((4,), a), ""))
+        built.validate()
+        found.append(weights(built))
+    monkeypatch.undo()
+    return found
+
+
+@pytest.mark.parametrize("selection, tested", [("best", 1), ("final", 3)])
+def test_the_first_best_look_at_the_validation_classes_decides(selection, tested, monkeypatch, few_classes):
+    built = learner(selection=selection)
+    with monkeypatch.context() as patch:
+        looks = after_looks(built, [0.5, 0.9, 0.9, 0.7], patch)
+    assert not torch.equal(looks[1], looks[3])
+    built.evaluate(lambda done, of: None)
+    assert torch.equal(weights(built), looks[tested])
+    selected = {"selected": {"step": 2, "validation_accuracy": pytest.approx(0.9)}}
+    assert built.details() == (selected if selection == "best" else {})
+
+
+def test_training_goes_on_with_its_own_weights(monkeypatch):
+    """A state holds both: what is trained on, and what has been selected."""
+    built, again = learner(), learner()
+    with monkeypatch.context() as patch:
+        looks = after_looks(built, [0.5, 0.9, 0.7], patch)
+    again.load_state_dict(built.state_dict())
+    assert torch.equal(weights(again), looks[2])
+    again.evaluate(lambda done, of: None)
+    assert torch.equal(weights(again), looks[1])
+
+
+def test_evaluating_a_run_again_gives_its_record(tmp_path, monkeypatch):
+    """Also where the weights selected are not the last ones."""
+    accuracies = iter([0.9, 0.9, 0.3, 0.3, 0.3, 0.3])
+    real = FewShotLearner._accuracies
+
+    def fake(self, split, *args):
+        return (torch.full((4,), next(accuracies)), "") if split == "val" else real(self, split, *args)
+
+    monkeypatch.setattr(FewShotLearner, "_accuracies", fake)
+    folder = RunFolder(tmp_path / "run")
+    record = train(CONFIG, folder, CPU, tracker="none", quiet=True)
+    assert record["selected"]["step"] == 2 and record["steps"] == 6
+    again = build_learner(CONFIG, CPU)
+    load_model(again, folder, CONFIG)
+    assert [m.mean for m in evaluate(again, quiet=True)] == [r["mean"] for r in record["results"]]
+
+
+def test_the_class_loss_asks_for_the_class_of_every_image(monkeypatch):
+    built = learner(class_loss=1.0, bfloat16=False)
+    asked = {}
+    original = F.cross_entropy
+
+    def spy(logits, target):
+        asked[logits.shape] = target
+        return original(logits, target)
+
+    monkeypatch.setattr(F, "cross_entropy", spy)
+    drawn = []
+    sample = EpisodeSampler.sample_indices
+
+    def record(self, *args):
+        drawn.append(sample(self, *args))
+        return drawn[-1]
+
+    monkeypatch.setattr(EpisodeSampler, "sample_indices", record)
+    head = built.class_head.weight.detach().clone()
+    built.update(0)
+    expected = torch.cat([drawn[0].support, drawn[0].query], dim=1).flatten() // 5
+    target = asked[torch.Size([len(expected), 4])]
+    assert torch.equal(target, expected)
+    assert not torch.equal(head, built.class_head.weight)
+
+
+def test_the_class_loss_changes_what_the_embedding_learns():
+    plain, with_classes = learner(), learner(class_loss=1.0)
+    assert torch.equal(weights(plain), weights(with_classes))
+    plain.update(0), with_classes.update(0)
+    assert not torch.equal(weights(plain), weights(with_classes))
+
+
+def test_prototypical_networks_take_the_class_loss_too():
+    config = replace(CONFIG, model=PrototypicalConfig(), training=replace(TRAINING, class_loss=0.5))
+    assert build_learner(config, CPU).update(0)["loss"].isfinite()
