@@ -9,7 +9,6 @@ kept in the cache folder and is the same to the bit wherever it is made.
 """
 
 import hashlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,25 +201,7 @@ def _build_part(part: Part, source: Path, bar: tqdm) -> np.ndarray:
 
 def _decode(tree: FileTree, name: str) -> np.ndarray:
     """One drawing as bool (105, 105), True where there is ink."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise storage.missing_package("pillow") from error
-
-    content = tree.read(name)
-    try:
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-            size = image.size
-            # The size is known before the pixels are decoded, so that a huge image never is.
-            ink = np.asarray(image.convert("L")) < 128 if size == (_SOURCE_SIDE, _SOURCE_SIDE) else None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{name} in {tree.source} is no readable PNG ({error}); fetch the data again") from error
-    if ink is None:
-        raise DataError(
-            f"{name} in {tree.source} has {size[0]} x {size[1]} pixels, not {_SOURCE_SIDE} x {_SOURCE_SIDE}; "
-            "this is not an original drawing"
-        )
-    return ink
+    return storage.decode_image(tree, name, "PNG", _SOURCE_SIDE, "L", "this is not an original drawing") < 128
 
 
 def shrink(ink: np.ndarray) -> np.ndarray:

@@ -6,13 +6,15 @@ Whatever is written goes to a temporary name first and is renamed when whole, so
 complete file or none, also when several processes build the same file at once.
 """
 
+import io
 import os
+import sys
 import urllib.error
 import urllib.request
 import uuid
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -23,6 +25,8 @@ from tqdm import tqdm
 
 _MAX_MEMBER_BYTES = 1 << 24  # one image is a few kB; anything this large is no image but a decompression bomb
 _READ_ERRORS = (OSError, EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
+_CHECKSUM_BYTES = 4  # of a CRC-32
+_MEMORY_MARGIN = 1 << 30  # bytes to leave free beside an array: for what is computed with it
 
 
 class DataError(Exception):
@@ -121,6 +125,31 @@ class FileTree:
             self._archive.close()
 
 
+def decode_image(tree: FileTree, name: str, kind: str, side: int, mode: str, advice: str) -> np.ndarray:
+    """Decode one square image: uint8 (side, side) in mode "L", (side, side, 3) in mode "RGB".
+
+    ``kind``: the only file format that is accepted, as Pillow calls it. ``advice``: what to do about an image of
+    another size. Raises DataError, naming the file, if it cannot be read or decoded to its end or is not
+    ``side`` pixels high and wide, or if Pillow is not installed.
+    """
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise missing_package("pillow") from error
+
+    content = tree.read(name)
+    try:
+        with Image.open(io.BytesIO(content), formats=[kind]) as image:
+            size = image.size
+            # The size is known before the pixels are decoded, so that a huge image never is.
+            pixels = np.asarray(image.convert(mode)) if size == (side, side) else None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{name} in {tree.source} is no readable {kind} ({error}); fetch the data again") from error
+    if pixels is None:
+        raise DataError(f"{name} in {tree.source} has {size[0]} x {size[1]} pixels, not {side} x {side}; {advice}")
+    return pixels
+
+
 @contextmanager
 def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     """Write ``path`` as a whole or not at all.
@@ -161,6 +190,79 @@ def load_arrays(path: Path, *names: str) -> tuple[np.ndarray, ...] | None:
             return tuple(archive[name] for name in names)
     except (*_READ_ERRORS, TypeError, SyntaxError):  # the latter two: an array header that is garbage
         return None
+
+
+def save_large_array(path: Path, shape: tuple[int, ...], parts: Iterable[np.ndarray]) -> None:
+    """Keep a uint8 array that is made part by part, ``array[0]``, ``array[1]``, ..., in one .npy file.
+
+    Never more than one part is in memory. The file is written atomically; behind the pixels, where readers of
+    .npy files do not look, follows their CRC-32, so that there is no second file to disagree.
+    Raises DataError if the folder cannot be written, and whatever ``parts`` raises; the file is then not made.
+    """
+    checksum, count = 0, 0
+    try:
+        with atomic_writer(path) as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for part in parts:
+                assert part.dtype == np.uint8 and part.shape == shape[1:], "a part is of another array"
+                content = part.tobytes()
+                checksum = zlib.crc32(content, checksum)
+                count += 1
+                file.write(content)
+            assert count == shape[0], "parts are missing, or too many"
+            file.write(checksum.to_bytes(_CHECKSUM_BYTES, "little"))
+    except OSError as error:
+        raise DataError(f"cannot write {path} ({error}); set SNAIL_CACHE to a folder with room") from error
+
+
+def map_large_array(path: Path, shape: tuple[int, ...]) -> np.memmap | None:
+    """A memory map of a file written by ``save_large_array``; None if it is absent, damaged or of another shape.
+
+    The file is read through once, at the speed of the disk, to compare its checksum. The map is private
+    (copy-on-write): whoever writes to the array changes a copy of the page in memory, never the file.
+    """
+    try:
+        array = np.lib.format.open_memmap(path, mode="c")  # never unpickles
+        with open(path, "rb") as file:
+            size = file.seek(-_CHECKSUM_BYTES, os.SEEK_END) + _CHECKSUM_BYTES
+            checksum = int.from_bytes(file.read(), "little")
+    except (*_READ_ERRORS, TypeError, SyntaxError):  # the latter two: an array header that is garbage
+        return None
+    if array.dtype != np.uint8 or array.shape != shape or not array.flags.c_contiguous:
+        return None
+    if size != array.offset + array.nbytes + _CHECKSUM_BYTES or zlib.crc32(array.data) != checksum:
+        return None
+    return array
+
+
+def available_memory() -> int | None:
+    """Bytes that can be had without swapping, by Linux's /proc/meminfo; None where that is not known."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            fields = dict(line.split(":", 1) for line in file)
+        return int(fields["MemAvailable"].removesuffix("kB\n")) * 1024
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def in_memory(array: np.memmap, available: Callable[[], int | None] = available_memory) -> np.ndarray:
+    """The array read into memory, or, with one line on stderr, as it is if there is too little for it.
+
+    Both hold the same values. ``available``: tells how many bytes of memory are free, None if it cannot.
+    """
+    free = available()
+    if free is None or array.nbytes + _MEMORY_MARGIN <= free:
+        try:
+            return np.array(array)
+        except MemoryError:  # a limit of this process
+            free = None
+    print(
+        f"{array.filename} is read from disk as needed, which is slower: its {array.nbytes / 1e9:.2f} GB "
+        + ("do not fit into memory" if free is None else f"are too many beside {free / 1e9:.2f} GB of free memory"),
+        file=sys.stderr,
+    )
+    return array
 
 
 def download(url: str, path: Path, timeout: float = 30.0) -> None:
