@@ -57,12 +57,13 @@ class EpisodeIndices:
 class ImageClasses:
     """One split of a data set: the same number of images of each class.
 
-    ``images``: uint8 (classes, per_class, channels, height, width), ink 255 on background 0.
+    ``images``: uint8 (classes, per_class, channels, height, width); drawings have one channel, ink 255 on
+    background 0, and photographs three: red, green, blue.
     Raises ValueError for other shapes and types.
     """
 
     images: Tensor
-    name: str  # "omniglot" or "glyphs"
+    name: str  # one of DATASETS
     split: str  # "train", "val" or "test"
 
     def __post_init__(self) -> None:
@@ -211,11 +212,12 @@ class DatasetStatus:
 
     name: str
     sources: tuple[Path, ...]  # archives or folders that it would be read from; empty if there are none
-    cache: Path  # file of the decoded images
-    cached: bool  # whether that file exists and is whole
+    cache: Path  # file of the decoded images; its name is a pattern with * if there is one file for each split
+    cached: bool  # whether it exists and is whole
     classes: dict[str, int] | None  # by split, before rotation; None while unknown
     per_class: int  # images of each class
     fingerprint: str | None  # of all images, unrotated; None if not cached
+    obtain: str | None = None  # how a person gets the data; None if it is fetched or made on request
 
 
 def check_split(split: str) -> None:
@@ -234,7 +236,8 @@ def load_classes(
     """Load one split of the data set ``name``.
 
     ``root``: folder to search before $SNAIL_DATA and the cache. ``download``: fetch what is found nowhere.
-    ``rotations``: quarter turns as new classes; None for the usual choice, in train and val but not in test.
+    ``rotations``: quarter turns as new classes; None for the usual choice, which is yes for drawings in train
+    and val, and no in test and for photographs.
     Raises ValueError for an unknown name or split and DataError if the data cannot be had.
     """
     return _dataset(name)[0](split, root, download, rotations)
@@ -270,7 +273,19 @@ def _glyphs() -> tuple[_Loader, _Status]:
     return load, lambda root: glyphs_status()
 
 
-_DATASETS = {"omniglot": _omniglot, "glyphs": _glyphs}  # imported on use: they import this module
+def _mini_imagenet() -> tuple[_Loader, _Status]:
+    from envs.mini_imagenet import load_mini_imagenet, mini_imagenet_status
+
+    def load(split: str, root: str | Path | None, download: bool, rotations: bool | None) -> ImageClasses:
+        if rotations:
+            raise ValueError("rotations must be None or False for mini-imagenet, got True")
+        return load_mini_imagenet(split, root=root, download=download)
+
+    return load, mini_imagenet_status
+
+
+# Imported on use: they import this module.
+_DATASETS = {"omniglot": _omniglot, "glyphs": _glyphs, "mini-imagenet": _mini_imagenet}
 DATASETS = tuple(_DATASETS)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import tyro
 from tyro.conf import Positional
 
-from envs.fewshot import DATASETS, dataset_status, load_classes
+from envs.fewshot import DATASETS, SPLITS, dataset_status, load_classes
 from envs.storage import DataError
 from runs import BEGAN
 from runs.agents import METHODS
@@ -183,7 +183,7 @@ class Data:
     """Show where the data sets are, and make them ready for use."""
 
     build: bool = False
-    """Fetch what is missing, decode, and fill the cache."""
+    """Fetch what can be fetched and is missing, decode what is there, and fill the cache."""
     data_root: Path | None = None
     """Folder with the data sets; else $SNAIL_DATA, else a cache."""
 
@@ -191,16 +191,18 @@ class Data:
         """Show."""
         problems = []
         for name in DATASETS:
-            if self.build:
+            status = dataset_status(name, self.data_root)
+            if self.build and not status.cached and (status.sources or status.obtain is None):
                 try:
-                    load_classes(name, "train", root=self.data_root, download=True)
+                    for split in SPLITS:  # they may have files of their own
+                        load_classes(name, split, root=self.data_root, download=True)
                 except DataError as e:
                     problems.append(str(e))
-            status = dataset_status(name, self.data_root)
+                status = dataset_status(name, self.data_root)
             sources = ", ".join(map(str, status.sources))
             splits = ", ".join(f"{split} {n}" for split, n in (status.classes or {}).items())
             print(name)
-            print(f"  found in:  {sources or 'nowhere; snail data --build fetches it'}")
+            print(f"  found in:  {sources or 'nowhere; ' + (status.obtain or 'snail data --build fetches it')}")
             print(f"  cache:     {status.cache} ({'ready' if status.cached else 'not built yet'})")
             print(f"  classes:   {splits or 'known once built'}, {status.per_class} images each")
             if status.fingerprint:

@@ -76,7 +76,7 @@ class MDPTask:
         return None
 
 
-DataName = Literal["omniglot", "glyphs"]
+DataName = Literal["omniglot", "glyphs", "mini-imagenet"]
 
 
 @dataclass(frozen=True)

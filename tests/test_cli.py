@@ -149,11 +149,31 @@ def test_data_that_cannot_be_had_does_not_stop_the_rest(capsys, tmp_path, monkey
     monkeypatch.setattr(envs.storage, "download", offline)
     code, out, err = snail(capsys, "data")
     assert code == 0 and "nowhere" in out and "glyphs" in out
+    (mini,) = [line for line in out.splitlines() if "learn2learn" in line]
+    assert mini.startswith("  found in:  nowhere; ImageNet's terms")  # what cannot be fetched is asked for
     monkeypatch.setattr(
         "runs.commands.load_classes", lambda name, *a, **k: offline("", "") if name == "omniglot" else 0
     )
     code, out, err = snail(capsys, "data", "--build")
     assert code == 2 and "glyphs" in out and err == "error: no network"
+
+
+def test_data_builds_every_split_of_what_is_there_and_not_built(capsys, tmp_path, monkeypatch):
+    from envs.fewshot import DatasetStatus
+
+    loaded = []
+    monkeypatch.setattr("runs.commands.load_classes", lambda name, split, **k: loaded.append((name, split)))
+    for sources, obtain, cached, splits in (
+        ((tmp_path,), "ask", False, ["train", "val", "test"]),
+        ((), None, False, ["train", "val", "test"]),
+        ((), "ask", False, []),
+        ((tmp_path,), None, True, []),
+    ):
+        status = DatasetStatus("some", sources, tmp_path, cached, None, 20, None, obtain)
+        monkeypatch.setattr("runs.commands.dataset_status", lambda name, root, status=status: status)
+        loaded.clear()
+        code, _, _ = snail(capsys, "data", "--build")
+        assert code == 0 and [split for name, split in loaded if name == "mini-imagenet"] == splits
 
 
 MISTAKES = [

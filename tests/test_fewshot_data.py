@@ -573,7 +573,7 @@ def test_glyph_arguments(monkeypatch):
 
 def test_unknown_names_list_the_known_ones():
     for call in (partial(fewshot.load_classes, "mnist", "train"), partial(fewshot.dataset_status, "mnist")):
-        with pytest.raises(ValueError, match="must be one of omniglot, glyphs, got 'mnist'"):
+        with pytest.raises(ValueError, match="must be one of omniglot, glyphs, mini-imagenet, got 'mnist'"):
             call()
     for name in fewshot.DATASETS:
         with pytest.raises(ValueError, match="split must be one of train, val, test, got 'dev'"):
