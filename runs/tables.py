@@ -176,6 +176,7 @@ def tables() -> dict[int, Table]:
         _our_cell("glyphs 5-way 5-shot", "glyphs/5way", 5),
         _our_cell("glyphs 5-way 1-shot only", "glyphs/5way-1shot", 1),
     ]
+    photographs = tuple(_fewshot_cell("mini-imagenet", 5, shots) for shots in (1, 5))
     settings = [(n, k) for n in (10, 100, 500) for k in (5, 10, 50)] + [(1000, 50)]
     return {
         1: Table(
@@ -190,6 +191,7 @@ def tables() -> dict[int, Table]:
             ),
             shares=False,
         ),
+        2: Table(2, "few-shot accuracy on mini-ImageNet, in per cent", 100.0, 2, photographs, shares=False),
         3: Table(
             3,
             "total reward on K-armed Bernoulli bandits over N pulls",

@@ -114,6 +114,7 @@ class ResidualEmbeddingConfig:
 
 
 EmbeddingConfig = OmniglotEmbeddingConfig | ResidualEmbeddingConfig
+OMNIGLOT_EMBEDDING, RESIDUAL_EMBEDDING = OmniglotEmbeddingConfig(), ResidualEmbeddingConfig()
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ class FewShotTask:
     """Examples of each class: every training step draws one of these."""
     test_shots: tuple[int, ...]
     """Shots that are evaluated, each giving one number."""
-    embedding: EmbeddingConfig = OmniglotEmbeddingConfig()
+    embedding: EmbeddingConfig = OMNIGLOT_EMBEDDING
     """What turns an image into a vector."""
 
     def limit(self) -> float | None:

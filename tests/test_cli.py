@@ -198,7 +198,7 @@ MISTAKES = [
     (["train", "omniglot/5way", "--data-root", "nowhere"], "nowhere"),
     (["evaluate"], "which run?"),
     (["evaluate", "nowhere"], "is it the folder of a run?"),
-    (["table", "2"], "there is no table 2"),
+    (["table", "7"], "there is no table 7"),
     (["table", "3", "--formt", "text"], "did you mean --format?"),
     (["list", "--everything"], "unknown option '--everything'"),
 ]

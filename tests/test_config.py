@@ -256,7 +256,8 @@ def test_a_config_is_what_was_asked_for(name):
 
 def noise_classes(name: str, split: str, **options: Any) -> ImageClasses:
     """Stands in for data sets that need drawing or downloading."""
-    images = torch.randint(0, 256, (25, 20, 1, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    shape = (3, 84, 84) if name == "mini-imagenet" else (1, 28, 28)
+    images = torch.randint(0, 256, (25, 20, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     return ImageClasses(images, name, split)
 
 
