@@ -24,7 +24,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from runs.bench_fewshot import bench_fewshot
+from runs.bench_fewshot import bench_few, bench_many
 from runs.bench_measure import TINY, Benchmark, Sizes
 from runs.bench_rollout import bench_rollout, bench_steps
 from runs.bench_training import bench_training, bench_update
@@ -138,5 +138,5 @@ def _table(rows: list[list[str]]) -> list[str]:
 
 _BENCHMARKS: dict[str, tuple[Callable[[torch.device, int, Sizes], Benchmark], ...]] = {
     "rollout": (bench_rollout, bench_steps, bench_training, bench_update),
-    "fewshot": (bench_fewshot,),
+    "fewshot": (bench_few, bench_many),
 }

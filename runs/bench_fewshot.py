@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from envs.fewshot import Episodes
-from runs.bench_measure import Benchmark, Precision, Sizes, Way, check_agreement, largest, measure
+from envs.fewshot import Episodes, EpisodeSampler
+from runs.bench_measure import Benchmark, EpisodeSizes, Precision, Sizes, Way, check_agreement, largest, measure
 from runs.bench_plain import plain_snail
 from snail.classifier import SequenceClassifier
 from snail.embedding import OmniglotEmbedding
@@ -42,14 +43,11 @@ class RerunClassifier(nn.Module):
         return logits.unflatten(0, (-1, queries)).float()
 
 
-def random_episodes(sizes: Sizes, device: torch.device) -> Episodes:
+def noise_sampler(sizes: EpisodeSizes, device: torch.device) -> EpisodeSampler:
     """Episodes of images of noise, in the shapes of Omniglot."""
     generator = torch.Generator().manual_seed(0)
-    B, S, Q = sizes.episodes, sizes.ways * sizes.shots, sizes.queries
-    images = torch.randint(256, (B, S + Q, 1, 28, 28), dtype=torch.uint8, generator=generator)
-    support_y = (torch.arange(S) % sizes.ways).expand(B, S)
-    query_y = torch.randint(sizes.ways, (B, Q), generator=generator)
-    return Episodes(images[:, :S], support_y, images[:, S:], query_y).to(device)
+    images = torch.randint(256, (500, 20, 1, 28, 28), dtype=torch.uint8, generator=generator)
+    return EpisodeSampler(images.to(device), sizes.ways, sizes.queries)
 
 
 def training_step(model: nn.Module, optimizer: torch.optim.Optimizer, episodes: Episodes, precision: Precision) -> None:
@@ -72,7 +70,7 @@ class Classifiers:
     plain: RerunClassifier
 
     @classmethod
-    def build(cls, sizes: Sizes, episodes: Episodes) -> Classifiers:
+    def build(cls, sizes: EpisodeSizes, episodes: Episodes) -> Classifiers:
         """Ours and the two references: one with our blocks and layout, one in plain PyTorch."""
         device = episodes.query_x.device
         torch.manual_seed(0)
@@ -115,9 +113,22 @@ def fewshot_differences(classifiers: Classifiers, episodes: Episodes) -> dict[st
     return {"logits": largest(ours - plain)}
 
 
-def bench_fewshot(device: torch.device, repetitions: int, sizes: Sizes) -> Benchmark:
-    """Queries a second in training SNAIL on few-shot episodes."""
-    episodes = random_episodes(sizes, device)
+def bench_few(device: torch.device, repetitions: int, sizes: Sizes) -> Benchmark:
+    """Queries a second in training SNAIL on short episodes."""
+    return _bench("fewshot", device, repetitions, sizes.few, sizes.matrices)
+
+
+def bench_many(device: torch.device, repetitions: int, sizes: Sizes) -> Benchmark:
+    """Queries a second in training SNAIL on long episodes."""
+    return _bench("fewshot, long", device, repetitions, sizes.many, sizes.matrices)
+
+
+def _bench(
+    name: str, device: torch.device, repetitions: int, sizes: EpisodeSizes, matrices: tuple[int, ...]
+) -> Benchmark:
+    sampler, generator = noise_sampler(sizes, device), torch.Generator(device).manual_seed(0)
+    draw = partial(sampler.sample, sizes.episodes, sizes.shots, generator)
+    episodes = draw()
     classifiers = Classifiers.build(sizes, episodes)
     differences = fewshot_differences(classifiers, episodes)
     check_agreement(differences)
@@ -129,12 +140,13 @@ def bench_fewshot(device: torch.device, repetitions: int, sizes: Sizes) -> Bench
 
     ways = [
         way("ours: shared support", classifiers.ours, "bfloat16", sizes.episodes, True),
+        Way("drawing these episodes", "float32", sizes.episodes, queries, draw),
         way("a sequence a query, our blocks", classifiers.rerun, "bfloat16", queries, True),
         way("a sequence a query, plain PyTorch", classifiers.plain, "float32", queries, False),
     ]
-    rows, peaks = measure(ways, device, repetitions, sizes.matrices)
+    rows, peaks = measure(ways, device, repetitions, matrices)
     about = (
         f"an update of embedding and SNAIL, {sizes.ways}-way {sizes.shots}-shot, {sizes.episodes} episodes of "
         f"{sizes.queries} queries"
     )
-    return Benchmark("fewshot", about, "queries", "sequences", rows, peaks, differences)
+    return Benchmark(name, about, "queries", "sequences", rows, peaks, differences)

@@ -19,6 +19,20 @@ Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
+class EpisodeSizes:
+    """How much work an update with few-shot episodes is."""
+
+    episodes: int
+    """Episodes in an update."""
+    ways: int
+    """Classes in an episode."""
+    shots: int
+    """Examples of each class."""
+    queries: int
+    """Queries in an episode."""
+
+
+@dataclass(frozen=True)
 class Sizes:
     """How much work one run of each way is."""
 
@@ -30,14 +44,10 @@ class Sizes:
     """Trials that stream side by side."""
     rerun_trials: int = 16
     """Trials side by side in the references: what a processor does fastest; more overflow its caches."""
-    episodes: int = 16
-    """Few-shot episodes in an update."""
-    ways: int = 5
-    """Classes in an episode."""
-    shots: int = 1
-    """Examples of each class."""
-    queries: int = 15
-    """Queries in an episode."""
+    few: EpisodeSizes = EpisodeSizes(episodes=16, ways=5, shots=1, queries=15)
+    """Short few-shot episodes."""
+    many: EpisodeSizes = EpisodeSizes(episodes=4, ways=20, shots=5, queries=20)
+    """Long few-shot episodes."""
     step_trials: int = 256
     """Trials that stream side by side where single steps are measured."""
     step_times: tuple[int, ...] = (10, 100, 1000)
@@ -54,9 +64,8 @@ TINY = Sizes(
     pulls=6,
     trials=4,
     rerun_trials=2,
-    episodes=2,
-    ways=3,
-    queries=2,
+    few=EpisodeSizes(episodes=2, ways=3, shots=1, queries=2),
+    many=EpisodeSizes(episodes=1, ways=3, shots=2, queries=3),
     step_trials=2,
     step_times=(1, 6),
     steps_timed=2,

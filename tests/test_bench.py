@@ -13,9 +13,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from envs.fewshot import Episodes
 from runs.agents import SNAILConfig
 from runs.bench import TINY, Report, bench, render
-from runs.bench_fewshot import Classifiers, random_episodes, training_step
+from runs.bench_fewshot import Classifiers, noise_sampler, training_step
 from runs.bench_measure import check_agreement, count_flops
 from runs.bench_plain import plain_snail
 from runs.bench_recurrent_ppo import NOT_INSTALLED, RecurrentPPO, SeenByRL2
@@ -106,9 +107,13 @@ def test_difference_is_seen():
         check_agreement({"values": float("nan")})
 
 
+def tiny_episodes() -> Episodes:
+    return noise_sampler(TINY.few, CPU).sample(TINY.few.episodes, TINY.few.shots, torch.Generator().manual_seed(0))
+
+
 def test_classifiers_agree_in_logits_and_gradients():
-    episodes = random_episodes(TINY, CPU)
-    models = Classifiers.build(TINY, episodes)
+    episodes = tiny_episodes()
+    models = Classifiers.build(TINY.few, episodes)
     logits, gradients = [], []
     for model in (models.ours, models.rerun, models.plain):
         out = model.eval()(episodes)
@@ -124,8 +129,8 @@ def test_classifiers_agree_in_logits_and_gradients():
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_training_step_trains(precision):
-    episodes = random_episodes(TINY, CPU)
-    models = Classifiers.build(TINY, episodes)
+    episodes = tiny_episodes()
+    models = Classifiers.build(TINY.few, episodes)
     for model in (models.ours, models.rerun, models.plain):
         before = [p.detach().clone() for p in model.parameters()]
         training_step(model, torch.optim.AdamW(model.parameters(), 1e-3), episodes, precision)
@@ -223,14 +228,14 @@ def test_rows_follow_from_the_times(report):
 
 def test_report_is_rendered_and_kept(report):
     text = render(report)
-    assert [x.name for x in report.benchmarks] == ["rollout", "step", "training", "update", "fewshot"]
+    assert [x.name for x in report.benchmarks] == ["rollout", "step", "training", "update", "fewshot", "fewshot, long"]
     for benchmark in report.benchmarks:
         rows = [row.name for row in benchmark.rows]
         for words in (benchmark.name, benchmark.about, f"{benchmark.unit}/s", *benchmark.notes, *rows):
             assert words in text
     assert torch.__version__ in text and report.device in text and report.date in text
     data = json.loads(json.dumps(report.to_dict()))
-    assert data["benchmarks"][-1]["rows"][0]["units"] == TINY.episodes * TINY.queries
+    assert data["benchmarks"][-2]["rows"][0]["units"] == TINY.few.episodes * TINY.few.queries
     assert data["sizes"]["pulls"] == TINY.pulls
 
 
