@@ -105,8 +105,9 @@ def distinct_integers(rows: int, count: int, population: int, generator: torch.G
     Returns int64 (rows, count) on the generator's device; ``count`` = ``population`` gives permutations.
     """
     device = generator.device
-    if count * count > population:
+    if count * count > population or device.type != "cpu":
         # Positions of the largest of independent keys; in float64, as equal keys would favour some positions.
+        # On other devices always: to ask whether a draw repeats itself would make the host wait.
         keys = torch.rand(rows, population, dtype=torch.float64, device=device, generator=generator)
         return keys.topk(count, dim=1).indices  # (rows, count)
     # Few out of many: draw with replacement, then redraw the rows with a repetition (two in five at most).
