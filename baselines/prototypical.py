@@ -18,10 +18,19 @@ def prototypes(support: Tensor, labels: Tensor, ways: int) -> Tensor:
     return members.transpose(1, 2) @ support / members.sum(1)[..., None]  # (B, N, E)
 
 
-class PrototypicalNetwork(EpisodeModel):
-    """Logits are minus the squared Euclidean distances of a query's embedding to the prototypes (their equation 2).
+def prototypical_logits(encoded: FewShotEpisodes, ways: int) -> Tensor:
+    """Minus the squared Euclidean distances of the queries to the prototypes: logits (B, Q, N), their equation 2.
 
-    There is nothing to learn but the embedding.
+    The episodes hold embeddings, (B, S, E) and (B, Q, E).
+    """
+    support, query = encoded.support_x.float(), encoded.query_x.float()  # distances are differences: no rounding
+    with torch.autocast(query.device.type, enabled=False):
+        centres = prototypes(support, encoded.support_y, ways)  # (B, N, E)
+        return -(query[:, :, None] - centres[:, None]).square().sum(-1)  # (B, Q, N)
+
+
+class PrototypicalNetwork(EpisodeModel):
+    """Classifies by the nearest prototype. There is nothing to learn but the embedding.
 
     Args:
         embedding: (M, ...) images -> (M, E).
@@ -38,7 +47,4 @@ class PrototypicalNetwork(EpisodeModel):
 
     def predict(self, encoded: FewShotEpisodes) -> Tensor:
         """Logits (B, Q, N) of episodes whose images have been encoded."""
-        support, query = encoded.support_x.float(), encoded.query_x.float()  # distances are differences: no rounding
-        with torch.autocast(query.device.type, enabled=False):
-            centres = prototypes(support, encoded.support_y, self.ways)  # (B, N, E)
-            return -(query[:, :, None] - centres[:, None]).square().sum(-1)  # (B, Q, N)
+        return prototypical_logits(encoded, self.ways)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from baselines.prototypical import prototypical_logits
 from envs.augmentation import UNCHANGED, Augmentation
 from envs.fewshot import EpisodeIndices, Episodes, EpisodeSampler, ImageClasses, task_set_hash
 from envs.trials import require_positive
@@ -44,6 +45,8 @@ class SupervisedTraining:
     """Matrix products and convolutions in bfloat16 (parameters stay in float32)."""
     class_loss: float = 0.0
     """Weight of an auxiliary task: to tell from an embedding which of all the training classes it is; 0: none."""
+    prototype_loss: float = 0.0
+    """Weight of another: to tell a query's class in the episode by the nearest mean of embeddings; 0: none."""
     augmentation: Augmentation = UNCHANGED
     """Random changes to the training images."""
     validation_episodes: int = 400
@@ -111,8 +114,9 @@ class FewShotLearner:
         torch.manual_seed(seed)
         max_support = task.ways * max(task.shots + task.test_shots)
         model = agent.build_classifier(task.embedding.build(), task.embedding.size, task.ways, max_support)
-        if training.class_loss and type(model).encode is EpisodeModel.encode:
-            raise ValueError("class_loss needs an agent that embeds images; set it to 0")
+        for name in ("class_loss", "prototype_loss"):
+            if getattr(training, name) and type(model).encode is EpisodeModel.encode:
+                raise ValueError(f"{name} needs an agent that embeds images; set it to 0")
         self.model = model.to(machine.device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.class_head: nn.Module = nn.Identity()  # of the auxiliary task
@@ -164,6 +168,10 @@ class FewShotLearner:
             class_logits = self.class_head(embedded.float())  # (B, S + Q, classes)
             class_loss = F.cross_entropy(class_logits.flatten(0, 1), classes.flatten())
             total = loss + self.training.class_loss * class_loss
+        if self.training.prototype_loss:
+            nearest = prototypical_logits(encoded, self.task.ways)  # (B, Q, N)
+            prototype_loss = F.cross_entropy(nearest.flatten(0, 1), episodes.query_y.flatten())
+            total = total + self.training.prototype_loss * prototype_loss
         self.optimizer.zero_grad()
         total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.trained.parameters(), self.training.gradient_clip)

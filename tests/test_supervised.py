@@ -13,11 +13,13 @@ import runs.tasks
 from envs.fewshot import EpisodeSampler, ImageClasses
 from runs.agents import GRUConfig, PrototypicalConfig
 from runs.catalogue import RunConfig
+from runs.errors import RunError
 from runs.folder import RunFolder
 from runs.machine import Machine
 from runs.supervised import FewShotLearner, FewShotTest, SupervisedTraining
 from runs.tasks import FewShotTask
 from runs.training import build_learner, evaluate, load_model, train
+from snail.classifier import EpisodeModel
 
 CPU = Machine(torch.device("cpu"))
 TRAINING = SupervisedTraining(6, batch_size=2, queries=2, validation_episodes=4, validations=3, learning_rate=0.1)
@@ -137,6 +139,27 @@ def test_the_class_loss_changes_what_the_embedding_learns():
     assert torch.equal(weights(plain), weights(with_classes))
     plain.update(0), with_classes.update(0)
     assert not torch.equal(weights(plain), weights(with_classes))
+
+
+def test_the_prototype_loss_is_that_of_prototypical_networks():
+    """Beside their own loss, it is that once more: the gradient is twice as large."""
+    once, twice = (
+        build_learner(
+            replace(CONFIG, model=PrototypicalConfig(), training=replace(TRAINING, prototype_loss=w, bfloat16=False)),
+            CPU,
+        ).update(0)
+        for w in (0.0, 1.0)
+    )
+    assert twice["loss"] == once["loss"]
+    torch.testing.assert_close(twice["gradient_norm"], 2 * once["gradient_norm"])
+
+
+@pytest.mark.parametrize("name", ["class_loss", "prototype_loss"])
+def test_losses_of_embeddings_need_embeddings(name, monkeypatch):
+    built = learner().model
+    monkeypatch.setattr(type(built), "encode", EpisodeModel.encode)
+    with pytest.raises(RunError, match=f"{name} needs an agent that embeds images"):
+        learner(**{name: 1.0})
 
 
 def test_prototypical_networks_take_the_class_loss_too():

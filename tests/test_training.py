@@ -70,6 +70,7 @@ FEWSHOT = RunConfig(
         batch_size=2,
         queries=2,
         class_loss=0.5,
+        prototype_loss=0.5,
         augmentation=Augmentation(shift=1),
         validation_episodes=4,
         validations=2,
