@@ -167,10 +167,10 @@ def _mdp(episodes: int) -> Experiment:
     )
 
 
-def _supervised(steps: int, queries: int = 15, **settings: Any) -> dict[str, Training]:
+def _supervised(steps: int, queries: int = 15, prototype_loss: float = 1.0, **settings: Any) -> dict[str, Training]:
     """Ours, and with what the paper published: one query an episode, and nothing but its loss."""
-    ours = SupervisedTraining(steps, queries=queries, **settings)
-    paper = replace(ours, queries=1, class_loss=0.0, augmentation=UNCHANGED)
+    ours = SupervisedTraining(steps, queries=queries, prototype_loss=prototype_loss, **settings)
+    paper = replace(ours, queries=1, class_loss=0.0, prototype_loss=0.0, augmentation=UNCHANGED)
     return {"supervised": ours, "paper": paper}
 
 

@@ -44,9 +44,10 @@ class SupervisedTraining:
     bfloat16: bool = True
     """Matrix products and convolutions in bfloat16 (parameters stay in float32)."""
     class_loss: float = 0.0
-    """Weight of an auxiliary task: to tell from an embedding which of all the training classes it is; 0: none."""
+    """Weight of an auxiliary task, to tell from an embedding which of all the training classes it is. 0: none.
+    Agents that do not embed images, such as maml, do without."""
     prototype_loss: float = 0.0
-    """Weight of another: to tell a query's class in the episode by the nearest mean of embeddings; 0: none."""
+    """Weight of another, to tell a query's class in the episode by the nearest mean of embeddings. 0: none."""
     augmentation: Augmentation = UNCHANGED
     """Random changes to the training images."""
     validation_episodes: int = 400
@@ -114,13 +115,12 @@ class FewShotLearner:
         torch.manual_seed(seed)
         max_support = task.ways * max(task.shots + task.test_shots)
         model = agent.build_classifier(task.embedding.build(), task.embedding.size, task.ways, max_support)
-        for name in ("class_loss", "prototype_loss"):
-            if getattr(training, name) and type(model).encode is EpisodeModel.encode:
-                raise ValueError(f"{name} needs an agent that embeds images; set it to 0")
+        embeds = type(model).encode is not EpisodeModel.encode
+        self.class_weight, self.prototype_weight = training.class_loss * embeds, training.prototype_loss * embeds
         self.model = model.to(machine.device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.class_head: nn.Module = nn.Identity()  # of the auxiliary task
-        if training.class_loss:
+        if self.class_weight:
             self.class_head = nn.Linear(task.embedding.size, len(self._classes("train").images)).to(machine.device)
         self.trained = nn.ModuleList([self.model, self.class_head])
         self.optimizer = torch.optim.AdamW(
@@ -162,16 +162,16 @@ class FewShotLearner:
             logits = self.model.predict(encoded)  # (B, Q, N)
         loss = F.cross_entropy(logits.flatten(0, 1), episodes.query_y.flatten())
         total = loss
-        if self.training.class_loss:
+        if self.class_weight:
             classes = torch.cat([indices.support, indices.query], dim=1) // self.sampler.per_class  # (B, S + Q)
             embedded = torch.cat([encoded.support_x, encoded.query_x], dim=1)  # (B, S + Q, E)
             class_logits = self.class_head(embedded.float())  # (B, S + Q, classes)
             class_loss = F.cross_entropy(class_logits.flatten(0, 1), classes.flatten())
-            total = loss + self.training.class_loss * class_loss
-        if self.training.prototype_loss:
+            total = loss + self.class_weight * class_loss
+        if self.prototype_weight:
             nearest = prototypical_logits(encoded, self.task.ways)  # (B, Q, N)
             prototype_loss = F.cross_entropy(nearest.flatten(0, 1), episodes.query_y.flatten())
-            total = total + self.training.prototype_loss * prototype_loss
+            total = total + self.prototype_weight * prototype_loss
         self.optimizer.zero_grad()
         total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.trained.parameters(), self.training.gradient_clip)

@@ -13,7 +13,6 @@ import runs.tasks
 from envs.fewshot import EpisodeSampler, ImageClasses
 from runs.agents import GRUConfig, PrototypicalConfig
 from runs.catalogue import RunConfig
-from runs.errors import RunError
 from runs.folder import RunFolder
 from runs.machine import Machine
 from runs.supervised import FewShotLearner, FewShotTest, SupervisedTraining
@@ -154,12 +153,14 @@ def test_the_prototype_loss_is_that_of_prototypical_networks():
     torch.testing.assert_close(twice["gradient_norm"], 2 * once["gradient_norm"])
 
 
-@pytest.mark.parametrize("name", ["class_loss", "prototype_loss"])
-def test_losses_of_embeddings_need_embeddings(name, monkeypatch):
+def test_agents_that_do_not_embed_images_do_without(monkeypatch):
     built = learner().model
-    monkeypatch.setattr(type(built), "encode", EpisodeModel.encode)
-    with pytest.raises(RunError, match=f"{name} needs an agent that embeds images"):
-        learner(**{name: 1.0})
+    expected = learner().update(0)
+    monkeypatch.setattr(type(built), "encode", lambda self, images: self.embedding(images))
+    torch.testing.assert_close(learner().update(0), expected)
+    with monkeypatch.context() as patch:
+        patch.setattr(EpisodeModel, "encode", type(built).encode)
+        torch.testing.assert_close(learner(class_loss=1.0, prototype_loss=1.0).update(0), expected)
 
 
 def test_prototypical_networks_take_the_class_loss_too():
