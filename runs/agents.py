@@ -18,6 +18,7 @@ from baselines.bandits import (
     Random,
     Thompson,
 )
+from baselines.maml import MAML
 from baselines.mdps import (
     BEB,
     OPSRL,
@@ -163,6 +164,38 @@ class TransformerConfig(SequenceAgent):
 
 
 @dataclass(frozen=True)
+class MAMLConfig(FewShotAgent):
+    """MAML: weights from which a few gradient steps on the support lead to a classifier. Needs `make maml`.
+
+    The defaults are the paper's for 5 ways of Omniglot.
+    """
+
+    inner_lr: float = 0.4
+    """Length of a gradient step on the support, in gradients."""
+    inner_steps: int = 1
+    """Gradient steps on the support in training."""
+    test_steps: int = 3
+    """Gradient steps on the support in validation and testing."""
+    first_order: bool = False
+    """Do not differentiate through the gradients of the steps: less time and memory."""
+    transductive: bool = True
+    """Normalise an episode's queries by their own statistics, as the paper; otherwise by the support's."""
+
+    def build_classifier(self, embedding: nn.Module, embedding_size: int, ways: int, max_support: int) -> EpisodeModel:
+        """The embedding and a linear layer, adapted to each episode."""
+        return MAML(
+            embedding,
+            embedding_size,
+            ways,
+            inner_lr=self.inner_lr,
+            inner_steps=self.inner_steps,
+            test_steps=self.test_steps,
+            first_order=self.first_order,
+            transductive=self.transductive,
+        )
+
+
+@dataclass(frozen=True)
 class PrototypicalConfig(FewShotAgent):
     """Prototypical networks: the class whose mean embedding is nearest."""
 
@@ -176,7 +209,7 @@ AnyBanditMethod = (
     Random | Greedy | EpsilonGreedy | UCB1 | Thompson | OptimisticThompson | Gittins | FiniteHorizonGittins
 )
 AnyMDPMethod = RandomPolicy | GreedyPolicy | EpsilonGreedyPolicy | PSRL | OPSRL | UCRL2 | BEB | Oracle
-AnyFewShotAgent = AnySequenceAgent | PrototypicalConfig
+AnyFewShotAgent = AnySequenceAgent | MAMLConfig | PrototypicalConfig
 AnyAgentConfig = AnyFewShotAgent | AnyBanditMethod | AnyMDPMethod
 
 AGENTS: dict[str, AnySequenceAgent] = {
@@ -187,7 +220,11 @@ AGENTS: dict[str, AnySequenceAgent] = {
 }
 """The agents for every experiment."""
 
-FEWSHOT_AGENTS: dict[str, AnyFewShotAgent] = {**AGENTS, "protonet": PrototypicalConfig()}
+FEWSHOT_AGENTS: dict[str, AnyFewShotAgent] = {
+    **AGENTS,
+    "maml": MAMLConfig(),
+    "protonet": PrototypicalConfig(),
+}
 """The agents for few-shot classification."""
 
 BANDIT_METHODS: dict[str, AnyBanditMethod] = {

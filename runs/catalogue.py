@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from envs.augmentation import UNCHANGED, Augmentation
-from runs.agents import AGENTS, BANDIT_METHODS, FEWSHOT_AGENTS, MDP_METHODS, METHODS, AnyAgentConfig
+from runs.agents import AGENTS, BANDIT_METHODS, FEWSHOT_AGENTS, MDP_METHODS, METHODS, AnyAgentConfig, MAMLConfig
 from runs.errors import RunError
 from runs.meta_rl import MetaRLTraining, TrialTest
 from runs.ppo import PPOTraining
@@ -185,15 +185,17 @@ def _fewshot(
     images: str,
     full: dict[str, Training],
     embedding: EmbeddingConfig = OMNIGLOT_EMBEDDING,
+    maml: MAMLConfig | None = None,
     **others: dict[str, Training],
 ) -> Experiment:
-    """The paper's protocol: one model for 1 to 5 shots."""
+    """The paper's protocol: one model for 1 to 5 shots. MAML's steps are its paper's for each experiment."""
+    agents = FEWSHOT_AGENTS if maml is None else {**FEWSHOT_AGENTS, "maml": maml}
     task = FewShotTask(data, ways, shots=(1, 2, 3, 4, 5), test_shots=(1, 5), embedding=embedding)
     budgets = {name: Budget(task, training, FewShotTest()) for name, training in {"full": full, **others}.items()}
     return Experiment(
         f"{data}/{ways}way",
         f"{ways}-way classification of {images}, one model for 1 to 5 shots",
-        FEWSHOT_AGENTS,
+        agents,
         {**budgets, "smoke": _smoke(task)},
     )
 
@@ -224,7 +226,13 @@ CATALOGUE: dict[str, Experiment] = {
         _bandit(arms=50, pulls=1000),
         *(_mdp(episodes) for episodes in (10, 25, 50, 75, 100)),
         _fewshot("omniglot", 5, CHARACTERS, _supervised(6000)),
-        _fewshot("omniglot", 20, CHARACTERS, _supervised(6000, queries=20)),
+        _fewshot(
+            "omniglot",
+            20,
+            CHARACTERS,
+            _supervised(6000, queries=20),
+            maml=MAMLConfig(inner_lr=0.1, inner_steps=5, test_steps=5),
+        ),
         _one_shot("omniglot", 5, CHARACTERS),
         _fewshot("glyphs", 5, PRINTED, _supervised(6000)),
         _one_shot("glyphs", 5, PRINTED),
@@ -234,6 +242,7 @@ CATALOGUE: dict[str, Experiment] = {
             PHOTOGRAPHS,
             _supervised(30_000, learning_rate=1e-3, **BETTER),
             RESIDUAL_EMBEDDING,
+            MAMLConfig(inner_lr=0.01, inner_steps=5, test_steps=10),
             demo=_supervised(600, batch_size=4, learning_rate=1e-3, validation_episodes=100, validations=4, **BETTER),
         ),
     )

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from baselines.learn2learn import MissingLibrary, import_learn2learn
+
 torch.set_num_threads(1)  # tiny tensors: more threads only get in each other's way
 
 
@@ -28,3 +30,12 @@ def omniglot() -> Path:
     if not (root / "omniglot").is_dir():
         pytest.skip("SNAIL_DATA names no folder that holds omniglot")
     return root
+
+
+@pytest.fixture
+def learn2learn() -> None:
+    """Skips a test where the library is not installed."""
+    try:
+        import_learn2learn()
+    except MissingLibrary as e:
+        pytest.skip(str(e))

@@ -265,9 +265,11 @@ BUILT = {*KINDS.values(), *(name for name, c in CONFIGS.items() if c.agent == "s
 
 
 @pytest.mark.parametrize("name", sorted(BUILT))
-def test_configs_build_their_learners(name, monkeypatch):
+def test_configs_build_their_learners(name, monkeypatch, request):
     monkeypatch.setattr(runs.tasks, "load_classes", noise_classes)
     config = CONFIGS[name]
+    if config.agent == "maml":
+        request.getfixturevalue("learn2learn")
     if hasattr(config.training, "batch_size"):
         batch = {"batch_size": getattr(config.training, "minibatches", 1)}
         config = replace(config, training=replace(config.training, **batch))

@@ -1,0 +1,126 @@
+"""MAML: weights from which a few gradient steps on the support lead to a classifier (Finn, Abbeel, Levine 2017)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from baselines.learn2learn import import_learn2learn
+from envs.trials import require_positive
+from snail.classifier import EpisodeModel, FewShotEpisodes
+
+
+class EpisodeNorm(nn.Module):
+    """Batch normalisation by the statistics of the batch at hand, in training and in evaluation: it keeps no averages.
+
+    Args:
+        norm: the normalisation whose scale and shift it takes over.
+    """
+
+    def __init__(self, norm: _BatchNorm):
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+        self.reference: int | None = None
+        """The statistics are those of so many items at the head of the batch; None: of all."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(M, C, ...) -> (M, C, ...)."""
+        if self.reference is None:
+            return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
+        # by hand: F.batch_norm does not differentiate through statistics that it is given
+        axes, channels = [0, *range(2, x.ndim)], (-1, *(1,) * (x.ndim - 2))
+        variance, mean = torch.var_mean(x[: self.reference], axes, correction=0, keepdim=True)  # (1, C, 1, ...)
+        scale = self.weight.view(channels) * (variance + self.eps).rsqrt()
+        return (x - mean) * scale + self.bias.view(channels)
+
+
+def with_episode_norms(module: nn.Module) -> nn.Module:
+    """The module, in which each batch normalisation has become an ``EpisodeNorm``."""
+    if isinstance(module, _BatchNorm):
+        return EpisodeNorm(module)
+    for name, child in module.named_children():
+        setattr(module, name, with_episode_norms(child))
+    return module
+
+
+class MAML(EpisodeModel):
+    """An embedding and a linear layer, all of whose weights take gradient steps on the support before they classify.
+
+    After steps ``w <- w - inner_lr * gradient of the support's mean cross-entropy at w``, the adapted weights give the
+    logits, through which training differentiates with respect to the weights of before. Finn et al., "Model-Agnostic
+    Meta-Learning for Fast Adaptation of Deep Networks", arXiv:1703.03400, algorithm 2; the steps are those of
+    ``learn2learn.algorithms.MAML``. They are taken in float32, also under autocast.
+
+    As in the authors' code, normalisations keep no running averages. The queries of an episode are normalised by
+    their own statistics, and so **see each other** (transduction), as they did for the published numbers. With
+    ``transductive=False`` they are normalised by the support's, each alone (MetaBN of Bronskill et al.,
+    arXiv:2003.03284).
+
+    Args:
+        embedding: (M, ...) images -> (M, embedding_size); its batch normalisations are replaced.
+        embedding_size: channels E of an embedding.
+        ways: classes N in an episode.
+        inner_lr: length of a step, in gradients.
+        inner_steps: steps in training mode.
+        test_steps: steps in evaluation mode.
+        first_order: take the inner gradients as constants when differentiating.
+        transductive: whether the queries of an episode see each other.
+
+    Raises:
+        MissingLibrary: if learn2learn is not installed.
+        ValueError: if a number of steps or ``inner_lr`` is not positive.
+    """
+
+    def __init__(
+        self,
+        embedding: nn.Module,
+        embedding_size: int,
+        ways: int,
+        *,
+        inner_lr: float,
+        inner_steps: int,
+        test_steps: int,
+        first_order: bool = False,
+        transductive: bool = True,
+    ):
+        super().__init__()
+        require_positive(inner_steps=inner_steps, test_steps=test_steps)
+        if inner_lr <= 0:
+            raise ValueError(f"inner_lr must be positive, got {inner_lr}")
+        network = nn.Sequential(with_episode_norms(embedding), nn.Linear(embedding_size, ways))
+        self.learner = import_learn2learn().algorithms.MAML(network, lr=inner_lr)
+        self.inner_steps, self.test_steps = inner_steps, test_steps
+        self.first_order, self.transductive = first_order, transductive
+
+    def predict(self, encoded: FewShotEpisodes) -> Tensor:
+        """Logits (B, Q, N) of episodes of images.
+
+        Raises:
+            ValueError: for a single query, if it is to be normalised by its own statistics.
+        """
+        if self.transductive and encoded.query_x.shape[1] < 2:
+            raise ValueError("a transductive MAML needs at least 2 queries in an episode, got 1")
+        episodes = zip(encoded.support_x, encoded.support_y, encoded.query_x, strict=True)
+        with torch.autocast(encoded.query_x.device.type, enabled=False):  # bfloat16 would round small steps away
+            return torch.stack([self._classify(*episode) for episode in episodes])  # (B, Q, N)
+
+    def _classify(self, support: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
+        """Support (S, ...), labels (S,) and queries (Q, ...) of one episode -> logits (Q, N)."""
+        adapted = self._adapted(support, labels)
+        if self.transductive:
+            return adapted(queries)
+        for module in adapted.modules():  # its own: those of self stay as they are
+            if isinstance(module, EpisodeNorm):
+                module.reference = len(support)
+        return adapted(torch.cat([support, queries]))[len(support) :]
+
+    def _adapted(self, support: Tensor, labels: Tensor) -> nn.Module:
+        """The network after its steps on a support (S, ...) with labels (S,)."""
+        first_order = self.first_order or not torch.is_grad_enabled()  # nobody will differentiate: keep no graph
+        with torch.enable_grad():
+            learner = self.learner.clone(first_order=first_order)
+            for _ in range(self.inner_steps if self.training else self.test_steps):
+                learner.adapt(F.cross_entropy(learner(support), labels))
+        return learner
