@@ -102,7 +102,7 @@ def render(report: Report) -> str:
                 f"{row.batch}",
                 f"{row.best_rate:,.0f}",
                 f"{1e6 / row.best_rate:,.1f}",
-                f"{row.speedup:.1f} x" if i else "",
+                f"{row.speedup:.{1 if row.speedup > 0.1 else 4}f} x" if i else "",
                 f"{row.flops / row.units / 1e6:,.2f}",
                 f"{row.best_flop_rate / 1e9:,.1f}",
                 f"{row.share_of_peak:.0%}",
