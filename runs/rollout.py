@@ -92,23 +92,33 @@ class RecordedRollout:
     def __init__(self, agent: ActorCritic, env: TrialVectorEnv, generator: torch.Generator):
         generators = (generator, env.generator)
         before = [g.get_state() for g in generators]
+
+        def rewind() -> None:
+            for g, state in zip(generators, before, strict=True):
+                g.set_state(state)
+
+        try:
+            plain = self._record(agent, env, generator)
+            rewind()
+            again = self()
+            if not (torch.equal(again.actions, plain.actions) and torch.equal(again.rewards, plain.rewards)):
+                raise RuntimeError("the recorded rollout plays other trials than the plain one")
+        finally:
+            rewind()  # whoever plays now begins where this found the randomness
+
+    def _record(self, agent: ActorCritic, env: TrialVectorEnv, generator: torch.Generator) -> Trajectories:
+        """Record a rollout; returns what the plain one played just before."""
         stream = torch.cuda.Stream(env.device)
         stream.wait_stream(torch.cuda.current_stream(env.device))
         with torch.cuda.stream(stream):
             plain = rollout(agent, env, generator)  # also what has to be set up once, before recording
         torch.cuda.current_stream(env.device).wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        for g in generators:
+        for g in (generator, env.generator):
             self._graph.register_generator_state(g)
         with torch.cuda.graph(self._graph, stream=stream):
             self._trials = rollout(agent, env, generator)
-        for g, state in zip(generators, before, strict=True):
-            g.set_state(state)
-        again = self()
-        if not (torch.equal(again.actions, plain.actions) and torch.equal(again.rewards, plain.rewards)):
-            raise RuntimeError("the recorded rollout plays other trials than the plain one")
-        for g, state in zip(generators, before, strict=True):
-            g.set_state(state)
+        return plain
 
     def __call__(self) -> Trajectories:
         """Play the next batch; it stays valid until the next call."""

@@ -213,20 +213,21 @@ class FewShotLearner:
             def report(done: int, of: int, i: int = i) -> None:
                 progress(i * of + done, len(self.task.test_shots) * of)
 
-            accuracy, task_set = self._accuracies("test", shots, self.test.episodes, self.test.queries, report)
+            accuracy, batches = self._accuracies("test", shots, self.test.episodes, self.test.queries, report)
+            task_set = task_set_hash(self._classes("test").fingerprint(), batches)
             results.append(Measurement.of("accuracy", accuracy, task_set, shots))
         return results
 
     @torch.no_grad()
     def _accuracies(
         self, split: str, shots: int, episodes: int, queries: int, progress: Any = lambda done, of: None
-    ) -> tuple[Tensor, str]:
-        """Accuracy (episodes,) on frozen episodes of a split, and their hash.
+    ) -> tuple[Tensor, list[EpisodeIndices]]:
+        """Accuracy (episodes,) on frozen episodes of a split, and these.
 
         The episodes are drawn on the host, so that they are the same whatever the device; then every image that
         occurs in them is encoded once.
         """
-        images = self._classes(split).images  # (classes, per_class, 1, 28, 28)
+        images = self._classes(split).images  # (classes, per_class, C, H, W)
         generator = torch.Generator().manual_seed(self.test.seed + shots)
         sampler = EpisodeSampler(images, self.task.ways, queries)
         sizes = [min(250, episodes - start) for start in range(0, episodes, 250)]
@@ -239,13 +240,13 @@ class FewShotLearner:
                 logits = self.model.predict(batch)  # (B, Q, N)
             found.append((logits.argmax(-1) == batch.query_y).float().mean(1))
             progress(i + 1, len(batches))
-        return torch.cat(found), task_set_hash(self._classes(split).fingerprint(), batches)
+        return torch.cat(found), batches
 
     def _encode(self, images: Tensor, batches: list[EpisodeIndices]) -> Tensor:
         """Encodings (classes, per_class, ...) of the images that occur in the episodes; zeros for the others."""
         self.model.eval()
         used = torch.cat([torch.cat([b.support.flatten(), b.query.flatten()]) for b in batches]).unique()
-        flat = images.flatten(0, 1)  # (classes * per_class, 1, 28, 28)
+        flat = images.flatten(0, 1)  # (classes * per_class, C, H, W)
         at_once = max(1, 1000 * 28 * 28 // images[0, 0].numel())  # some memory for the activations
         with self._autocast():
             parts = [self.model.encode(flat[i].to(self.machine.device)) for i in used.split(at_once)]

@@ -60,7 +60,7 @@ def after_looks(built: FewShotLearner, accuracies: list[float], monkeypatch) -> 
     found = []
     for step, accuracy in enumerate(accuracies):
         built.update(step)
-        monkeypatch.setattr(built, "_accuracies", lambda *args, a=accuracy: (torch.full((4,), a), ""))
+        monkeypatch.setattr(built, "_accuracies", lambda *args, a=accuracy: (torch.full((4,), a), []))
         built.validate()
         found.append(weights(built))
     monkeypatch.undo()
@@ -96,7 +96,7 @@ def test_evaluating_a_run_again_gives_its_record(tmp_path, monkeypatch):
     real = FewShotLearner._accuracies
 
     def fake(self, split, *args):
-        return (torch.full((4,), next(accuracies)), "") if split == "val" else real(self, split, *args)
+        return (torch.full((4,), next(accuracies)), []) if split == "val" else real(self, split, *args)
 
     monkeypatch.setattr(FewShotLearner, "_accuracies", fake)
     folder = RunFolder(tmp_path / "run")
