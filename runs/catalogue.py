@@ -169,7 +169,9 @@ def _mdp(episodes: int) -> Experiment:
 
 def _supervised(steps: int, queries: int = 15, prototype_loss: float = 1.0, **settings: Any) -> dict[str, Training]:
     """Ours, and with what the paper published: one query an episode, and nothing but its loss."""
-    ours = SupervisedTraining(steps, queries=queries, prototype_loss=prototype_loss, **settings)
+    ours = SupervisedTraining(
+        steps, queries=queries, prototype_loss=prototype_loss, prototype_pool="batch", **settings
+    )
     paper = replace(ours, queries=1, class_loss=0.0, prototype_loss=0.0, augmentation=UNCHANGED)
     return {"supervised": ours, "paper": paper}
 
@@ -225,7 +227,7 @@ CATALOGUE: dict[str, Experiment] = {
         *(_bandit(arms, pulls) for pulls in (10, 100, 500) for arms in (5, 10, 50)),
         _bandit(arms=50, pulls=1000),
         *(_mdp(episodes) for episodes in (10, 25, 50, 75, 100)),
-        _fewshot("omniglot", 5, CHARACTERS, _supervised(6000)),
+        _fewshot("omniglot", 5, CHARACTERS, _supervised(12_000)),
         _fewshot(
             "omniglot",
             20,

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.prototypical import prototypical_logits
+from baselines.prototypical import pooled_prototypical_logits, prototypical_logits
 from envs.augmentation import UNCHANGED, Augmentation
 from envs.fewshot import EpisodeIndices, Episodes, EpisodeSampler, ImageClasses, task_set_hash
 from envs.trials import require_positive
@@ -18,9 +18,10 @@ from runs.learner import Measurement
 from runs.machine import Machine
 from runs.schedules import one_cycle
 from runs.tasks import FewShotTask
-from snail.classifier import EpisodeModel
+from snail.classifier import EncodedEpisodes, EpisodeModel
 
 Selection = Literal["best", "final"]
+Pool = Literal["episode", "batch"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,9 @@ class SupervisedTraining:
     """Weight of an auxiliary task, to tell from an embedding which of all the training classes it is. 0: none.
     Agents that do not embed images, such as maml, do without."""
     prototype_loss: float = 0.0
-    """Weight of another, to tell a query's class in the episode by the nearest mean of embeddings. 0: none."""
+    """Weight of another, to tell a query's class by the nearest mean of a class's embeddings. 0: none."""
+    prototype_pool: Pool = "episode"
+    """Among which classes: those of the query's own episode, or those of all episodes of the batch."""
     augmentation: Augmentation = UNCHANGED
     """Random changes to the training images."""
     validation_episodes: int = 400
@@ -162,16 +165,14 @@ class FewShotLearner:
             logits = self.model.predict(encoded)  # (B, Q, N)
         loss = F.cross_entropy(logits.flatten(0, 1), episodes.query_y.flatten())
         total = loss
+        classes = torch.cat([indices.support, indices.query], dim=1) // self.sampler.per_class  # (B, S + Q)
         if self.class_weight:
-            classes = torch.cat([indices.support, indices.query], dim=1) // self.sampler.per_class  # (B, S + Q)
             embedded = torch.cat([encoded.support_x, encoded.query_x], dim=1)  # (B, S + Q, E)
             class_logits = self.class_head(embedded.float())  # (B, S + Q, classes)
             class_loss = F.cross_entropy(class_logits.flatten(0, 1), classes.flatten())
             total = loss + self.class_weight * class_loss
         if self.prototype_weight:
-            nearest = prototypical_logits(encoded, self.task.ways)  # (B, Q, N)
-            prototype_loss = F.cross_entropy(nearest.flatten(0, 1), episodes.query_y.flatten())
-            total = total + self.prototype_weight * prototype_loss
+            total = total + self.prototype_weight * self._prototype_loss(encoded, episodes.query_y, classes)
         self.optimizer.zero_grad()
         total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.trained.parameters(), self.training.gradient_clip)
@@ -179,6 +180,14 @@ class FewShotLearner:
         self.updates = step + 1
         accuracy = (logits.detach().argmax(-1) == episodes.query_y).float().mean()
         return {"loss": loss.detach(), "train_accuracy": accuracy, "gradient_norm": norm}
+
+    def _prototype_loss(self, encoded: EncodedEpisodes, query_y: Tensor, classes: Tensor) -> Tensor:
+        """Cross-entropy of the queries' nearest prototypes; ``classes`` (B, S + Q) are those of the images."""
+        ways = self.task.ways
+        if self.training.prototype_pool == "episode":
+            return F.cross_entropy(prototypical_logits(encoded, ways).flatten(0, 1), query_y.flatten())
+        first = torch.arange(len(query_y), device=query_y.device)[:, None] * ways  # of an episode, among all
+        return F.cross_entropy(pooled_prototypical_logits(encoded, classes, ways), (first + query_y).flatten())
 
     def _augmented(self, episodes: Episodes) -> Episodes:
         def change(x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from baselines.prototypical import PrototypicalNetwork, prototypes
+from baselines.prototypical import PrototypicalNetwork, pooled_prototypical_logits, prototypes
 from envs.fewshot import Episodes
 
 
@@ -28,6 +28,26 @@ def test_logits_are_minus_the_squared_distances():
                 centre = embedding(episodes.support_x[b][labels[b] == n]).mean(0)
                 expected = -((embedding(episodes.query_x[b, q]) - centre) ** 2).sum()
                 torch.testing.assert_close(logits[b, q, n], expected)
+
+
+def test_pooled_logits_are_those_of_one_episode_with_all_prototypes_but_the_same_class_elsewhere():
+    torch.manual_seed(0)
+    B, N, Q = 3, 2, 4
+    support_y, query_y = torch.tensor([[0, 1, 1, 0], [1, 0, 1, 0], [0, 0, 1, 1]]), torch.randint(N, (B, Q))
+    of_way = torch.tensor([[7, 8], [5, 7], [1, 2]])  # class 7 is in two episodes
+    classes = torch.cat([of_way.gather(1, support_y), of_way.gather(1, query_y)], dim=1)
+    episodes = Episodes(torch.randn(B, 4, 6), support_y, torch.randn(B, Q, 6), query_y)
+    logits = pooled_prototypical_logits(episodes, classes, N).view(B, Q, B, N)
+    for b in range(B):
+        for q in range(Q):
+            for other in range(B):
+                for n in range(N):
+                    centre = episodes.support_x[other][support_y[other] == n].mean(0)
+                    expected = -((episodes.query_x[b, q] - centre) ** 2).sum()
+                    if other != b and of_way[other, n] == of_way[b, query_y[b, q]]:
+                        expected = torch.tensor(float("-inf"))
+                    torch.testing.assert_close(logits[b, q, other, n], expected)
+    assert logits.isinf().sum() == (query_y[0] == 0).sum() + (query_y[1] == 1).sum()
 
 
 def test_the_order_of_the_support_does_not_matter():

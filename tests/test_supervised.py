@@ -153,6 +153,17 @@ def test_the_prototype_loss_is_that_of_prototypical_networks():
     torch.testing.assert_close(twice["gradient_norm"], 2 * once["gradient_norm"])
 
 
+def test_prototypes_of_the_whole_batch_are_more_to_tell_apart():
+    """With one episode there is nothing to pool; with several, the gradient is another."""
+
+    def norm(pool, batch_size):
+        training = replace(TRAINING, prototype_loss=1.0, bfloat16=False, prototype_pool=pool, batch_size=batch_size)
+        return build_learner(replace(CONFIG, training=training), CPU).update(0)["gradient_norm"]
+
+    torch.testing.assert_close(norm("batch", 1), norm("episode", 1))
+    assert not torch.isclose(norm("batch", 4), norm("episode", 4), rtol=1e-2)
+
+
 def test_agents_that_do_not_embed_images_do_without(monkeypatch):
     built = learner().model
     expected = learner().update(0)
