@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from typing import Literal, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from snail.attention import AttentionCache, attend_to_past_and_self
-from snail.sequence import Clock, SequenceModel
+from snail.attention import PLAIN, AttentionCache, AttentionKind, Mechanism, next_positions
+from snail.sequence import SequenceModel
 
 Positions = Literal["sinusoidal", "learned", "none"]
 Combination = Literal["add", "concatenate"]
@@ -57,9 +56,10 @@ class PositionEncoding(nn.Module):
 class TransformerLayer(nn.Module):
     """Pre-norm layer: ``x + attention(norm(x))``, then ``x + mlp(norm(x))`` (Xiong et al. 2020)."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, max_len: int, kind: AttentionKind = PLAIN):
         super().__init__()
         self.heads = heads
+        self.mechanism = Mechanism(kind, heads, width // heads, max_len)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
@@ -89,6 +89,7 @@ class Transformer(SequenceModel):
         heads: attention heads in each.
         positions: "sinusoidal", "learned" or "none".
         combination: positions are "add"-ed to the tokens or "concatenate"-d (then a quarter of the width is theirs).
+        kind: which attention.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Transformer(SequenceModel):
         heads: int = 4,
         positions: Positions = "sinusoidal",
         combination: Combination = "add",
+        kind: AttentionKind = PLAIN,
     ):
         super().__init__()
         if width < 1 or heads < 1 or width % heads:
@@ -108,9 +110,8 @@ class Transformer(SequenceModel):
         self.input_size, self.output_size, self.max_len = input_size, output_size, max_len
         self.position = PositionEncoding(width, max_len, positions, combination)
         self.embed = nn.Linear(input_size, self.position.token_width)
-        self.layers = cast(
-            Sequence[TransformerLayer], nn.ModuleList(TransformerLayer(width, heads) for _ in range(layers))
-        )
+        built = [TransformerLayer(width, heads, max_len, kind) for _ in range(layers)]
+        self.layers = cast(Sequence[TransformerLayer], nn.ModuleList(built))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, output_size)
         self.heads, self.head_size = heads, width // heads
@@ -130,7 +131,7 @@ class Transformer(SequenceModel):
         keys_values = []
         for layer in self.layers:
             q, k, v = layer.project(x)
-            x = layer.finish(x, F.scaled_dot_product_attention(q, k, v, is_causal=True))
+            x = layer.finish(x, layer.mechanism.causal(q, k, v))
             keys_values.append((k, v))
         return self.head(self.norm(x)), keys_values
 
@@ -144,29 +145,22 @@ class Transformer(SequenceModel):
         self, x_t: Tensor, cache: tuple[AttentionCache, ...], in_place: bool = False
     ) -> tuple[Tensor, tuple[AttentionCache, ...]]:
         """(B, C), cache -> (B, D), cache."""
-        x = self.position(self.embed(x_t[:, None]), _as_tensor(cache[0].clock, x_t.device))  # (B, 1, W)
+        x = self.position(self.embed(x_t[:, None]), next_positions(cache[0].clock, x_t.device))  # (B, 1, W)
         caches = []
         for layer, c in zip(self.layers, cache, strict=True):
             q, k, v = layer.project(x)
             c = c.append(k[:, :, 0], v[:, :, 0], in_place)
-            keys, values, mask = c.seen()
-            x = layer.finish(x, F.scaled_dot_product_attention(q, keys, values, attn_mask=mask))
+            x = layer.finish(x, layer.mechanism.of_seen(q, c))
             caches.append(c)
         return self.head(self.norm(x))[:, 0], tuple(caches)
 
     def branch(self, x_q: Tensor, cache: tuple[AttentionCache, ...]) -> Tensor:
         """(B, Q, C), cache -> (B, Q, D)."""
-        x = self.position(self.embed(x_q), _as_tensor(cache[0].clock, x_q.device))  # (B, Q, W)
+        x = self.position(self.embed(x_q), next_positions(cache[0].clock, x_q.device))  # (B, Q, W)
         for layer, c in zip(self.layers, cache, strict=True):
-            x = layer.finish(x, attend_to_past_and_self(*layer.project(x), c))
+            x = layer.finish(x, layer.mechanism.of_alternatives(*layer.project(x), c))
         return self.head(self.norm(x))
 
     def reset(self, cache: tuple[AttentionCache, ...], rows: Tensor) -> tuple[AttentionCache, ...]:
         """Rows of the batch where ``rows`` (B,) is True begin a new sequence."""
         return tuple(c.reset(rows) for c in cache)
-
-
-def _as_tensor(clock: Clock, device: torch.device) -> Tensor:
-    """Position of the next step: (1,) while the rows are in step, else (B, 1)."""
-    position = clock.positions()
-    return torch.tensor([position], device=device) if isinstance(position, int) else position[:, None]

@@ -169,9 +169,7 @@ def _mdp(episodes: int) -> Experiment:
 
 def _supervised(steps: int, queries: int = 15, prototype_loss: float = 1.0, **settings: Any) -> dict[str, Training]:
     """Ours, and with what the paper published: one query an episode, and nothing but its loss."""
-    ours = SupervisedTraining(
-        steps, queries=queries, prototype_loss=prototype_loss, prototype_pool="batch", **settings
-    )
+    ours = SupervisedTraining(steps, queries=queries, prototype_loss=prototype_loss, prototype_pool="batch", **settings)
     paper = replace(ours, queries=1, class_loss=0.0, prototype_loss=0.0, augmentation=UNCHANGED)
     return {"supervised": ours, "paper": paper}
 

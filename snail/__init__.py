@@ -1,7 +1,7 @@
 """SNAIL, a simple neural attentive meta-learner: the model and the two heads that it is used through."""
 
 from snail.actor_critic import ActorCritic
-from snail.attention import AttentionBlock
+from snail.attention import AttentionBlock, AttentionKind
 from snail.classifier import EpisodeModel, SequenceClassifier
 from snail.convolution import CausalConv1d, DenseBlock, TCBlock
 from snail.embedding import OmniglotEmbedding, ResidualEmbedding
@@ -17,6 +17,7 @@ __all__ = [
     "ActorCritic",
     "Attention",
     "AttentionBlock",
+    "AttentionKind",
     "CausalConv1d",
     "DenseBlock",
     "EpisodeModel",

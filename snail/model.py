@@ -8,7 +8,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from snail.attention import AttentionBlock
+from snail.attention import PLAIN, AttentionBlock, AttentionKind
 from snail.convolution import TCBlock
 from snail.sequence import SequenceModel
 
@@ -26,14 +26,16 @@ class TC:
 
 @dataclass(frozen=True)
 class Attention:
-    """An AttentionBlock(key_size, value_size)."""
+    """An AttentionBlock(key_size, value_size): the paper's, unless ``kind`` and ``heads`` say otherwise."""
 
     key_size: int
     value_size: int
+    heads: int = 1
+    kind: AttentionKind = PLAIN
 
     def build(self, input_size: int, max_len: int, kernel_size: int, first_dilation: int) -> SequenceModel:
         """The block for the given input."""
-        return AttentionBlock(input_size, self.key_size, self.value_size)
+        return AttentionBlock(input_size, self.key_size, self.value_size, max_len, self.heads, self.kind)
 
 
 Block = TC | Attention

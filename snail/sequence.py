@@ -55,10 +55,17 @@ class Clock:
         """
         if self.start is None:
             return None
+        return self.slot_positions(slots, self.start.device) >= 0  # (B, S)
+
+    def slot_positions(self, slots: int, device: torch.device) -> Tensor:
+        """Where in each row's sequence the steps of a ring buffer's written slots stand; below 0: in an earlier one.
+
+        Returns (S,) while the rows are in step, else (B, S), with S = min(time, slots).
+        """
         last = self.time - 1
-        slot = torch.arange(min(self.time, slots), device=self.start.device)
+        slot = torch.arange(min(self.time, slots), device=device)
         written_at = last - (last - slot) % slots
-        return written_at >= self.start[:, None]  # (B, S)
+        return written_at if self.start is None else written_at - self.start[:, None]
 
     def check_room(self, slots: int) -> None:
         """Raise ValueError if a sequence has used up all ``slots`` of a cache."""

@@ -7,7 +7,18 @@ import torch
 
 from baselines.recurrent import GRU, LSTM
 from baselines.transformer import Transformer
-from snail import SNAIL, TC, Attention, AttentionBlock, CausalConv1d, DenseBlock, SequenceModel, TCBlock
+from snail import (
+    SNAIL,
+    TC,
+    Attention,
+    AttentionBlock,
+    AttentionKind,
+    CausalConv1d,
+    DenseBlock,
+    SequenceModel,
+    TCBlock,
+)
+from snail.scores import SCORE_NAMES
 
 C = 5
 MODELS = {
@@ -29,6 +40,21 @@ MODELS = {
     "transformer-concatenated": lambda T: Transformer(C, 3, T, width=16, combination="concatenate"),
     "transformer-no-positions": lambda T: Transformer(C, 3, T, width=16, layers=1, heads=1, positions="none"),
 }
+KINDS = {
+    **{score: AttentionKind(score) for score in SCORE_NAMES},
+    "local-m": AttentionKind(reach="local-m", window=3),
+    "local-p": AttentionKind(reach="local-p", window=3),
+    "location-local-p": AttentionKind("location", "local-p", 2),
+    "hard": AttentionKind(selection="hard"),
+    "gumbel": AttentionKind("additive", "local-p", 4, "gumbel"),
+}
+MODELS |= {
+    f"attention-{name}": lambda T, kind=kind: AttentionBlock(C, 6, 4, T, 2, kind) for name, kind in KINDS.items()
+}
+MODELS |= {
+    "snail-location-heads": lambda T: SNAIL(C, 3, T, (Attention(4, 4, 2, AttentionKind("location")), TC(4))),
+    "transformer-cosine": lambda T: Transformer(C, 3, T, width=16, kind=AttentionKind("cosine", "local-m", 5)),
+}
 LENGTHS = (1, 2, 9, 16)
 
 
@@ -36,7 +62,7 @@ LENGTHS = (1, 2, 9, 16)
 def case(request) -> tuple[SequenceModel, torch.Tensor]:
     name, T = request.param
     torch.manual_seed(0)
-    return MODELS[name](T), torch.randn(3, T, C)
+    return MODELS[name](T).eval(), torch.randn(3, T, C)  # hard attention is deterministic only then
 
 
 def unrolled(model, x, cache=None, start=0, **kwargs):
@@ -155,7 +181,7 @@ def test_rows_reset_alone(name, in_place):
     """Trials of different lengths share a batch, over more steps than the cache has room for one trial."""
     torch.manual_seed(0)
     T, steps, batch = 6, 17, 4
-    model = MODELS[name](T)
+    model = MODELS[name](T).eval()
     lengths = [T, 4, 3, 5]  # row b begins anew every lengths[b] steps
     x = torch.randn(batch, steps, C)
     cache = model.init_cache(batch, T)
@@ -172,7 +198,7 @@ def test_rows_reset_alone(name, in_place):
 
 @pytest.mark.parametrize("name", ["tc", "attention", "snail-policy", "transformer"])
 def test_a_full_cache_is_an_error(name):
-    model = MODELS[name](8)
+    model = MODELS[name](8).eval()
     cache = model.init_cache(2, 3)
     with torch.no_grad():
         for _ in range(3):
