@@ -9,17 +9,25 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from envs.augmentation import UNCHANGED, Augmentation
-from runs.agents import AGENTS, BANDIT_METHODS, FEWSHOT_AGENTS, MDP_METHODS, METHODS, AnyAgentConfig, MAMLConfig
+from runs.agents import (
+    AGENTS,
+    ATTENTION_VARIANTS,
+    BANDIT_METHODS,
+    FEWSHOT_AGENTS,
+    FEWSHOT_VARIANTS,
+    MDP_METHODS,
+    METHODS,
+    AnyAgentConfig,
+    MAMLConfig,
+)
+from runs.embeddings import OMNIGLOT_EMBEDDING, RESIDUAL_EMBEDDING, EmbeddingConfig
 from runs.errors import RunError
 from runs.meta_rl import MetaRLTraining, TrialTest
 from runs.ppo import PPOTraining
 from runs.supervised import FewShotTest, SupervisedTraining
 from runs.tasks import (
-    OMNIGLOT_EMBEDDING,
-    RESIDUAL_EMBEDDING,
     BanditTask,
     DataName,
-    EmbeddingConfig,
     FewShotTask,
     MDPTask,
     Task,
@@ -62,7 +70,10 @@ class Budget:
     test: Test
 
 
-BUDGETS = ("full", "demo", "smoke")
+_OWN_WAYS = {"tuning": METHODS.keys(), "pretraining": {"transfer"}}
+"""Algorithms that are for some agents alone, which have no other."""
+
+BUDGETS = ("full", "demo", "short", "smoke")
 """From the most training to the least; tables show the first of these that has been run."""
 
 
@@ -76,9 +87,10 @@ class Experiment:
     budgets: Mapping[str, Budget]
 
     def algorithms(self, agent: str) -> tuple[str, ...]:
-        """The ways of training an agent, the usual one first: tuning for methods that do not learn."""
+        """The ways of training an agent, the usual one first; some agents have their own."""
         ways = dict.fromkeys(name for b in self.budgets.values() for name in b.algorithms)
-        return tuple(name for name in ways if (name == "tuning") == (agent in METHODS))
+        own = {name for name, agents in _OWN_WAYS.items() if agent in agents}
+        return tuple(name for name in ways if (name in own if own else name not in _OWN_WAYS))
 
     def limit(self) -> float | None:
         """What no agent can pass in expectation, in units of the metric; None where it is not known."""
@@ -136,18 +148,20 @@ FULL_BATCH = {10: 1024, 100: 128, 500: 256, 1000: 128}
 """Trials in an update of the full budget, by pulls: some 10,000 steps where a processor does it, 128,000 for a GPU."""
 
 
-def _bandit(arms: int, pulls: int) -> Experiment:
+def _bandit(arms: int, pulls: int, **others: AnyAgentConfig) -> Experiment:
     task = BanditTask(arms, pulls)
     trials = 60_000 if pulls == 10 else 20_000  # an interval of less than 0.3% of the value
     demo = {"demo": Budget(task, _meta_rl(190), TrialTest())} if pulls == 10 else {}
+    short = {"short": Budget(task, _meta_rl(60, batch_size=FULL_BATCH[pulls]), TrialTest())} if others else {}
     return Experiment(
         f"bandit/n{pulls}-k{arms}",
         f"{pulls} pulls of a {arms}-armed Bernoulli bandit",
-        {**AGENTS, **BANDIT_METHODS},
+        {**AGENTS, **others, **BANDIT_METHODS},
         {
             "full": Budget(task, _meta_rl(FULL_STEPS[pulls], batch_size=FULL_BATCH[pulls]), TrialTest(trials)),
             **demo,
-            "smoke": Budget(task, _meta_rl(4, batch_size=max(8, 2560 // pulls)), TrialTest(trials=2000)),
+            **short,
+            "smoke": Budget(task, _meta_rl(4, batch_size=4 * max(2, 640 // pulls)), TrialTest(trials=2000)),
         },
     )
 
@@ -171,7 +185,9 @@ def _supervised(steps: int, queries: int = 15, prototype_loss: float = 1.0, **se
     """Ours, and with what the paper published: one query an episode, and nothing but its loss."""
     ours = SupervisedTraining(steps, queries=queries, prototype_loss=prototype_loss, prototype_pool="batch", **settings)
     paper = replace(ours, queries=1, class_loss=0.0, prototype_loss=0.0, augmentation=UNCHANGED)
-    return {"supervised": ours, "paper": paper}
+    # its embedding is not trained on episodes, but on telling all training classes apart
+    pretraining = replace(ours, class_loss=1.0, prototype_loss=0.0)
+    return {"supervised": ours, "paper": paper, "pretraining": pretraining}
 
 
 def _smoke(task: FewShotTask) -> Budget:
@@ -200,16 +216,18 @@ def _fewshot(
     )
 
 
-def _one_shot(data: DataName, ways: int, images: str) -> Experiment:
+def _one_shot(data: DataName, ways: int, images: str, **others: AnyAgentConfig) -> Experiment:
     """A model for 1 shot alone, which learns in less time."""
+    short = {"short": Budget(FewShotTask(data, ways, (1,), (1,)), _supervised(400), FewShotTest())} if others else {}
     task = FewShotTask(data, ways, shots=(1,), test_shots=(1,))
     return Experiment(
         f"{data}/{ways}way-1shot",
         f"{ways}-way classification of {images}, 1 shot only",
-        FEWSHOT_AGENTS,
+        {**FEWSHOT_AGENTS, **others},
         {
             "full": Budget(task, _supervised(7000), FewShotTest()),
             "demo": Budget(task, _supervised(1000), FewShotTest()),
+            **short,
             "smoke": _smoke(task),
         },
     )
@@ -222,7 +240,11 @@ BETTER: dict[str, Any] = {"class_loss": 0.5, "augmentation": Augmentation(shift=
 CATALOGUE: dict[str, Experiment] = {
     e.id: e
     for e in (
-        *(_bandit(arms, pulls) for pulls in (10, 100, 500) for arms in (5, 10, 50)),
+        *(
+            _bandit(arms, pulls, **(ATTENTION_VARIANTS if (pulls, arms) == (100, 5) else {}))
+            for pulls in (10, 100, 500)
+            for arms in (5, 10, 50)
+        ),
         _bandit(arms=50, pulls=1000),
         *(_mdp(episodes) for episodes in (10, 25, 50, 75, 100)),
         _fewshot("omniglot", 5, CHARACTERS, _supervised(12_000)),
@@ -233,7 +255,7 @@ CATALOGUE: dict[str, Experiment] = {
             _supervised(6000, queries=20),
             maml=MAMLConfig(inner_lr=0.1, inner_steps=5, test_steps=5),
         ),
-        _one_shot("omniglot", 5, CHARACTERS),
+        _one_shot("omniglot", 5, CHARACTERS, **FEWSHOT_VARIANTS),
         _fewshot("glyphs", 5, PRINTED, _supervised(6000)),
         _one_shot("glyphs", 5, PRINTED),
         _fewshot(

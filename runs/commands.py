@@ -159,10 +159,11 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class PrintTable:
-    """Print a table of the SNAIL paper: the paper's number, ours with its interval, and the limit."""
+    """Print a table: the paper's number, ours with its interval, and the limit."""
 
-    number: Positional[int]
-    """1: few-shot on Omniglot, 3: bandits."""
+    name: Positional[str]
+    """1: few-shot on Omniglot, 2: on mini-ImageNet, 3: bandits, 4: MDPs; attention: score functions; ablation: SNAIL
+    with one thing changed, and what it descends from."""
     results: Path = RESULTS
     """Folder of your own results; the published records are read too, yours first."""
     format: Format = "text"
@@ -173,9 +174,9 @@ class PrintTable:
     def run(self) -> None:
         """Print it."""
         known = tables()
-        if self.number not in known:
-            raise RunError(f"there is no table {self.number}; choose {' or '.join(map(str, known))}")
-        print(render(known[self.number], read_results([self.results, PUBLISHED]), self.format, self.missing))
+        if self.name not in known:
+            raise RunError(f"there is no table {self.name}; choose {' or '.join(known)}")
+        print(render(known[self.name], read_results([self.results, PUBLISHED]), self.format, self.missing))
 
 
 @dataclass(frozen=True)

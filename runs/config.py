@@ -25,8 +25,12 @@ def to_dict(config: Any) -> dict[str, Any]:
 def from_dict(cls: type[T], data: Any, where: str = "config") -> T:
     """The dataclass ``cls`` from the dictionary that ``to_dict`` made of it.
 
+    A missing key means its default: a setting that is younger than the dictionary. So a new setting's default must be
+    what was done before there was a choice.
+
     Raises:
-        RunError: for an unknown or missing key or a value of another type; the message names the key.
+        RunError: for an unknown key, a missing one without default or a value of another type; the message names the
+            key.
     """
     return _read(cls, data, where)
 
@@ -83,10 +87,13 @@ def _read_union(kinds: tuple[Any, ...], data: Any, where: str) -> Any:
 def _read_dataclass(kind: Any, data: Any, where: str) -> Any:
     if not isinstance(data, dict):
         raise RunError(f"{where} must be an object, got {data!r}")
+    if data.get("type", kind.__name__) != kind.__name__:
+        raise RunError(f"{where}.type must be {kind.__name__}, got {data['type']!r}")
     data = {k: v for k, v in data.items() if k != "type"}
     types = get_type_hints(kind)
     hints = {f.name: types[f.name] for f in dataclasses.fields(kind)}
-    unknown, missing = data.keys() - hints.keys(), hints.keys() - data.keys()
+    required = {f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING}
+    unknown, missing = data.keys() - hints.keys(), required - data.keys()
     if unknown:
         raise RunError(f"{where} has an unknown key {min(unknown)!r}; known are {', '.join(hints)}")
     if missing:

@@ -66,7 +66,7 @@ class Demo:
             pictures.append(self.results / f"learning-curves-{experiment.replace('/', '-')}-{budget}.png")
             learning_curves(folders, pictures[-1])
         found = [r for r in read_results([self.results]) if r.budget == budget]
-        for number in (3, 1):
-            print("\n" + render(tables()[number], found, missing=False))
+        for name in ("3", "1"):
+            print("\n" + render(tables()[name], found, missing=False))
         print("\nlearning curves: " + ", ".join(map(str, pictures)))
         print(f"done in {time.monotonic() - began:.0f} s; the whole tables: snail table 1, snail table 3")

@@ -20,13 +20,16 @@ def sections() -> dict[str, str]:
     return {
         "results": f"{_tables(results)}\n\n{_machines()}",
         "demo": _tables([r for r in results if r.budget == "demo"]),
+        "comparisons": _tables(results, of_paper=False),
         "bench": "\n\n".join(f"```\n{b['text']}\n```" for b in benches),
     }
 
 
-def _tables(results: list[Result]) -> str:
+def _tables(results: list[Result], of_paper: bool = True) -> str:
     measured = {r.experiment for r in results}
-    shown = [t for t in tables().values() if measured & {cell.experiment for cell in t.cells}]
+    shown = [
+        t for t in tables().values() if t.of_paper == of_paper and measured & {cell.experiment for cell in t.cells}
+    ]
     return "\n\n".join(render(table, results, "markdown", missing=False) for table in shown)
 
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from runs.catalogue import RunConfig, as_catalogued, find
-from runs.config import to_dict
+from runs.catalogue import RunConfig, as_catalogued
+from runs.config import from_dict, to_dict
 from runs.errors import RunError
 from runs.learner import Learner, Measurement
 from snail.sequence import parameter_count
@@ -132,6 +132,7 @@ class Result:
     current: bool
     settings: str
     train_seconds: float
+    parameters: int
     path: Path
 
     def samples(self) -> np.ndarray | None:
@@ -175,23 +176,32 @@ def read_results(folders: Iterable[Path]) -> list[Result]:
     return found
 
 
-def _settings(config: dict[str, Any]) -> str:
+def _settings(config: RunConfig | dict[str, Any]) -> str:
     """What runs of several seeds must share to be averaged: the configuration but for the seed."""
-    return json.dumps({k: v for k, v in config.items() if k != "seed"}, sort_keys=True)
+    plain = config if isinstance(config, dict) else to_dict(config)
+    return json.dumps({k: v for k, v in plain.items() if k != "seed"}, sort_keys=True)
 
 
-def _is_current(config: dict[str, Any]) -> bool:
+def _read_config(config: dict[str, Any]) -> RunConfig | dict[str, Any]:
+    """A record's configuration; as it stands if it has settings that there are none of any more."""
+    try:
+        return from_dict(RunConfig, config)
+    except RunError:
+        return config
+
+
+def _is_current(config: RunConfig | dict[str, Any]) -> bool:
     """Whether the catalogue has a run of just these settings."""
     try:
-        known = find(config["experiment"]).config(config["agent"], config["seed"], config["budget"])
+        return isinstance(config, RunConfig) and as_catalogued(config)
     except RunError:
         return False
-    return to_dict(known) == config
 
 
 def _read_record(path: Path) -> list[Result]:
     record = json.loads(path.read_text(encoding="utf-8"))
-    current = _is_current(record["config"])
+    config = _read_config(record["config"])
+    current = _is_current(config)
     return [
         Result(
             experiment=r["experiment"],
@@ -206,8 +216,9 @@ def _read_record(path: Path) -> list[Result]:
             task_set=r["task_set"],
             as_catalogued=record["as_catalogued"],
             current=current,
-            settings=_settings(record["config"]),
+            settings=_settings(config),
             train_seconds=record["train_seconds"],
+            parameters=record["parameters"],
             path=path,
         )
         for r in record["results"]

@@ -19,6 +19,7 @@ from runs.machine import Machine
 from runs.schedules import one_cycle
 from runs.tasks import FewShotTask
 from snail.classifier import EncodedEpisodes, EpisodeModel
+from snail.selection import recording, score_function_loss
 
 Selection = Literal["best", "final"]
 Pool = Literal["episode", "batch"]
@@ -160,11 +161,12 @@ class FewShotLearner:
         indices = self.sampler.sample_indices(self.training.batch_size, shots, self.generator)
         episodes = self.sampler.gather(indices).to(self.machine.device)
         self.trained.train()
-        with self._autocast():
+        with self._autocast(), recording() as tape:
             encoded = self.model.encode_episodes(self._augmented(episodes))
             logits = self.model.predict(encoded)  # (B, Q, N)
-        loss = F.cross_entropy(logits.flatten(0, 1), episodes.query_y.flatten())
-        total = loss
+        cost = F.cross_entropy(logits.transpose(1, 2), episodes.query_y, reduction="none")  # (B, Q)
+        loss = cost.mean()
+        total = loss + score_function_loss(tape, cost)
         classes = torch.cat([indices.support, indices.query], dim=1) // self.sampler.per_class  # (B, S + Q)
         if self.class_weight:
             embedded = torch.cat([encoded.support_x, encoded.query_x], dim=1)  # (B, S + Q, E)

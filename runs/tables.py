@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 
 from runs.catalogue import BUDGETS, CATALOGUE
 from runs.records import Result
+from snail.scores import SCORE_NAMES
 
 Format = Literal["text", "markdown"]
 Printed = tuple[float, float | None] | None
@@ -48,18 +49,26 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper.
+    """A table of the paper, or of comparisons of our own.
 
+    name: what it is asked for by: a number is the paper's.
     shares: whether to give the numbers in per cent of the limit, too.
+    budget: the only one to show; None: the largest that was run.
     """
 
-    number: int
+    name: str
     title: str
     scale: float
     digits: int
     cells: tuple[Cell, ...]
     notes: tuple[str, ...] = field(default=())
     shares: bool = True
+    budget: str | None = None
+
+    @property
+    def of_paper(self) -> bool:
+        """Whether there are printed numbers to stand beside ours."""
+        return any(printed for cell in self.cells for printed in cell.paper.values())
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -67,7 +76,7 @@ class Table:
         return (
             "setting",
             "agent",
-            "paper",
+            *(("paper",) if self.of_paper else ("parameters",)),
             "ours (95% CI)",
             "limit",
             *(("of limit",) if self.shares else ()),
@@ -100,8 +109,7 @@ def _fewshot_cell(data: str, ways: int, shots: int) -> Cell:
 
 def _our_cell(label: str, experiment: str, shots: int) -> Cell:
     """A setting that the paper does not have."""
-    agents = CATALOGUE[experiment].agents
-    return Cell(label, experiment, shots, dict.fromkeys(agents), CATALOGUE[experiment].limit, in_paper=False)
+    return Cell(label, experiment, shots, dict.fromkeys(_FEWSHOT_ROWS), CATALOGUE[experiment].limit, in_paper=False)
 
 
 def _bandit_cell(pulls: int, arms: int) -> Cell:
@@ -167,8 +175,53 @@ def _mdp_cell(episodes: int) -> Cell:
     return Cell(f"N={episodes}", experiment.id, None, paper, experiment.limit, reference="oracle", paper_unit=unit)
 
 
-def tables() -> dict[int, Table]:
-    """Every table that can be printed, by its number in the SNAIL paper."""
+def _comparison(name: str, title: str, rows: Mapping[str, tuple[str, ...]]) -> Table:
+    """A table of few-shot classification and of bandits, with a group of agents a row of ``rows``.
+
+    Every agent is shown where the catalogue has it.
+    """
+    tasks = (("few-shot", "omniglot/5way-1shot", 1), ("bandit", "bandit/n100-k5", None))
+    return Table(
+        name,
+        title,
+        1.0,
+        3,
+        tuple(
+            Cell(
+                f"{task}: {group}",
+                experiment,
+                shots,
+                dict.fromkeys(a for a in agents if a in CATALOGUE[experiment].agents),
+                CATALOGUE[experiment].limit,
+                reference=None if shots else "finite-gittins",
+            )
+            for task, experiment, shots in tasks
+            for group, agents in rows.items()
+        ),
+        (
+            "few-shot: accuracy on 5-way 1-shot Omniglot. bandit: total reward over 100 pulls of 5 arms; its limit is "
+            "what the finite-horizon Gittins index collects on the same tasks.",
+            "All rows of a task have the same short budget, seed and test tasks: they show what is learned soon, not "
+            "what can be reached.",
+        ),
+        budget="short",
+    )
+
+
+_SCORE_ROWS = {"score function": ("snail", *(f"snail-{score}" for score in SCORE_NAMES if score != "scaled-dot"))}
+_ABLATION_ROWS = {
+    "blocks": ("snail", "snail-convolutions", "snail-attention", "snail-dilation-2"),
+    "reach": ("snail", "snail-local-m", "snail-local-p"),
+    "selection": ("snail", "snail-hard", "snail-gumbel"),
+    "heads": ("snail", "snail-4-heads"),
+    "width": ("snail-half", "snail", "snail-double"),
+    "lineage": ("snail", "lstm", "gru", "seq2seq", "seq2seq-aligned", "encoder-decoder", "transformer", "transfer"),
+    "embedding": ("snail", "snail-self-attention", "snail-glimpses", "snail-hard-glimpses"),
+}
+
+
+def tables() -> dict[str, Table]:
+    """Every table that can be printed: by its number in the SNAIL paper, and comparisons of our own."""
     omniglot = [_fewshot_cell("omniglot", ways, shots) for ways in (5, 20) for shots in (1, 5)]
     ours = [
         _our_cell("5-way 1-shot only", "omniglot/5way-1shot", 1),
@@ -179,8 +232,8 @@ def tables() -> dict[int, Table]:
     photographs = tuple(_fewshot_cell("mini-imagenet", 5, shots) for shots in (1, 5))
     settings = [(n, k) for n in (10, 100, 500) for k in (5, 10, 50)] + [(1000, 50)]
     return {
-        1: Table(
-            1,
+        "1": Table(
+            "1",
             "few-shot accuracy on Omniglot, in per cent",
             100.0,
             2,
@@ -191,9 +244,9 @@ def tables() -> dict[int, Table]:
             ),
             shares=False,
         ),
-        2: Table(2, "few-shot accuracy on mini-ImageNet, in per cent", 100.0, 2, photographs, shares=False),
-        3: Table(
-            3,
+        "2": Table("2", "few-shot accuracy on mini-ImageNet, in per cent", 100.0, 2, photographs, shares=False),
+        "3": Table(
+            "3",
             "total reward on K-armed Bernoulli bandits over N pulls",
             1.0,
             3,
@@ -206,8 +259,8 @@ def tables() -> dict[int, Table]:
                 "What the SNAIL paper prints as LSTM is RL^2's GRU, except for N=1000.",
             ),
         ),
-        4: Table(
-            4,
+        "4": Table(
+            "4",
             "total reward in random MDPs over N episodes",
             1.0,
             1,
@@ -220,6 +273,8 @@ def tables() -> dict[int, Table]:
                 "is 1.",
             ),
         ),
+        "attention": _comparison("attention", "six score functions for SNAIL's attention", _SCORE_ROWS),
+        "ablation": _comparison("ablation", "SNAIL with one thing changed, and what it descends from", _ABLATION_ROWS),
     }
 
 
@@ -230,7 +285,7 @@ def render(table: Table, results: Iterable[Result], form: Format = "text", missi
     """
     results = list(results)
     rows = [row for cell in table.cells for row in _rows(table, cell, results, missing)]
-    head = f"Table {table.number}: {table.title}"
+    head = f"Table {table.name}: {table.title}" if table.of_paper else f"{table.name.capitalize()}: {table.title}"
     if form == "markdown":
         lines = [f"**{head}**", "", *_markdown(table.columns, rows)]
     else:
@@ -243,7 +298,8 @@ def _rows(table: Table, cell: Cell, results: list[Result], missing: bool) -> lis
 
     def measured(agent: str | None) -> list[Result]:
         key = (cell.experiment, agent, cell.shots)
-        return choose([r for r in results if (r.experiment, r.agent, r.shots) == key])
+        budgets = BUDGETS if table.budget is None or agent == cell.reference else (table.budget,)
+        return choose([r for r in results if (r.experiment, r.agent, r.shots) == key], budgets)
 
     exact, reference = cell.limit(), measured(cell.reference)
     limit = exact if exact is not None else reference[0].mean if reference else None
@@ -254,8 +310,13 @@ def _rows(table: Table, cell: Cell, results: list[Result], missing: bool) -> lis
         if not chosen and not (missing and cell.in_paper and (printed is not None or trainable)):
             continue
         ours, budget = ("not run", "") if not chosen else _summary(chosen, table)
-        paper = "-" if printed is None else f"{printed[0]:g}" + ("" if printed[1] is None else f" +- {printed[1]:g}")
-        row = [cell.label, agent, paper, ours, shown_limit]
+        if table.of_paper:
+            beside = (
+                "-" if printed is None else f"{printed[0]:g}" + ("" if printed[1] is None else f" +- {printed[1]:g}")
+            )
+        else:
+            beside = f"{chosen[0].parameters:,}" if chosen else ""
+        row = [cell.label, agent, beside, ours, shown_limit]
         if table.shares:
             row.append("" if not chosen else of_reference(chosen, reference if exact is None else exact))
         if cell.paper_unit is not None:
@@ -290,13 +351,13 @@ def _agents(experiment: str) -> tuple[str, ...]:
     return tuple(CATALOGUE[experiment].agents) if experiment in CATALOGUE else ()
 
 
-def choose(results: list[Result]) -> list[Result]:
-    """The results that a cell shows: of the largest budget that was run, as catalogued, one a seed.
+def choose(results: list[Result], budgets: Sequence[str] = BUDGETS) -> list[Result]:
+    """The results that a cell shows: of the largest of the budgets that was run, as catalogued, one a seed.
 
     The choice never looks at the numbers. Only runs of the same settings on the same tasks are put together, those of
     the first record in the order of folders; so is one of several records of a seed.
     """
-    for budget in BUDGETS:
+    for budget in budgets:
         of_budget = [r for r in results if r.budget == budget and r.as_catalogued]
         by_seed: dict[int, Result] = {}
         for r in of_budget:

@@ -13,7 +13,7 @@ from envs.bandits import BernoulliBanditVectorEnv
 from envs.fewshot import ImageClasses, load_classes
 from envs.mdps import TabularMDPVectorEnv
 from envs.trials import TrialVectorEnv
-from snail.embedding import OmniglotEmbedding, ResidualEmbedding
+from runs.embeddings import OMNIGLOT_EMBEDDING, EmbeddingConfig
 
 
 class TrialTask(Protocol):
@@ -77,44 +77,6 @@ class MDPTask:
 
 
 DataName = Literal["omniglot", "glyphs", "mini-imagenet"]
-
-
-@dataclass(frozen=True)
-class OmniglotEmbeddingConfig:
-    """Four convolutions that turn a 28x28 drawing into a vector."""
-
-    size: int = 64
-    """Channels of an embedding."""
-    filters: int = 64
-    """Channels of every convolution."""
-    pool_first: bool = True
-    """Pool before the normalisation: a quarter of the memory traffic."""
-
-    def build(self) -> OmniglotEmbedding:
-        """The embedding."""
-        return OmniglotEmbedding(self.size, self.filters, self.pool_first)
-
-
-@dataclass(frozen=True)
-class ResidualEmbeddingConfig:
-    """Four residual blocks that turn an 84x84 photograph into a vector."""
-
-    size: int = 384
-    """Channels of an embedding."""
-    filters: tuple[int, ...] = (64, 96, 128, 256)
-    """Channels of each residual block."""
-    wide: int = 2048
-    """Channels of the layer before the mean over the image."""
-    dropout: float = 0.1
-    """Probability of an activation to be dropped in training."""
-
-    def build(self) -> ResidualEmbedding:
-        """The embedding."""
-        return ResidualEmbedding(self.size, self.filters, self.wide, self.dropout)
-
-
-EmbeddingConfig = OmniglotEmbeddingConfig | ResidualEmbeddingConfig
-OMNIGLOT_EMBEDDING, RESIDUAL_EMBEDDING = OmniglotEmbeddingConfig(), ResidualEmbeddingConfig()
 
 
 @dataclass(frozen=True)

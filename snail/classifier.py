@@ -62,6 +62,14 @@ class EpisodeModel(nn.Module, ABC):
         """Logits (B, Q, N) of episodes whose images have been encoded."""
 
 
+def labelled(encoded: FewShotEpisodes, ways: int) -> tuple[Tensor, Tensor]:
+    """Embeddings with their one-hot labels, zeros for the queries': (B, S, E + N) and (B, Q, E + N)."""
+    support, query = encoded.support_x, encoded.query_x
+    labels = F.one_hot(encoded.support_y, ways).to(support.dtype)  # (B, S, N)
+    unlabelled = query.new_zeros(*query.shape[:2], ways)
+    return torch.cat([support, labels], dim=-1), torch.cat([query, unlabelled], dim=-1)
+
+
 class SequenceClassifier(EpisodeModel):
     """Episodes to logits with any sequence model (Mishra et al. 2018, section 4).
 
@@ -84,9 +92,6 @@ class SequenceClassifier(EpisodeModel):
 
     def predict(self, encoded: FewShotEpisodes) -> Tensor:
         """Embeddings (B, S, E), labels (B, S), embeddings (B, Q, E) -> logits (B, Q, N)."""
-        support, query = encoded.support_x, encoded.query_x
-        labels = F.one_hot(encoded.support_y, self.ways).to(support.dtype)  # (B, S, N)
-        past = torch.cat([support, labels], dim=-1)  # (B, S, E + N)
+        past, queries = labelled(encoded, self.ways)
         _, cache = self.model.prefill(past, max_len=past.shape[1])
-        unlabelled = query.new_zeros(*query.shape[:2], self.ways)
-        return self.model.branch(torch.cat([query, unlabelled], dim=-1), cache).float()  # (B, Q, N)
+        return self.model.branch(queries, cache).float()  # (B, Q, N)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from snail.visual_attention import SelfAttention2d
+
 
 class OmniglotEmbedding(nn.Module):
     """Four blocks of {3x3 convolution, batch norm, ReLU, 2x2 max-pool} and a linear layer (Vinyals et al. 2016).
@@ -18,17 +20,22 @@ class OmniglotEmbedding(nn.Module):
         pool_first: pool before the normalisation instead of after the ReLU, at a quarter of the memory traffic,
             which is what this network's time goes into. While the normalisation's scales are positive, as they start
             out, that changes only the batch statistics: max-pooling commutes with increasing maps.
+        self_attention: let the 7x7 places after the second block read each other.
     """
 
-    def __init__(self, output_size: int = 64, filters: int = 64, pool_first: bool = False):
+    def __init__(
+        self, output_size: int = 64, filters: int = 64, pool_first: bool = False, self_attention: bool = False
+    ):
         super().__init__()
         self.output_size = output_size
         blocks: list[nn.Module] = []
-        for channels in (1, filters, filters, filters):
+        for i, channels in enumerate((1, filters, filters, filters)):
             # a bias would be cancelled by the normalisation
             conv = nn.Conv2d(channels, filters, kernel_size=3, padding=1, bias=False)
             norm, relu, pool = nn.BatchNorm2d(filters), nn.ReLU(), nn.MaxPool2d(2)
             blocks += [conv, pool, norm, relu] if pool_first else [conv, norm, relu, pool]
+            if self_attention and i == 1:
+                blocks.append(SelfAttention2d(filters))
         self.blocks = nn.Sequential(*blocks)
         self.project = nn.Linear(filters, output_size)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, Literal
 
 import pytest
@@ -70,13 +70,25 @@ def changed(data: Any, path: tuple, change) -> Any:
     return data
 
 
-def test_a_missing_key_is_named(config):
+def owner_of(config: Any, path: tuple) -> Any:
+    """The dataclass that has the last key of the path."""
+    for key in path[:-1]:
+        config = getattr(config, key)
+    return config
+
+
+def test_a_missing_key_is_its_default_or_is_named(config):
     data = to_dict(config)
     paths = keys(data)
     assert {("seed",), ("task",), ("training", "steps")} <= set(paths) or isinstance(config.training, Tuning)
     for path in paths:
+        without = changed(data, path, lambda owner, key: owner.pop(key))
+        field = next(f for f in fields(owner_of(config, path)) if f.name == path[-1])
+        if field.default is not MISSING:
+            assert getattr(owner_of(from_dict(RunConfig, without, "run"), path), field.name) == field.default
+            continue
         with pytest.raises(RunError) as e:
-            from_dict(RunConfig, changed(data, path, lambda owner, key: owner.pop(key)), "run")
+            from_dict(RunConfig, without, "run")
         assert ".".join(("run", *path[:-1])) + f" lacks the key {path[-1]!r}" in str(e.value)
 
 
@@ -189,7 +201,7 @@ def test_whole_numbers_are_read_as_floats_where_floats_are_due():
         ({"nested": {"depth": 1}}, "config.nested.type must be one of Inner, Other, got None"),
         ({"nested": {"type": "Inner", "depth": "1"}}, "config.nested.depth must be int, got '1'"),
         ({"nested": {"type": "Inner", "depth": 1, "name": "x"}}, "config.nested has an unknown key 'name'"),
-        ({"nested": {"type": "Other", "depth": 1}}, "config.nested lacks the key 'name'"),
+        ({"nested": {"type": "Inner"}}, "config.nested lacks the key 'depth'"),
         ({"optional_nested": {"type": "Inner", "depth": None}}, "config.optional_nested.depth must be int, got None"),
         ({"several": [{"type": "Inner", "depth": 1}, {"type": "Inner"}]}, r"config.several\[1\] lacks the key 'depth'"),
     ],

@@ -1,0 +1,201 @@
+"""Encoder-decoders, the line that attention comes from: the support is a source, each query a target of its own.
+
+Three steps of it: all of the source squeezed into one vector (Sutskever et al. 2014; Cho et al. 2014), attention over
+the encoder's states (Bahdanau et al. 2015), and nothing but attention (Vaswani et al. 2017). All read a source
+(B, S, C) and Q alternative targets (B, Q, C), which do not see each other, and write (B, Q, D).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from baselines.transformer import PositionEncoding, Positions, TransformerLayer
+from snail.classifier import EpisodeModel, FewShotEpisodes, labelled
+from snail.scores import Additive
+from snail.selection import record_weights, weights_wanted
+
+
+class EncoderDecoderClassifier(EpisodeModel):
+    """Episodes to logits with an encoder-decoder: it encodes the labelled support and decodes each query.
+
+    Args:
+        embedding: (M, ...) images -> (M, E).
+        model: reads E + ways channels and writes ``ways`` logits.
+        ways: classes N in an episode.
+    """
+
+    def __init__(self, embedding: nn.Module, model: nn.Module, ways: int):
+        super().__init__()
+        self.embedding, self.model, self.ways = embedding, model, ways
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Embeddings: (M, ...) -> (M, E)."""
+        return self.embedding(images)
+
+    def predict(self, encoded: FewShotEpisodes) -> Tensor:
+        """Embeddings (B, S, E), labels (B, S), embeddings (B, Q, E) -> logits (B, Q, N)."""
+        return self.model(*labelled(encoded, self.ways)).float()
+
+
+class RecurrentEncoderDecoder(nn.Module):
+    """A GRU reads the source; another goes on from its last state, which is all that it knows of the source.
+
+    Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", arXiv:1406.1078.
+
+    Args:
+        input_size: channels C.
+        output_size: channels D.
+        hidden_size: units H of both.
+    """
+
+    def __init__(self, input_size: int, output_size: int, hidden_size: int):
+        super().__init__()
+        self.encoder = nn.GRU(input_size, hidden_size, batch_first=True)
+        self.decoder = nn.GRUCell(input_size, hidden_size)
+        self.head = nn.Linear(hidden_size, output_size)
+
+    def forward(self, source: Tensor, targets: Tensor) -> Tensor:
+        """(B, S, C), (B, Q, C) -> (B, Q, D)."""
+        queries = targets.shape[1]
+        squeezed = self.encoder(source)[1][0]  # (B, H)
+        state = self.decoder(targets.flatten(0, 1), squeezed.repeat_interleave(queries, dim=0))  # (B Q, H)
+        return self.head(state).unflatten(0, (-1, queries))
+
+
+class AligningEncoderDecoder(nn.Module):
+    """A bidirectional GRU reads the source; the decoder aligns each target with its states (Bahdanau et al. 2015).
+
+    "Neural Machine Translation by Jointly Learning to Align and Translate", arXiv:1409.0473: the decoder's state asks
+    ``v . tanh(W s + U h)`` of all states h, and reads their mean so weighted. The state that asks has read the target
+    already, for a target is a single step here. A tape gets the alignment, (B, 1, Q, S).
+
+    Args:
+        input_size: channels C.
+        output_size: channels D.
+        hidden_size: units H of each direction and of the decoder.
+    """
+
+    def __init__(self, input_size: int, output_size: int, hidden_size: int):
+        super().__init__()
+        self.encoder = nn.GRU(input_size, hidden_size, batch_first=True, bidirectional=True)
+        self.first = nn.Linear(hidden_size + input_size, hidden_size)
+        self.query, self.key = nn.Linear(hidden_size, hidden_size), nn.Linear(2 * hidden_size, hidden_size)
+        self.score = Additive(1, hidden_size, 1)
+        self.decoder = nn.GRUCell(2 * hidden_size, hidden_size)
+        self.head = nn.Linear(hidden_size, output_size)
+
+    def forward(self, source: Tensor, targets: Tensor) -> Tensor:
+        """(B, S, C), (B, Q, C) -> (B, Q, D)."""
+        queries = targets.shape[1]
+        states, last = self.encoder(source)  # (B, S, 2 H), (2, B, H)
+        backward = last[1][:, None].expand(-1, queries, -1).to(targets.dtype)  # (B, Q, H): has read all, the first last
+        state = self.first(torch.cat([backward, targets], dim=-1)).tanh()  # (B, Q, H)
+        places = torch.arange(source.shape[1], device=source.device)
+        scores = self.score(self.query(state)[:, None], self.key(states)[:, None], places)  # (B, 1, Q, S)
+        weights = scores.softmax(-1)
+        record_weights(weights)
+        context = weights[:, 0].to(states.dtype) @ states  # (B, Q, 2 H)
+        state = self.decoder(context.flatten(0, 1), state.flatten(0, 1).to(context.dtype))  # (B Q, H)
+        return self.head(state).unflatten(0, (-1, queries))
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm: masked self-attention of the targets, attention over the source, then an MLP."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.query, self.key_value = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.cross_out = nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor, source: Tensor, mask: Tensor) -> Tensor:
+        """Targets (B, T, W), source (B, S, W), which targets see which (T, T) -> (B, T, W)."""
+        q, k, v = self._heads(self.qkv(self.norm1(x)), 3)
+        x = x + self.out(_attend(q, k, v, mask).transpose(1, 2).flatten(2))
+        (q,), (k, v) = self._heads(self.query(self.norm2(x)), 1), self._heads(self.key_value(source), 2)
+        x = x + self.cross_out(_attend(q, k, v, None).transpose(1, 2).flatten(2))
+        return x + self.mlp(self.norm3(x))
+
+    def _heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """(B, T, parts W) -> so many (B, H, T, W / H)."""
+        return tuple(part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in x.chunk(parts, dim=-1))
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Scaled dot-product attention. A tape that wants weights gets those over the source, which have no mask."""
+    if mask is None and weights_wanted():
+        weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(-1)
+        record_weights(weights)
+        return weights @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+class TransformerEncoderDecoder(nn.Module):
+    """Transformer with both its halves (Vaswani et al. 2017, arXiv:1706.03762, figure 1), in the pre-norm arrangement.
+
+    The encoder's self-attention is not masked; without positions it does not see the order of the source at all.
+
+    Args:
+        input_size: channels C.
+        output_size: channels D.
+        width: channels between the layers; a multiple of ``heads``.
+        layers: of the encoder, and as many of the decoder.
+        heads: attention heads in each.
+        max_len: longest source or target; binding for learned positions only.
+        positions: "sinusoidal", "learned" or "none".
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int,
+        width: int,
+        layers: int = 2,
+        heads: int = 4,
+        max_len: int = 1,
+        positions: Positions = "sinusoidal",
+    ):
+        super().__init__()
+        if width < 1 or heads < 1 or width % heads:
+            raise ValueError(f"width must be a multiple of heads, got {width} and {heads}")
+        self.embed = nn.Linear(input_size, width)
+        self.position = PositionEncoding(width, max_len, positions, "add")
+        encoder = [TransformerLayer(width, heads, max_len) for _ in range(layers)]
+        self.encoder = cast(Sequence[TransformerLayer], nn.ModuleList(encoder))
+        self.decoder = cast(Sequence[DecoderLayer], nn.ModuleList(DecoderLayer(width, heads) for _ in range(layers)))
+        self.encoder_norm, self.norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.head = nn.Linear(width, output_size)
+
+    def encode(self, source: Tensor) -> Tensor:
+        """(B, S, C) -> (B, S, W)."""
+        x = self.position(self.embed(source), torch.arange(source.shape[1], device=source.device))
+        for layer in self.encoder:
+            x = layer.finish(x, F.scaled_dot_product_attention(*layer.project(x)))
+        return self.encoder_norm(x)
+
+    def decode(self, targets: Tensor, positions: Tensor, mask: Tensor, memory: Tensor) -> Tensor:
+        """Targets (B, T, C) at positions (T,), which see which (T, T), encoded source (B, S, W) -> (B, T, D)."""
+        x = self.position(self.embed(targets), positions)
+        for layer in self.decoder:
+            x = layer(x, memory, mask)
+        return self.head(self.norm(x))
+
+    def translate(self, source: Tensor, target: Tensor) -> Tensor:
+        """One target of T successive steps: (B, S, C), (B, T, C) -> (B, T, D), causal in the target."""
+        steps = torch.arange(target.shape[1], device=target.device)
+        return self.decode(target, steps, steps[:, None] >= steps, self.encode(source))
+
+    def forward(self, source: Tensor, targets: Tensor) -> Tensor:
+        """Q targets of one step each, which do not see each other: (B, S, C), (B, Q, C) -> (B, Q, D)."""
+        queries = targets.shape[1]
+        alone = torch.eye(queries, dtype=torch.bool, device=targets.device)
+        first = torch.zeros(queries, dtype=torch.long, device=targets.device)
+        return self.decode(targets, first, alone, self.encode(source))

@@ -1,0 +1,57 @@
+"""Transfer learning: an embedding from telling all training classes apart, and a new classifier for every episode."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from snail.classifier import EpisodeModel, FewShotEpisodes
+
+
+@torch.no_grad()
+def fit_linear_classifier(x: Tensor, y: Tensor, ways: int, steps: int, learning_rate: float) -> tuple[Tensor, Tensor]:
+    """Softmax regression of B episodes at once, by gradient descent from zero.
+
+    x: (B, S, E); y: (B, S) integers below N. Returns weights (B, N, E) and biases (B, N).
+    """
+    target = F.one_hot(y, ways).to(x.dtype)  # (B, S, N)
+    weight, bias = x.new_zeros(len(x), ways, x.shape[-1]), x.new_zeros(len(x), ways)
+    for _ in range(steps):
+        error = ((x @ weight.transpose(1, 2) + bias[:, None]).softmax(-1) - target) / x.shape[1]  # (B, S, N)
+        weight -= learning_rate * error.transpose(1, 2) @ x
+        bias -= learning_rate * error.sum(1)
+    return weight, bias
+
+
+class TransferClassifier(EpisodeModel):
+    """Fits a linear classifier to the embedded support of each episode; the embedding is not learned from episodes.
+
+    It is trained beforehand to tell all training classes apart (``--training.class-loss``), and its vectors are scaled
+    to length 1: Tian et al., "Rethinking Few-Shot Image Classification: a Good Embedding Is All You Need?",
+    arXiv:2003.11539; the baseline of Chen et al., "A Closer Look at Few-shot Classification", arXiv:1904.04232.
+
+    Args:
+        embedding: (M, ...) images -> (M, E).
+        ways: classes N in an episode.
+        steps: of gradient descent on the support.
+        learning_rate: of these.
+    """
+
+    def __init__(self, embedding: nn.Module, ways: int, steps: int = 100, learning_rate: float = 10.0):
+        super().__init__()
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
+        self.embedding, self.ways, self.steps, self.learning_rate = embedding, ways, steps, learning_rate
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Embeddings: (M, ...) -> (M, E)."""
+        return self.embedding(images)
+
+    @torch.no_grad()
+    def predict(self, encoded: FewShotEpisodes) -> Tensor:
+        """Logits (B, Q, N) of episodes whose images have been embedded; they carry no gradient."""
+        support, query = (F.normalize(x.float(), dim=-1) for x in (encoded.support_x, encoded.query_x))
+        with torch.autocast(query.device.type, enabled=False):
+            weight, bias = fit_linear_classifier(support, encoded.support_y, self.ways, self.steps, self.learning_rate)
+            return query @ weight.transpose(1, 2) + bias[:, None]

@@ -1,0 +1,68 @@
+"""Image embeddings as configurations, which build them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from snail.embedding import OmniglotEmbedding, ResidualEmbedding
+from snail.selection import Selection
+from snail.visual_attention import GlimpseEmbedding
+
+
+@dataclass(frozen=True)
+class OmniglotEmbeddingConfig:
+    """Four convolutions that turn a 28x28 drawing into a vector."""
+
+    size: int = 64
+    """Channels of an embedding."""
+    filters: int = 64
+    """Channels of every convolution."""
+    pool_first: bool = True
+    """Pool before the normalisation: a quarter of the memory traffic."""
+    self_attention: bool = False
+    """Let the 7x7 places after the second convolution read each other."""
+
+    def build(self) -> OmniglotEmbedding:
+        """The embedding."""
+        return OmniglotEmbedding(self.size, self.filters, self.pool_first, self.self_attention)
+
+
+@dataclass(frozen=True)
+class GlimpseEmbeddingConfig:
+    """A few glimpses at the features of a 28x28 drawing."""
+
+    size: int = 64
+    """Channels of an embedding."""
+    filters: int = 64
+    """Channels of every convolution."""
+    glimpses: int = 3
+    """How many, each a question that the last one raised."""
+    selection: Selection = "soft"
+    """soft: a mixture of all places; hard or gumbel: one of them."""
+
+    def build(self) -> GlimpseEmbedding:
+        """The embedding."""
+        return GlimpseEmbedding(self.size, self.filters, self.glimpses, self.selection)
+
+
+@dataclass(frozen=True)
+class ResidualEmbeddingConfig:
+    """Four residual blocks that turn an 84x84 photograph into a vector."""
+
+    size: int = 384
+    """Channels of an embedding."""
+    filters: tuple[int, ...] = (64, 96, 128, 256)
+    """Channels of each residual block."""
+    wide: int = 2048
+    """Channels of the layer before the mean over the image."""
+    dropout: float = 0.1
+    """Probability of an activation to be dropped in training."""
+
+    def build(self) -> ResidualEmbedding:
+        """The embedding."""
+        return ResidualEmbedding(self.size, self.filters, self.wide, self.dropout)
+
+
+EmbeddingConfig = OmniglotEmbeddingConfig | GlimpseEmbeddingConfig | ResidualEmbeddingConfig
+OMNIGLOT_EMBEDDING, RESIDUAL_EMBEDDING = OmniglotEmbeddingConfig(), ResidualEmbeddingConfig()
+GLIMPSES = GlimpseEmbeddingConfig()
