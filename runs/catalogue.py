@@ -152,7 +152,7 @@ def _bandit(arms: int, pulls: int, **others: AnyAgentConfig) -> Experiment:
     task = BanditTask(arms, pulls)
     trials = 60_000 if pulls == 10 else 20_000  # an interval of less than 0.3% of the value
     demo = {"demo": Budget(task, _meta_rl(190), TrialTest())} if pulls == 10 else {}
-    short = {"short": Budget(task, _meta_rl(60, batch_size=FULL_BATCH[pulls]), TrialTest())} if others else {}
+    short = {"short": Budget(task, _meta_rl(40, batch_size=FULL_BATCH[pulls]), TrialTest())} if others else {}
     return Experiment(
         f"bandit/n{pulls}-k{arms}",
         f"{pulls} pulls of a {arms}-armed Bernoulli bandit",
