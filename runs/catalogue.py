@@ -265,7 +265,7 @@ CATALOGUE: dict[str, Experiment] = {
             _supervised(30_000, learning_rate=1e-3, **BETTER),
             RESIDUAL_EMBEDDING,
             MAMLConfig(inner_lr=0.01, inner_steps=5, test_steps=10),
-            demo=_supervised(600, batch_size=4, learning_rate=1e-3, validation_episodes=100, validations=4, **BETTER),
+            demo=_supervised(240, batch_size=4, learning_rate=1e-3, validation_episodes=100, validations=4, **BETTER),
         ),
     )
 }

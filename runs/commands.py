@@ -17,6 +17,7 @@ from envs.fewshot import DATASETS, SPLITS, dataset_status, load_classes
 from envs.storage import DataError
 from runs import BEGAN
 from runs.agents import METHODS
+from runs.attention_pictures import draw
 from runs.bench import TINY, Sizes, What, bench
 from runs.bench import render as render_report
 from runs.catalogue import CATALOGUE, RunConfig, Test, find
@@ -158,6 +159,35 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Attention:
+    """Draw what a run's model attends to: support images, past steps, alignments, glimpses; PNGs and a page."""
+
+    folder: Positional[Path]
+    """The run's folder; the pictures go into its subfolder attention."""
+    seed: int = 0
+    """Which task to watch it on; never one of the test."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda or cuda:N."""
+    threads: int | None = None
+    """CPU threads; None: all cores."""
+    data_root: Path | None = None
+    """Folder with the data sets; else $SNAIL_DATA, else a cache, filled by download."""
+
+    def run(self) -> None:
+        """Draw."""
+        folder = RunFolder(self.folder)
+        config = folder.config()
+        learner = build_learner(config, Machine.named(self.device, self.data_root, self.threads))
+        load_model(learner, folder, config)
+        title = f"{config.experiment} {config.agent}, {config.budget} budget, seed {config.seed}"
+        looks = learner.watch(self.seed)
+        if looks is None:
+            raise RunError(f"{title}: nothing in this agent attends; try a run of snail or of transformer")
+        for path in draw(looks, title, self.folder / "attention"):
+            print(path)
+
+
+@dataclass(frozen=True)
 class PrintTable:
     """Print a table: the paper's number, ours with its interval, and the limit."""
 
@@ -243,6 +273,7 @@ VERBS: dict[str, Any] = {
     "list": List,
     "train": Train,
     "evaluate": Evaluate,
+    "attention": Attention,
     "table": PrintTable,
     "data": Data,
     "bench": Bench,

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from runs.looks import Looks
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -63,6 +65,9 @@ class Learner(Protocol):
 
     def evaluate(self, progress: Any) -> list[Measurement]:
         """The numbers to report, on the frozen test tasks. ``progress`` is called with (done, of) now and then."""
+
+    def watch(self, seed: int) -> Looks | None:
+        """What the tested weights attend to on one task, not of the test; None where nothing is learned that could."""
 
     def details(self) -> dict[str, Any]:
         """What else the record should tell."""

@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from envs.trials import TrialVectorEnv, require_positive
 from runs.agents import SequenceAgent
 from runs.learner import Measurement
+from runs.looks import TrialLooks
 from runs.machine import Machine, stream_seed
 from runs.returns import generalized_advantages, log_probability, standardized
 from runs.rollout import Player, Trajectories, player, rollout
 from runs.schedules import geometric_growth
 from runs.tasks import TrialTask
+from snail.selection import recording
 
 JUDGED_AT_ONCE = 32_768
 """Steps that the model judges in one piece, for memory's sake."""
@@ -266,6 +268,18 @@ class MetaRLLearner(ABC):
             return rollout(self.model, env, generator, tasks).rewards
 
         return self.test.measure(self.task, self.machine, play, progress)
+
+    @torch.no_grad()
+    def watch(self, seed: int) -> TrialLooks:
+        """What the policy attends to in a trial of its own."""
+        env = self.task.make_env(1, self.machine.device)
+        env.reset(seed=stream_seed(seed, "watched task"))
+        self.model.eval()
+        trial = rollout(self.model, env, self.machine.generator(stream_seed(seed, "watched actions")))
+        with recording(weights=True) as tape:
+            self.model.policy(trial.inputs)
+        layers = tuple(weights[0].float().cpu() for weights in tape.weights)
+        return TrialLooks(trial.actions[0].cpu(), trial.rewards[0].cpu(), layers)
 
     def details(self) -> dict[str, Any]:
         """Nothing more to tell."""

@@ -15,6 +15,7 @@ from envs.fewshot import EpisodeIndices, Episodes, EpisodeSampler, ImageClasses,
 from envs.trials import require_positive
 from runs.agents import FewShotAgent
 from runs.learner import Measurement
+from runs.looks import EpisodeLooks
 from runs.machine import Machine
 from runs.schedules import one_cycle
 from runs.tasks import FewShotTask
@@ -214,10 +215,14 @@ class FewShotLearner:
             self.selected = Selected(self.updates, mean, weights)
         return found
 
-    def evaluate(self, progress: Any) -> list[Measurement]:
-        """Accuracy on the test classes, a number for each number of shots; the mean is over episodes."""
+    def _take_selected(self) -> None:
+        """Give the model the weights that are tested."""
         if self.selected is not None:
             self.model.load_state_dict(self.selected.weights)
+
+    def evaluate(self, progress: Any) -> list[Measurement]:
+        """Accuracy on the test classes, a number for each number of shots; the mean is over episodes."""
+        self._take_selected()
         results = []
         for i, shots in enumerate(self.task.test_shots):
 
@@ -265,6 +270,37 @@ class FewShotLearner:
         scattered = encoded.new_zeros(len(flat), *encoded.shape[1:])
         scattered[used.to(self.machine.device)] = encoded
         return scattered.unflatten(0, images.shape[:2])
+
+    @torch.no_grad()
+    def watch(self, seed: int, queries: int = 8) -> EpisodeLooks:
+        """What an episode of the validation classes is classified by, with the most shots that are tested."""
+        self._take_selected()
+        self.model.eval()
+        shots = max(self.task.test_shots)
+        support = self.task.ways * shots
+        queries -= queries == support  # so that the two can be told apart in what attention leaves on the tape
+        sampler = EpisodeSampler(self._classes("val").images, self.task.ways, queries)
+        episodes = sampler.sample(1, shots, torch.Generator().manual_seed(seed))
+        order = episodes.support_y[0].argsort(stable=True)
+        episodes = replace(episodes, support_x=episodes.support_x[:, order], support_y=episodes.support_y[:, order])
+        shown = episodes.to(self.machine.device)
+        with self._autocast():
+            with recording(weights=True) as of_images:
+                encoded = self.model.encode_episodes(shown)
+            with recording(weights=True) as of_episode:
+                predicted = self.model.predict(encoded)[0].argmax(-1).cpu()
+        layers = (w[0, :, :, :support] for w in of_episode.weights if w.shape[2] == queries)
+        side = [round(w.shape[-1] ** 0.5) for w in of_images.weights]
+        glimpses = (w[:, 0, 0].unflatten(-1, (n, n)) for w, n in zip(of_images.weights, side, strict=True))
+        return EpisodeLooks(
+            episodes.support_x[0],
+            episodes.support_y[0],
+            episodes.query_x[0],
+            episodes.query_y[0],
+            predicted,
+            tuple(w.float().cpu() for w in layers),
+            tuple(w.float().cpu() for w in glimpses),
+        )
 
     def details(self) -> dict[str, Any]:
         """Which weights were tested, where they were selected."""

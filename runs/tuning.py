@@ -97,6 +97,9 @@ class Tuner:
         """Total reward of a trial with the chosen setting, on the frozen test tasks."""
         return self.test.measure(self.task, self.machine, self.chosen.play, progress)
 
+    def watch(self, seed: int) -> None:
+        """Methods do not attend."""
+
     def details(self) -> dict[str, Any]:
         """The setting chosen, and what it was chosen from."""
         if self.steps == 1:
