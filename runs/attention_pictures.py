@@ -77,7 +77,7 @@ def _figure(width: float, height: float) -> Any:
 
 def _image(axes: Any, x: Tensor) -> None:
     """Show an image (C, height, width) uint8, in colour if it has any."""
-    axes.imshow(x[0] if len(x) == 1 else x.permute(1, 2, 0), cmap="gray_r", vmin=0, vmax=255)
+    axes.imshow((x[0] if len(x) == 1 else x.permute(1, 2, 0)).numpy(), cmap="gray_r", vmin=0, vmax=255)
     axes.set_xticks([])
     axes.set_yticks([])
 
@@ -102,7 +102,7 @@ def _episode(looks: EpisodeLooks) -> list[Picture]:
                 said, fontsize=9, color="black" if right else "#D55E00", rotation=0, ha="right", va="center"
             )
         axes = figure.add_subplot(grid[1:, 1:])
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=max(1e-6, float(shares.max())), aspect="auto")
+        axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=max(1e-6, float(shares.max())), aspect="auto")
         axes.set_xticks([])
         axes.set_yticks([])
         for q in range(Q):
@@ -128,7 +128,7 @@ def _glimpses(looks: EpisodeLooks) -> Picture:
         for g, weights in enumerate(looks.glimpses, 1):
             _image(grid[q][g], looks.query[q])
             grid[q][g].imshow(
-                weights[S + q], cmap="Reds", alpha=0.6, extent=(-0.5, size - 0.5, size - 0.5, -0.5), vmin=0
+                weights[S + q].numpy(), cmap="Reds", alpha=0.6, extent=(-0.5, size - 0.5, size - 0.5, -0.5), vmin=0
             )
     for g in range(G):
         grid[0][g + 1].set_title(f"glimpse {g + 1}", fontsize=9)
@@ -142,15 +142,20 @@ def _trial(looks: TrialLooks) -> list[Picture]:
         figure = _figure(7.5, 8.5)
         top, main = figure.subplots(2, 1, sharex=True, height_ratios=[1, 4])
         # what the agent is told at step s is what came of its action at s - 1
-        told = torch.arange(1, T)
+        told = range(1, T)
         points = top.scatter(
-            told, looks.actions[:-1], c=looks.rewards[:-1], cmap="cividis", s=max(4, min(60, 4000 / T)), marker="s"
+            told,
+            looks.actions[:-1].numpy(),
+            c=looks.rewards[:-1].numpy(),
+            cmap="cividis",
+            s=max(4, min(60, 4000 / T)),
+            marker="s",
         )
         figure.colorbar(points, ax=top, label="reward")
         top.set_ylabel("last action")
         shares = weights.mean(0)  # (T, T)
         seen = shares.masked_fill(torch.ones(T, T, dtype=torch.bool).triu(1), float("nan"))
-        image = main.imshow(seen, cmap="Blues", norm="linear", vmin=0, aspect="auto", interpolation="nearest")
+        image = main.imshow(seen.numpy(), cmap="Blues", norm="linear", vmin=0, aspect="auto", interpolation="nearest")
         figure.colorbar(image, ax=main, label="weight")
         main.set_xlabel("step looked at")
         main.set_ylabel("step that looks")

@@ -6,6 +6,7 @@
   iterations of PPO, and how near their updates come to the machine's peak.
 * ``fewshot``: one update on 5-way episodes. Ours embeds every image once and lets all queries of an episode share its
   support; the references give every query a sequence of its own.
+* ``scaling``: how time and memory grow with the length of a sequence, for models of each kind.
 
 The machine may be busy with other things: all ways take turns in one process, and what is reported of the comparison
 is the median over the turns. Achieved FLOP/s are set against matrix products measured in the same turns. While other
@@ -27,13 +28,14 @@ import torch
 from runs.bench_fewshot import bench_few, bench_many
 from runs.bench_measure import TINY, Benchmark, Sizes
 from runs.bench_rollout import bench_rollout, bench_steps
+from runs.bench_scaling import Scaling, bench_scaling, render_scaling
 from runs.bench_training import bench_training, bench_update
 from runs.errors import RunError
 from runs.records import device_name, git_commit
 
 __all__ = ["TINY", "Report", "Sizes", "What", "bench", "render"]
 
-What = Literal["all", "rollout", "fewshot"]
+What = Literal["all", "rollout", "fewshot", "scaling"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Report:
     repetitions: int
     sizes: Sizes
     benchmarks: tuple[Benchmark, ...]
+    scaling: Scaling | None
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, the single times included, ready for JSON."""
@@ -82,6 +85,7 @@ def bench(
         repetitions=repetitions,
         sizes=sizes,
         benchmarks=tuple(run(device, repetitions, sizes) for run in chosen),
+        scaling=bench_scaling(device, repetitions, sizes) if what in ("all", "scaling") else None,
     )
 
 
@@ -113,6 +117,10 @@ def render(report: Report) -> str:
         if found:
             lines.append(f"  largest difference between ours and plain PyTorch: {found}")
         lines += [f"  {note}" for note in b.notes]
+    if report.scaling is not None:
+        lines += render_scaling(report.scaling)
+    if not report.benchmarks:
+        return "\n".join(lines)
     lines += [
         "",
         f"Rates are the best of {report.repetitions} runs. All ways and large matrix products took turns at running;",

@@ -20,6 +20,7 @@ from runs.agents import METHODS
 from runs.attention_pictures import draw
 from runs.bench import TINY, Sizes, What, bench
 from runs.bench import render as render_report
+from runs.bench_scaling import draw_scaling
 from runs.catalogue import CATALOGUE, RunConfig, Test, find
 from runs.deadline import Deadline, parse_duration
 from runs.demo import Demo
@@ -247,7 +248,8 @@ class Bench:
     """Measure speed as a ratio on this machine: against re-running the whole sequence, and against RecurrentPPO."""
 
     what: Positional[What] = "all"
-    """rollout: acting and learning on bandits; fewshot: one training update; all."""
+    """rollout: acting and learning on bandits; fewshot: one training update; scaling: time and memory against length;
+    all."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
     threads: int | None = None
@@ -258,14 +260,20 @@ class Bench:
     """Sizes that take a second, to see that it works."""
     save: Path | None = None
     """Write all measurements to this JSON file, too."""
+    plot: Path | None = None
+    """Draw how time and memory grow with the length into this PNG, too."""
 
     def run(self) -> None:
         """Measure."""
+        if self.plot is not None and self.what not in ("all", "scaling"):
+            raise RunError("--plot draws what `snail bench scaling` measures")
         machine = Machine.named(self.device, threads=self.threads)
         report = bench(self.what, machine.device, self.repetitions, TINY if self.tiny else Sizes())
         text = render_report(report)
         if self.save is not None:
             write_json(self.save, {"text": text} | report.to_dict())
+        if self.plot is not None and report.scaling is not None:
+            draw_scaling(report.scaling, self.plot)
         print(text)
 
 

@@ -300,7 +300,7 @@ def test_recurrent_ppo_has_rows_where_it_is_installed(report):
 
 
 def test_wrong_arguments_are_named():
-    with pytest.raises(RunError, match=r"what must be one of all, rollout, fewshot, got 'rolout'"):
+    with pytest.raises(RunError, match=r"what must be one of all, rollout, fewshot, scaling, got 'rolout'"):
         bench("rolout")  # type: ignore[arg-type]
     with pytest.raises(RunError, match="repetitions must be at least 1, got 0"):
         bench(repetitions=0)

@@ -1,0 +1,189 @@
+"""How time and memory grow with the length of a sequence: GRU, temporal convolutions, Transformer and SNAIL.
+
+Training is a forward and a backward pass over whole sequences; streaming is one more step at the end of one. Models of
+the size that plays bandits, all with the same number of output channels; their depth follows the length where they have
+to (a TC block has log2 T layers).
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from baselines.recurrent import GRU
+from baselines.transformer import Transformer
+from runs.bench_measure import Sizes
+from runs.errors import RunError
+from runs.folder import writing
+from runs.progress import progress_bar
+from snail.model import RL_POLICY_BLOCKS, SNAIL, TC
+from snail.sequence import SequenceModel
+
+CHANNELS, OUTPUTS = 8, 5
+CONVOLUTIONS = tuple(block for block in RL_POLICY_BLOCKS if isinstance(block, TC))
+MODELS: dict[str, Callable[[int], SequenceModel]] = {
+    "GRU": lambda T: GRU(CHANNELS, OUTPUTS, 64),
+    "TCN": lambda T: SNAIL(CHANNELS, OUTPUTS, T, CONVOLUTIONS, stem=32),
+    "Transformer": lambda T: Transformer(CHANNELS, OUTPUTS, T, width=64),
+    "SNAIL": lambda T: SNAIL.policy(CHANNELS, OUTPUTS, T),
+}
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """Something that grows with the length T, and how: ``expected`` are the exponents of T for very long sequences."""
+
+    name: str
+    unit: str
+    expected: dict[str, str]
+
+
+QUANTITIES = {
+    "training time": Quantity(
+        "training time of a sequence", "ms", {"GRU": "1", "TCN": "1, and log T", "Transformer": "2", "SNAIL": "2"}
+    ),
+    "training memory": Quantity(
+        "memory of a sequence, kept for the backward pass",
+        "MB",
+        {"GRU": "1", "TCN": "1, and log T", "Transformer": "1", "SNAIL": "1, and log T"},
+    ),
+    "step time": Quantity(
+        "time of one more step", "µs", {"GRU": "0", "TCN": "log T", "Transformer": "1", "SNAIL": "1"}
+    ),
+    "step memory": Quantity("memory of a cache", "kB", {"GRU": "0", "TCN": "1", "Transformer": "1", "SNAIL": "1"}),
+}
+"""Attention here keeps no T x T matrix: fused kernels make its memory linear, not its time."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What was measured: ``values[quantity][model]`` has a number for each length, of one sequence."""
+
+    lengths: tuple[int, ...]
+    values: dict[str, dict[str, tuple[float, ...]]]
+
+    def exponent(self, quantity: str, model: str) -> float:
+        """Slope between the two longest lengths on logarithmic axes."""
+        (x0, x1), (y0, y1) = self.lengths[-2:], self.values[quantity][model][-2:]
+        return math.log(y1 / y0) / math.log(x1 / x0)
+
+
+def bench_scaling(device: torch.device, repetitions: int, sizes: Sizes) -> Scaling:
+    """Measure; the models take turns, and times are medians over the turns."""
+    lengths = sizes.scaling_lengths
+    times: dict[tuple[str, str, int], list[float]] = {}
+    memory: dict[tuple[str, str, int], float] = {}
+    total = len(MODELS) * len(lengths) * (repetitions + 1)
+    with progress_bar(total, "scaling", unit="turn") as bar:
+        for turn in range(repetitions + 1):  # the first warms up
+            for T in lengths:
+                for name, make in MODELS.items():
+                    torch.manual_seed(0)
+                    model = make(T).to(device)
+                    x = torch.randn(sizes.scaling_batch, T, CHANNELS, device=device)
+                    seconds, kept = _train(model, x)
+                    at_end, cache = _stream(model, x, sizes.steps_timed)
+                    if turn:
+                        times.setdefault(("training time", name, T), []).append(1e3 * seconds / len(x))
+                        times.setdefault(("step time", name, T), []).append(1e6 * at_end / len(x))
+                    memory["training memory", name, T] = kept / 1e6 / len(x)
+                    memory["step memory", name, T] = cache / 1e3 / len(x)
+                    bar.update()
+    found = {key: statistics.median(values) for key, values in times.items()} | memory
+    values = {q: {name: tuple(found[q, name, T] for T in lengths) for name in MODELS} for q in QUANTITIES}
+    return Scaling(lengths, values)
+
+
+def _train(model: SequenceModel, x: Tensor) -> tuple[float, int]:
+    """Seconds of a forward and a backward pass, and bytes that are kept between them."""
+    kept: dict[int, int] = {p.untyped_storage().data_ptr(): 0 for p in model.parameters()}  # these are there anyway
+
+    def keep(saved: Tensor) -> Tensor:
+        storage = saved.untyped_storage()
+        kept.setdefault(storage.data_ptr(), storage.nbytes())
+        return saved
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
+        model(x)
+    began = _now(x.device)
+    model(x).square().mean().backward()
+    return _now(x.device) - began, sum(kept.values())
+
+
+@torch.no_grad()
+def _stream(model: SequenceModel, x: Tensor, steps: int) -> tuple[float, int]:
+    """Seconds of a step at the end of the sequences, and bytes of the cache."""
+    T = x.shape[1]
+    steps = min(steps, T - 1)
+    _, cache = model.prefill(x[:, : T - steps], max_len=T)
+    size = _bytes(cache)
+    began = _now(x.device)
+    for t in range(T - steps, T):
+        _, cache = model.step(x[:, t], cache, in_place=True)
+    return (_now(x.device) - began) / steps, size
+
+
+def _bytes(cache: Any) -> int:
+    """Of all tensors in nested tuples and dataclasses."""
+    if isinstance(cache, Tensor):
+        return cache.untyped_storage().nbytes()
+    parts = cache if isinstance(cache, (tuple, list)) else getattr(cache, "__dict__", {}).values()
+    return sum(_bytes(part) for part in parts)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def render_scaling(scaling: Scaling) -> list[str]:
+    """As lines of text."""
+    lines = []
+    for key, quantity in QUANTITIES.items():
+        lines += ["", f"scaling: {quantity.name}, in {quantity.unit}, by length"]
+        heads = ["", *map(str, scaling.lengths), "exponent", "expected"]
+        rows = [heads] + [
+            [name, *(f"{v:,.3g}" for v in scaling.values[key][name]), f"{scaling.exponent(key, name):.2f}", expected]
+            for name, expected in quantity.expected.items()
+        ]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines += ["  " + "  ".join(x.rjust(w) for x, w in zip(row, widths, strict=True)) for row in rows]
+    lines.append("  exponent: of the length, between the two longest; expected: for ever longer sequences")
+    return lines
+
+
+def draw_scaling(scaling: Scaling, path: Path) -> None:
+    """Draw the four quantities on logarithmic axes into a PNG.
+
+    Raises:
+        RunError: if matplotlib is not installed or the file cannot be written.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as e:
+        raise RunError("matplotlib is not installed; run: pip install 'snail-suite[plot]'") from e
+    figure = Figure(figsize=(10, 7.5), layout="constrained")
+    colours = dict(zip(MODELS, ("#E69F00", "#CC79A7", "#009E73", "#0072B2"), strict=True))
+    for axes, (key, quantity) in zip(figure.subplots(2, 2).flat, QUANTITIES.items(), strict=True):
+        for name, values in scaling.values[key].items():
+            label = f"{name}: exponent {scaling.exponent(key, name):.2f} (expected {quantity.expected[name]})"
+            axes.plot(scaling.lengths, values, marker="o", markersize=4, color=colours[name], label=label)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_title(quantity.name, fontsize=10)
+        axes.set_xlabel("length")
+        axes.set_ylabel(quantity.unit)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=8)
+    with writing(path) as file:
+        figure.savefig(file, format="png", dpi=120)
