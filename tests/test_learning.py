@@ -13,11 +13,12 @@ import runs.tasks
 from envs.bandits import BernoulliBanditVectorEnv
 from envs.fewshot import ImageClasses
 from runs.agents import AGENTS, GRUConfig, LSTMConfig, TransformerConfig
+from runs.embeddings import OmniglotEmbeddingConfig
 from runs.machine import Machine
 from runs.meta_rl import TrialTest
 from runs.ppo import PPOTraining
 from runs.supervised import FewShotTest, SupervisedTraining
-from runs.tasks import FewShotTask, OmniglotEmbeddingConfig
+from runs.tasks import FewShotTask
 from runs.trpo import TRPOTraining
 
 CPU = Machine(torch.device("cpu"))

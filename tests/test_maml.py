@@ -18,9 +18,10 @@ from envs.fewshot import Episodes, ImageClasses
 from runs.agents import MAMLConfig
 from runs.catalogue import find
 from runs.cli import run
+from runs.embeddings import OmniglotEmbeddingConfig
 from runs.machine import Machine
 from runs.supervised import FewShotTest, SupervisedTraining
-from runs.tasks import FewShotTask, OmniglotEmbeddingConfig
+from runs.tasks import FewShotTask
 
 needs_learn2learn = pytest.mark.usefixtures("learn2learn")
 B, N, K, Q, C = 3, 4, 2, 6, 5
