@@ -43,10 +43,19 @@ class List:
         families: dict[tuple[str, ...], list[str]] = {}
         for e in CATALOGUE.values():
             print(f"{e.id:{width}}  {e.about}; budgets: {', '.join(e.budgets)}")
-            families.setdefault(tuple(e.agents), []).append(e.id.partition("/")[0])
-        for agents, names in families.items():
-            learn = [a for a in agents if a not in METHODS]
-            print(f"\nagents for {', '.join(dict.fromkeys(names))}: {', '.join(learn)}")
+            families.setdefault(tuple(e.agents), []).append(e.id)
+        usual: dict[str, set[str]] = {}  # the agents that all experiments of a kind have
+        for agents, ids in families.items():
+            for name in ids:
+                kind = name.partition("/")[0]
+                usual[kind] = usual.get(kind, set(agents)) & set(agents)
+        for agents, ids in families.items():
+            kinds = list(dict.fromkeys(name.partition("/")[0] for name in ids))
+            common = set.intersection(*(usual[kind] for kind in kinds))
+            if special := [a for a in agents if a not in common]:
+                print(f"\nagents for {', '.join(ids)} besides: {', '.join(special)}")
+                continue
+            print(f"\nagents for {', '.join(kinds)}: {', '.join(a for a in agents if a not in METHODS)}")
             if methods := [a for a in agents if a in METHODS]:
                 print(f"  methods that do not learn: {', '.join(methods)}")
         print("\nstart one with:  snail train bandit/n10-k5 --agent snail --budget demo")

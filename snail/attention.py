@@ -226,7 +226,7 @@ class Mechanism(nn.Module):
 def next_positions(clock: Clock, device: torch.device) -> Tensor:
     """Position of the next step: (1,) while the rows are in step, else (B, 1)."""
     position = clock.positions()
-    return torch.tensor([position], device=device) if isinstance(position, int) else position[:, None]
+    return torch.full((1,), position, device=device) if isinstance(position, int) else position[:, None]
 
 
 class AttentionBlock(SequenceModel):
