@@ -94,14 +94,18 @@ class MAML(EpisodeModel):
         self.inner_steps, self.test_steps = inner_steps, test_steps
         self.first_order, self.transductive = first_order, transductive
 
+    def check_queries(self, queries: int) -> None:
+        """Raise ValueError for a single query that is to be normalised by its own statistics."""
+        if self.transductive and queries < 2:
+            raise ValueError("a transductive MAML needs at least 2 queries in an episode, got 1")
+
     def predict(self, encoded: FewShotEpisodes) -> Tensor:
         """Logits (B, Q, N) of episodes of images.
 
         Raises:
             ValueError: for a single query, if it is to be normalised by its own statistics.
         """
-        if self.transductive and encoded.query_x.shape[1] < 2:
-            raise ValueError("a transductive MAML needs at least 2 queries in an episode, got 1")
+        self.check_queries(encoded.query_x.shape[1])
         episodes = zip(encoded.support_x, encoded.support_y, encoded.query_x, strict=True)
         with torch.autocast(encoded.query_x.device.type, enabled=False):  # bfloat16 would round small steps away
             return torch.stack([self._classify(*episode) for episode in episodes])  # (B, Q, N)

@@ -120,6 +120,8 @@ class FewShotLearner:
         torch.manual_seed(seed)
         max_support = task.ways * max(task.shots + task.test_shots)
         model = agent.build_classifier(task.embedding.build(), task.embedding.size, task.ways, max_support)
+        for queries in (training.queries, test.queries):
+            model.check_queries(queries)
         embeds = type(model).encode is not EpisodeModel.encode
         self.class_weight, self.prototype_weight = training.class_loss * embeds, training.prototype_loss * embeds
         self.model = model.to(machine.device)

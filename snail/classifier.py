@@ -53,6 +53,9 @@ class EpisodeModel(nn.Module, ABC):
         support, query = encoded.split(sizes, dim=1)
         return EncodedEpisodes(support, episodes.support_y, query)
 
+    def check_queries(self, queries: int) -> None:
+        """Raise ValueError if the model cannot learn from episodes of so many queries."""
+
     def encode(self, images: Tensor) -> Tensor:
         """What can be computed of each image alone, and so once for many episodes: (M, ...) -> (M, ...)."""
         return images

@@ -13,6 +13,7 @@ import runs.tasks
 from envs.fewshot import EpisodeSampler, ImageClasses
 from runs.agents import GRUConfig, PrototypicalConfig
 from runs.catalogue import RunConfig
+from runs.errors import RunError
 from runs.folder import RunFolder
 from runs.machine import Machine
 from runs.supervised import FewShotLearner, FewShotTest, SupervisedTraining
@@ -162,6 +163,18 @@ def test_prototypes_of_the_whole_batch_are_more_to_tell_apart():
 
     torch.testing.assert_close(norm("batch", 1), norm("episode", 1))
     assert not torch.isclose(norm("batch", 4), norm("episode", 4), rtol=1e-2)
+
+
+@pytest.mark.parametrize("changes", [{"training": replace(TRAINING, queries=1)}, {"test": FewShotTest(50, queries=1)}])
+def test_queries_that_a_model_cannot_learn_from_are_refused_before_training(monkeypatch, changes):
+    def check(self, queries):
+        if queries < 2:
+            raise ValueError(f"at least 2 queries, got {queries}")
+
+    build_learner(replace(CONFIG, **changes), CPU)
+    monkeypatch.setattr(EpisodeModel, "check_queries", check)
+    with pytest.raises(RunError, match="at least 2 queries, got 1"):
+        build_learner(replace(CONFIG, **changes), CPU)
 
 
 def test_agents_that_do_not_embed_images_do_without(monkeypatch):
