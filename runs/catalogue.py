@@ -73,6 +73,9 @@ class Budget:
 _OWN_WAYS = {"tuning": METHODS.keys(), "pretraining": {"transfer"}}
 """Algorithms that are for some agents alone, which have no other."""
 
+_NOT_FOR = {"paper": {"maml"}}
+"""Algorithms that some agents cannot do: a single query has no statistics for MAML to normalise it by."""
+
 BUDGETS = ("full", "demo", "short", "smoke")
 """From the most training to the least; tables show the first of these that has been run."""
 
@@ -90,7 +93,8 @@ class Experiment:
         """The ways of training an agent, the usual one first; some agents have their own."""
         ways = dict.fromkeys(name for b in self.budgets.values() for name in b.algorithms)
         own = {name for name, agents in _OWN_WAYS.items() if agent in agents}
-        return tuple(name for name in ways if (name in own if own else name not in _OWN_WAYS))
+        possible = (name for name in ways if (name in own if own else name not in _OWN_WAYS))
+        return tuple(name for name in possible if agent not in _NOT_FOR.get(name, ()))
 
     def limit(self) -> float | None:
         """What no agent can pass in expectation, in units of the metric; None where it is not known."""

@@ -209,7 +209,8 @@ def test_transfer_is_trained_on_classes_alone():
     catalogued = find("omniglot/5way-1shot").config("transfer", budget="smoke")
     assert catalogued.training.class_loss > 0 == catalogued.training.prototype_loss
     assert find("omniglot/5way-1shot").algorithms("transfer") == ("pretraining",)
-    assert "pretraining" not in find("omniglot/5way-1shot").algorithms("snail")
+    assert find("omniglot/5way-1shot").algorithms("snail") == ("supervised", "paper")
+    assert find("omniglot/5way-1shot").algorithms("maml") == ("supervised",)
     learner = build_learner(replace(config, model=catalogued.model, training=catalogued.training), Machine.named("cpu"))
     before = [p.clone() for p in learner.model.parameters()]
     learner.update(0)
