@@ -243,7 +243,7 @@ BETTER: dict[str, Any] = {"class_loss": 0.5, "augmentation": Augmentation(shift=
 
 
 def _photographs_on_a_processor(task: FewShotTask) -> Budget:
-    """Half an hour of one core, of which the paper's embedding would make a hundred updates: a smaller one."""
+    """Half an hour of one core, which is too little for the paper's embedding: a smaller one."""
     small = ResidualEmbeddingConfig(size=64, filters=(16, 24, 32, 64), wide=512)
     training = _supervised(800, batch_size=8, learning_rate=1e-3, validation_episodes=100, validations=8, **BETTER)
     return Budget(replace(task, embedding=small), training, FewShotTest())
