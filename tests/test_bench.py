@@ -15,13 +15,13 @@ import torch.nn.functional as F
 
 from envs.fewshot import Episodes
 from runs.agents import SNAILConfig
-from runs.bench import TINY, Report, bench, render
-from runs.bench_fewshot import Classifiers, noise_sampler, training_step
-from runs.bench_measure import check_agreement, count_flops
-from runs.bench_plain import plain_snail
-from runs.bench_recurrent_ppo import NOT_INSTALLED, RecurrentPPO, SeenByRL2
-from runs.bench_rollout import RerunAgent, rollout_differences
-from runs.bench_training import Repeated
+from runs.bench.fewshot import Classifiers, noise_sampler, training_step
+from runs.bench.measure import check_agreement, count_flops
+from runs.bench.plain import plain_snail
+from runs.bench.recurrent_ppo import NOT_INSTALLED, RecurrentPPO, SeenByRL2
+from runs.bench.report import TINY, Report, bench, render
+from runs.bench.rollout import RerunAgent, rollout_differences
+from runs.bench.training import Repeated
 from runs.errors import RunError
 from runs.machine import Machine
 from runs.meta_rl import TrialTest

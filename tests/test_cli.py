@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from runs import commands
 from runs.cli import run
+from runs.commands import tables as table_verb
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--training.steps", "2", "--training.batch-size", "8", "--test.trials", "50", "--tracker", "none"]
@@ -94,7 +94,7 @@ def test_train_evaluate_and_table(capsys, results):
 
 
 def test_a_catalogued_run_enters_the_table(capsys, results, monkeypatch):
-    monkeypatch.setattr(commands, "PUBLISHED", results / "none")  # where larger budgets would go first
+    monkeypatch.setattr(table_verb, "PUBLISHED", results / "none")  # where larger budgets would go first
     code, out, _ = snail(capsys, "train", "bandit/n10-k5", "--agent", "gru", "--budget", "smoke", "--tracker", "none")
     assert code == 0
     mean = re.search(r"return (\d\.\d{4})", out).group(1)
@@ -152,7 +152,7 @@ def test_data_that_cannot_be_had_does_not_stop_the_rest(capsys, tmp_path, monkey
     (mini,) = [line for line in out.splitlines() if "learn2learn" in line]
     assert mini.startswith("  found in:  nowhere; ImageNet's terms")  # what cannot be fetched is asked for
     monkeypatch.setattr(
-        "runs.commands.load_classes", lambda name, *a, **k: offline("", "") if name == "omniglot" else 0
+        "runs.commands.data.load_classes", lambda name, *a, **k: offline("", "") if name == "omniglot" else 0
     )
     code, out, err = snail(capsys, "data", "--build")
     assert code == 2 and "glyphs" in out and err == "error: no network"
@@ -162,7 +162,7 @@ def test_data_builds_every_split_of_what_is_there_and_not_built(capsys, tmp_path
     from envs.fewshot import DatasetStatus
 
     loaded = []
-    monkeypatch.setattr("runs.commands.load_classes", lambda name, split, **k: loaded.append((name, split)))
+    monkeypatch.setattr("runs.commands.data.load_classes", lambda name, split, **k: loaded.append((name, split)))
     for sources, obtain, cached, splits in (
         ((tmp_path,), "ask", False, ["train", "val", "test"]),
         ((), None, False, ["train", "val", "test"]),
@@ -170,7 +170,7 @@ def test_data_builds_every_split_of_what_is_there_and_not_built(capsys, tmp_path
         ((tmp_path,), None, True, []),
     ):
         status = DatasetStatus("some", sources, tmp_path, cached, None, 20, None, obtain)
-        monkeypatch.setattr("runs.commands.dataset_status", lambda name, root, status=status: status)
+        monkeypatch.setattr("runs.commands.data.dataset_status", lambda name, root, status=status: status)
         loaded.clear()
         code, _, _ = snail(capsys, "data", "--build")
         assert code == 0 and [split for name, split in loaded if name == "mini-imagenet"] == splits

@@ -64,7 +64,8 @@ def test_the_folder_picture_is_the_tree():
 
 
 def test_options_named_in_the_reproduction_notes_exist(capsys):
-    from runs.commands import Train, _option_names
+    from runs.commands import _option_names
+    from runs.commands.training import Train
 
     known = set()
     for words in ("omniglot/5way", "omniglot/5way --agent maml", "bandit/n10-k5", "bandit/n10-k5 --agent gru"):

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from baselines.recurrent import GRU
-from runs.bench import bench, render
-from runs.bench_measure import TINY
-from runs.bench_scaling import MODELS, QUANTITIES, Scaling, _bytes, _train, bench_scaling
+from runs.bench.measure import TINY
+from runs.bench.report import bench, render
+from runs.bench.scaling import MODELS, QUANTITIES, Scaling, _bytes, _train, bench_scaling
 from runs.cli import run
 from snail import AttentionBlock
 

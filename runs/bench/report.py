@@ -25,11 +25,11 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from runs.bench_fewshot import bench_few, bench_many
-from runs.bench_measure import TINY, Benchmark, Sizes
-from runs.bench_rollout import bench_rollout, bench_steps
-from runs.bench_scaling import Scaling, bench_scaling, render_scaling
-from runs.bench_training import bench_training, bench_update
+from runs.bench.fewshot import bench_few, bench_many
+from runs.bench.measure import TINY, Benchmark, Sizes
+from runs.bench.rollout import bench_rollout, bench_steps
+from runs.bench.scaling import Scaling, bench_scaling, render_scaling
+from runs.bench.training import bench_training, bench_update
 from runs.errors import RunError
 from runs.records import device_name, git_commit
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from baselines.recurrent import GRU
 from baselines.transformer import Transformer
-from runs.bench_measure import Sizes
+from runs.bench.measure import Sizes
 from runs.errors import RunError
 from runs.folder import writing
 from runs.progress import progress_bar

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from envs.trials import TrialVectorEnv
-from runs.bench_measure import Benchmark, Sizes, Way, check_agreement, largest, measure
-from runs.bench_plain import plain_snail
-from runs.bench_recurrent_ppo import NOT_INSTALLED, RecurrentPPO
+from runs.bench.measure import Benchmark, Sizes, Way, check_agreement, largest, measure
+from runs.bench.plain import plain_snail
+from runs.bench.recurrent_ppo import NOT_INSTALLED, RecurrentPPO
 from runs.rollout import Player, Trajectories, player, rollout
 from runs.tasks import BanditTask
 from snail.actor_critic import ActorCritic

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from runs.agents import SNAILConfig
-from runs.bench_measure import Benchmark, Sizes, Way, measure
-from runs.bench_recurrent_ppo import RecurrentPPO
+from runs.bench.measure import Benchmark, Sizes, Way, measure
+from runs.bench.recurrent_ppo import RecurrentPPO
 from runs.machine import Machine
 from runs.meta_rl import Batch, TrialTest
 from runs.ppo import PPOLearner, PPOTraining

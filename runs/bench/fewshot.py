@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from envs.fewshot import Episodes, EpisodeSampler
-from runs.bench_measure import Benchmark, EpisodeSizes, Precision, Sizes, Way, check_agreement, largest, measure
-from runs.bench_plain import plain_snail
+from runs.bench.measure import Benchmark, EpisodeSizes, Precision, Sizes, Way, check_agreement, largest, measure
+from runs.bench.plain import plain_snail
 from snail.classifier import SequenceClassifier
 from snail.embedding import OmniglotEmbedding
 from snail.model import SNAIL

@@ -1,0 +1,43 @@
+"""The verb that draws what a trained model looks at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from runs.attention_pictures import draw
+from runs.errors import RunError
+from runs.folder import RunFolder
+from runs.machine import Machine
+from runs.training import build_learner, load_model
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Draw what a run's model attends to: support images, past steps, alignments, glimpses; PNGs and a page."""
+
+    folder: Positional[Path]
+    """The run's folder; the pictures go into its subfolder attention."""
+    seed: int = 0
+    """Which task to watch it on; never one of the test."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda or cuda:N."""
+    threads: int | None = None
+    """CPU threads; None: all cores."""
+    data_root: Path | None = None
+    """Folder with the data sets; else $SNAIL_DATA, else a cache, filled by download."""
+
+    def run(self) -> None:
+        """Draw."""
+        folder = RunFolder(self.folder)
+        config = folder.config()
+        learner = build_learner(config, Machine.named(self.device, self.data_root, self.threads))
+        load_model(learner, folder, config)
+        title = f"{config.experiment} {config.agent}, {config.budget} budget, seed {config.seed}"
+        looks = learner.watch(self.seed)
+        if looks is None:
+            raise RunError(f"{title}: nothing in this agent attends; try a run of snail or of transformer")
+        for path in draw(looks, title, self.folder / "attention"):
+            print(path)

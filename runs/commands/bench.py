@@ -1,0 +1,49 @@
+"""The verb that measures speed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from runs.bench.report import TINY, Sizes, What, bench
+from runs.bench.report import render as render_report
+from runs.bench.scaling import draw_scaling
+from runs.errors import RunError
+from runs.folder import write_json
+from runs.machine import Machine
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Measure speed as a ratio on this machine: against re-running the whole sequence, and against RecurrentPPO."""
+
+    what: Positional[What] = "all"
+    """rollout: acting and learning on bandits; fewshot: one training update; scaling: time and memory against length;
+    all."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda or cuda:N."""
+    threads: int | None = None
+    """CPU threads; None: all cores."""
+    repetitions: int = 5
+    """Turns that all ways take; medians are over them."""
+    tiny: bool = False
+    """Sizes that take a second, to see that it works."""
+    save: Path | None = None
+    """Write all measurements to this JSON file, too."""
+    plot: Path | None = None
+    """Draw how time and memory grow with the length into this PNG, too."""
+
+    def run(self) -> None:
+        """Measure."""
+        if self.plot is not None and self.what not in ("all", "scaling"):
+            raise RunError("--plot draws what `snail bench scaling` measures")
+        machine = Machine.named(self.device, threads=self.threads)
+        report = bench(self.what, machine.device, self.repetitions, TINY if self.tiny else Sizes())
+        text = render_report(report)
+        if self.save is not None:
+            write_json(self.save, {"text": text} | report.to_dict())
+        if self.plot is not None and report.scaling is not None:
+            draw_scaling(report.scaling, self.plot)
+        print(text)
