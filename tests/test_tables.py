@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
+from scipy import stats
 
 from runs.catalogue import CATALOGUE
 from runs.readme import README, updated
 from runs.records import PUBLISHED, Result, read_results
-from runs.tables import choose, render, tables
+from runs.tables import FORMATS, choose, missing_runs, render, tables
 
 
 def result(**changes) -> Result:
@@ -55,8 +59,10 @@ def test_the_largest_budget_wins_and_not_the_best_number():
 def test_a_row_holds_paper_ours_and_limit():
     text = render(tables()["3"], [result(), result(seed=1, mean=6.6, ci95=0.04)])
     line = row(text, "N=10 K=5", "snail")
-    assert "6.6 +- 0.1" in line and "6.660" in line and "2 seeds" in line
-    assert "6.550 +- 0.035" in line and "sd 0.071" in line  # the same tasks: averaging narrows nothing
+    assert "6.6 +- 0.1" in line and "6.660" in line
+    assert "6.550 +- 0.035" in line  # the same tasks: averaging narrows nothing
+    # half the difference of two seeds, times t(1) = 12.706 by the printed tables
+    assert "+- 0.635 (2 seeds)" in line
     assert "not run" in row(text, "N=10 K=5", "gru") and "6.7" in row(text, "N=10 K=5", "gru")
     assert re.search(
         r"79\.1 \+- 1 +not run +-$", row(text, "N=100 K=5", "snail")
@@ -105,7 +111,7 @@ def test_every_cell_of_the_paper_is_there():
 def test_markdown():
     lines = render(tables()["3"], [result()], "markdown", missing=False).splitlines()
     assert lines[2].startswith("| setting | agent") and set(lines[3]) <= set("| -")
-    assert "| 6.500 ± 0.030 | 6.660 |" in lines[4]
+    assert "| 6.500 ± 0.030 | paper above | 6.660 |" in lines[4]
 
 
 def test_the_readme_shows_the_published_records():
@@ -130,8 +136,8 @@ def test_where_no_limit_is_known_a_reference_stands_for_it(tmp_path):
     text = render(tables()["3"], [measured("snail", ours), reference])
     ratio = 300 / 320
     residual = ours - ratio * theirs
-    half = 1.96 * residual.std(ddof=1) / 2 / 80
-    assert f"80.000  {100 * ratio:.2f} +- {100 * half:.2f}%" in row(text, "N=100 K=5", "snail")
+    half = stats.t.ppf(0.975, 3) * residual.std(ddof=1) / 2 / 80
+    assert f"80.000   {100 * ratio:.2f} +- {100 * half:.2f}%" in row(text, "N=100 K=5", "snail")
     assert "100.00 +- 0.00%" in row(text, "N=100 K=5", "finite-gittins")
     # on other tasks there is nothing to compare
     text = render(tables()["3"], [measured("snail", ours, task_set="y"), reference])
@@ -177,3 +183,83 @@ def test_comparisons_show_one_budget_and_sizes_instead_of_the_paper():
     assert text.startswith("Attention: ")
     assert "1,234,567" in row(text, "bandit: score", "snail") and "60.000" in row(text, "bandit: score", "snail")
     assert "not run" in row(text, "", "snail-cosine") and "77.000" not in text
+
+
+def test_the_verdict_is_where_the_papers_value_lies():
+    """The paper prints 6.6 for SNAIL on (10, 5)."""
+    for mean, verdict in ((6.61, "paper inside"), (6.57, "paper inside"), (6.5, "paper above"), (6.7, "paper below")):
+        assert verdict in row(render(tables()["3"], [result(mean=mean, ci95=0.03)]), "N=10 K=5", "snail")
+    assert not re.search("paper (inside|above|below)", render(tables()["3"], []))  # nothing to judge
+    fewshot = result(experiment="omniglot/5way", metric="accuracy", shots=1, mean=0.9905, ci95=0.001)  # paper: 99.07
+    assert "paper inside" in row(render(tables()["1"], [fewshot]), "5-way 1-shot", "snail")
+
+
+def test_the_best_and_what_is_not_told_from_it_are_marked():
+    """Standard errors of 0.01 each: a difference of 0.03 is 2.1 of its standard errors, one of 0.02 is 1.4."""
+    best = result(mean=6.60, ci95=0.0196, n=10_000)
+    near, far = replace(best, agent="gru", mean=6.58), replace(best, agent="lstm", mean=6.57)
+    text = render(tables()["3"], [far, best, near])
+    marked = {agent: " *" in row(text, "N=10 K=5", agent) for agent in ("snail", "gru", "lstm")}
+    assert marked == {"snail": True, "gru": True, "lstm": False}
+    assert "one-sided t-test at 0.05" in text
+    # what stands for the limit does not compete, and a single agent is no comparison
+    oracle = replace(best, experiment="mdp/n10", agent="oracle", mean=218.0)
+    beside = [replace(best, experiment="mdp/n10", mean=x, agent=a) for x, a in ((150.0, "snail"), (140.0, "psrl"))]
+    text = render(tables()["4"], [oracle, *beside])
+    assert [a for a in ("oracle", "snail", "psrl") if " *" in row(text, "N=10 ", a)] == ["snail"]
+    assert " *" not in render(tables()["3"], [best])
+
+
+def test_every_format_holds_the_same_numbers():
+    found = [result(mean=6.6), result(agent="gru", mean=6.4), result(seed=1, mean=6.62)]
+    shown = {form: render(tables()["3"], found, form, missing=False) for form in FORMATS}
+    assert "6.610 +- 0.030 *" in shown["text"] and "6.400 +- 0.030" in shown["text"]
+    assert "| **6.610 ± 0.030** |" in shown["markdown"]
+    assert r"\textbf{6.610 $\pm$ 0.030}" in shown["latex"] and r"6.400 $\pm$ 0.030" in shown["latex"]
+    assert "<strong>6.610 ± 0.030</strong>" in shown["html"]
+    lines = list(csv.DictReader(io.StringIO(shown["csv"])))
+    assert [line["agent"] for line in lines] == ["snail", "gru"]
+    assert float(lines[0]["mean"]) == pytest.approx(6.61) and lines[0]["best"] == "True" and lines[0]["seeds"] == "2"
+    assert lines[0]["verdict"] == "paper inside" and float(lines[1]["paper"]) == 6.7
+
+
+def test_latex_is_whole():
+    """Every special character of it is escaped, and every row has as many cells as there are columns."""
+    text = render(tables()["1"], [result(experiment="omniglot/5way-1shot", metric="accuracy", shots=1)], "latex")
+    columns = len(re.search(r"\\begin\{tabular\}\{(l+)\}", text)[1])
+    body = text[text.index(r"\midrule") : text.index(r"\bottomrule")]
+    rows = [line for line in body.splitlines() if line.endswith(r"\\")]
+    assert len(rows) > 20 and all(len(re.findall(r"(?<!\\)&", line)) == columns - 1 for line in rows)
+    assert not re.search(r"(?<!\\)[%#_]", text.replace("% needs", "", 1))
+    assert text.count("{") == text.count("}") and "±" not in text
+
+
+def test_html_cannot_be_broken_out_of():
+    odd = result(budget="demo", agent="snail")
+    cell = replace(tables()["3"].cells[0], label="<script>alert(1)</script>")
+    text = render(replace(tables()["3"], cells=(cell,)), [odd], "html")
+    assert "<script>" not in text and "&lt;script&gt;" in text
+
+
+def test_only_some_agents_and_cells():
+    text = render(tables()["3"], [], agents=("snail", "gru"), cells=("N=10 K=5", "bandit/n100-k5"))
+    lines = [line for line in text.splitlines() if "not run" in line]
+    assert len(lines) == 4 and lines[2].startswith("N=100 K=5  snail")
+
+
+def test_what_is_missing():
+    table = tables()["3"]
+    everything = missing_runs(table, [])
+    assert {c.budget for c in everything} == {"full"} and {c.seed for c in everything} == {0}
+    assert all((c.experiment, c.agent) != ("bandit/n10-k5", "maml") for c in everything)  # a row, but not to be run
+    chosen = {"agents": ["snail", "gru"], "cells": ["N=10 K=5"], "seeds": (0, 1)}
+    found = missing_runs(table, [result(budget="full"), result(seed=1)], **chosen)
+    # the demo of seed 1 is not enough; of seed 0 there is all
+    assert [(c.agent, c.seed) for c in found] == [("snail", 1), ("gru", 0), ("gru", 1)]
+    found = missing_runs(table, [result(budget="full"), result(seed=1)], **chosen, budget="demo")
+    assert [(c.agent, c.seed, c.budget) for c in found] == [("gru", 0, "demo"), ("gru", 1, "demo")]
+    # one run gives both numbers of shots
+    assert [c.experiment for c in missing_runs(tables()["2"], [], agents=["snail"])] == ["mini-imagenet/5way"]
+    # a comparison has a budget of its own, and a larger one is no substitute
+    short = missing_runs(tables()["attention"], [result(experiment="bandit/n100-k5", budget="full")], agents=["snail"])
+    assert {(c.experiment, c.budget) for c in short} == {("bandit/n100-k5", "short"), ("omniglot/5way-1shot", "short")}

@@ -23,7 +23,7 @@ class PrintTable:
     results: Path = RESULTS
     """Folder of your own results; the published records are read too, yours first."""
     format: Format = "text"
-    """text or markdown."""
+    """text, markdown, latex (with booktabs), csv or html."""
     missing: bool = True
     """Show the rows that are not run, too."""
 

@@ -1,29 +1,23 @@
-"""The papers' tables beside ours: every cell with its interval, and the limit that no agent can pass."""
+"""Which tables there are: their cells, what the papers printed there, and comparisons of our own."""
 
 from __future__ import annotations
 
 import json
-import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
-
-from runs.catalogue import BUDGETS, CATALOGUE
-from runs.records import Result
+from runs.catalogue import CATALOGUE
 from snail.scores import SCORE_NAMES
 
-Format = Literal["text", "markdown"]
 Printed = tuple[float, float | None] | None
 
 
 @cache
 def paper_tables() -> dict:
     """The papers' printed numbers."""
-    return json.loads((Path(__file__).parent / "paper_tables.json").read_text(encoding="utf-8"))
+    return json.loads((Path(__file__).parents[1] / "paper_tables.json").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -69,20 +63,6 @@ class Table:
     def of_paper(self) -> bool:
         """Whether there are printed numbers to stand beside ours."""
         return any(printed for cell in self.cells for printed in cell.paper.values())
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """What its columns are called."""
-        return (
-            "setting",
-            "agent",
-            *(("paper",) if self.of_paper else ("parameters",)),
-            "ours (95% CI)",
-            "limit",
-            *(("of limit",) if self.shares else ()),
-            *(("paper's scale",) if any(cell.paper_unit for cell in self.cells) else ()),
-            "budget",
-        )
 
 
 def _printed(table: str, row: str, column: str) -> Printed:
@@ -276,126 +256,3 @@ def tables() -> dict[str, Table]:
         "attention": _comparison("attention", "six score functions for SNAIL's attention", _SCORE_ROWS),
         "ablation": _comparison("ablation", "SNAIL with one thing changed, and what it descends from", _ABLATION_ROWS),
     }
-
-
-def render(table: Table, results: Iterable[Result], form: Format = "text", missing: bool = True) -> str:
-    """The table as text or Markdown, with or without the rows that are not run.
-
-    ``results`` may hold other experiments' numbers too.
-    """
-    results = list(results)
-    rows = [row for cell in table.cells for row in _rows(table, cell, results, missing)]
-    head = f"Table {table.name}: {table.title}" if table.of_paper else f"{table.name.capitalize()}: {table.title}"
-    if form == "markdown":
-        lines = [f"**{head}**", "", *_markdown(table.columns, rows)]
-    else:
-        lines = [head, *_text(table.columns, rows)]
-    return "\n".join([*lines, *(["", *table.notes] if table.notes else [])])
-
-
-def _rows(table: Table, cell: Cell, results: list[Result], missing: bool) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = []
-
-    def measured(agent: str | None) -> list[Result]:
-        key = (cell.experiment, agent, cell.shots)
-        budgets = BUDGETS if table.budget is None or agent == cell.reference else (table.budget,)
-        return choose([r for r in results if (r.experiment, r.agent, r.shots) == key], budgets)
-
-    exact, reference = cell.limit(), measured(cell.reference)
-    limit = exact if exact is not None else reference[0].mean if reference else None
-    shown_limit = "-" if limit is None else f"{table.scale * limit:.{table.digits}f}"
-    for agent, printed in cell.paper.items():
-        chosen = measured(agent)
-        trainable = agent in _agents(cell.experiment)
-        if not chosen and not (missing and cell.in_paper and (printed is not None or trainable)):
-            continue
-        ours, budget = ("not run", "") if not chosen else _summary(chosen, table)
-        if table.of_paper:
-            beside = (
-                "-" if printed is None else f"{printed[0]:g}" + ("" if printed[1] is None else f" +- {printed[1]:g}")
-            )
-        else:
-            beside = f"{chosen[0].parameters:,}" if chosen else ""
-        row = [cell.label, agent, beside, ours, shown_limit]
-        if table.shares:
-            row.append("" if not chosen else of_reference(chosen, reference if exact is None else exact))
-        if cell.paper_unit is not None:
-            row.append(f"{statistics.fmean(r.mean for r in chosen) / cell.paper_unit:.3f}" if chosen else "")
-        rows.append((*row, budget))
-    return rows
-
-
-def of_reference(chosen: list[Result], reference: float | list[Result]) -> str:
-    """The mean in per cent of a limit, or of a reference method's mean on the same tasks.
-
-    Against a method the interval is that of the ratio of means of paired samples, by the delta method: tasks on which
-    both collect much widen neither. Without its samples there is none.
-    """
-    mean = statistics.fmean(r.mean for r in chosen)
-    if isinstance(reference, float):
-        half = statistics.fmean(r.ci95 for r in chosen) / reference
-        return f"{100 * mean / reference:.2f} +- {100 * half:.2f}%"
-    if not reference or reference[0].task_set != chosen[0].task_set:
-        return ""
-    ratio = mean / reference[0].mean
-    samples = [x.astype(np.float64) for r in (*chosen, reference[0]) if (x := r.samples()) is not None]
-    if len(samples) <= len(chosen):
-        return f"{100 * ratio:.2f}%"
-    *ours, theirs = samples
-    residual = np.mean(ours, axis=0) - ratio * theirs  # (n,)
-    half = 1.96 * residual.std(ddof=1) / len(residual) ** 0.5 / theirs.mean()
-    return f"{100 * ratio:.2f} +- {100 * half:.2f}%"
-
-
-def _agents(experiment: str) -> tuple[str, ...]:
-    return tuple(CATALOGUE[experiment].agents) if experiment in CATALOGUE else ()
-
-
-def choose(results: list[Result], budgets: Sequence[str] = BUDGETS) -> list[Result]:
-    """The results that a cell shows: of the largest of the budgets that was run, as catalogued, one a seed.
-
-    The choice never looks at the numbers. Only runs of the same settings on the same tasks are put together, those of
-    the first record in the order of folders; so is one of several records of a seed.
-    """
-    for budget in budgets:
-        of_budget = [r for r in results if r.budget == budget and r.as_catalogued]
-        by_seed: dict[int, Result] = {}
-        for r in of_budget:
-            if (r.settings, r.task_set) == (of_budget[0].settings, of_budget[0].task_set):
-                by_seed.setdefault(r.seed, r)
-        if by_seed:
-            return list(by_seed.values())
-    return []
-
-
-def _summary(chosen: list[Result], table: Table) -> tuple[str, str]:
-    """Mean over seeds with the interval over test episodes, and what was run.
-
-    Seeds are tested on the same tasks, so that averaging them does not narrow the interval; how much they differ is
-    told apart from it.
-    """
-    means = [r.mean for r in chosen]
-    half = statistics.fmean(r.ci95 for r in chosen)
-    seconds = statistics.fmean(r.train_seconds for r in chosen)
-    spread = f", {len(means)} seeds (sd {table.scale * statistics.stdev(means):.2g})" if len(means) > 1 else ""
-    earlier = "" if all(r.current for r in chosen) else " (earlier settings)"
-    return (
-        f"{table.scale * statistics.fmean(means):.{table.digits}f} +- {table.scale * half:.{table.digits}f}",
-        f"{chosen[0].budget}{earlier}, {seconds:.0f} s{spread}",
-    )
-
-
-def _text(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines, last = [], None
-    for row in [header, tuple("-" * w for w in widths), *rows]:
-        repeated = row[0] == last
-        last = row[0]
-        shown = ("" if repeated else row[0], *row[1:])
-        lines.append("  ".join(value.ljust(w) for value, w in zip(shown, widths, strict=True)).rstrip())
-    return lines
-
-
-def _markdown(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    shown = [header, tuple("---" for _ in header), *rows]
-    return ["| " + " | ".join(value.replace("+-", "±") for value in row) + " |" for row in shown]
