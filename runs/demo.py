@@ -9,6 +9,7 @@ from typing import Any
 
 from envs.fewshot import dataset_status
 from runs.catalogue import RunConfig, find
+from runs.compare import find_groups
 from runs.folder import RESULTS, RunFolder, run_path
 from runs.machine import Machine
 from runs.plots import learning_curves
@@ -64,7 +65,9 @@ class Demo:
                 print(describe(self._train(config, folder, machine)))
                 folders.append(folder)
             pictures.append(self.results / f"learning-curves-{experiment.replace('/', '-')}-{budget}.png")
-            learning_curves(folders, pictures[-1])
+            curves = [group.curve() for group in find_groups([str(f.path) for f in folders], [])]
+            title = f"{experiment}, {budget} budget"
+            learning_curves(curves, pictures[-1], title, limit=find(experiment).limit())
         found = [r for r in read_results([self.results]) if r.budget == budget]
         for name in ("3", "1"):
             print("\n" + render(tables()[name], found, missing=False))

@@ -135,11 +135,15 @@ class Result:
     parameters: int
     path: Path
 
+    @property
+    def name(self) -> str:
+        """``metric``, with the shots where there are any."""
+        return self.metric if self.shots is None else f"{self.metric}_{self.shots}shot"
+
     def samples(self) -> np.ndarray | None:
         """The samples (n,) that the mean is of, in the order of the task set; None if they were not kept."""
-        name = self.metric if self.shots is None else f"{self.metric}_{self.shots}shot"
         try:
-            return read_samples(self.path.with_name(SAMPLES), name)
+            return read_samples(self.path.with_name(SAMPLES), self.name)
         except RunError as e:
             print(f"warning: {e}; its mean is shown without comparison", file=sys.stderr)
             return None

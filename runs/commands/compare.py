@@ -1,0 +1,41 @@
+"""The verb that compares runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from runs.catalogue import CATALOGUE
+from runs.compare import describe_groups, find_groups
+from runs.folder import RESULTS
+from runs.plots import learning_curves
+from runs.records import PUBLISHED
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compare runs: final numbers with intervals, paired tests, what was configured differently, learning curves."""
+
+    targets: Positional[tuple[str, ...]]
+    """Folders of runs, experiments, or EXPERIMENT/AGENT. The first one is tested against each of the others."""
+    results: Path = RESULTS
+    """Folder of your own results; of experiments the published runs are read too."""
+    metric: str | None = None
+    """What to draw, by its name in metrics.jsonl; None: what tells how well the runs learn."""
+    plot: bool = True
+    """Draw the curves, over updates and over seconds, with a band over seeds."""
+
+    def run(self) -> None:
+        """Compare."""
+        groups = find_groups(self.targets, [self.results, PUBLISHED])
+        print(describe_groups(groups))
+        for experiment in dict.fromkeys(g.experiment for g in groups) if self.plot else ():
+            curves = [g.curve() for g in groups if g.experiment == experiment]
+            if not any(any(c.runs) for c in curves):  # methods that do not learn
+                continue
+            limit = CATALOGUE[experiment].limit() if experiment in CATALOGUE else None
+            path = self.results / f"compare-{experiment.replace('/', '-')}.png"
+            learning_curves(curves, path, experiment, limit=limit, axes=("step", "seconds"), metric=self.metric)
+            print(f"\ncurves: {path}")

@@ -1,0 +1,268 @@
+"""Comparing runs: final numbers with intervals, tests of their differences, what was configured differently."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+
+from runs.catalogue import CATALOGUE
+from runs.errors import RunError
+from runs.folder import RunFolder
+from runs.plots import Curve
+from runs.records import Result, read_results
+from runs.statistics import (
+    Estimate,
+    interquartile_mean,
+    paired_difference,
+    probability_of_improvement,
+    t_interval,
+)
+
+
+@dataclass(frozen=True)
+class Number:
+    """What the runs of a group give for one measured number.
+
+    over_tasks: their mean, with the interval over test tasks; over_seeds: the same mean, with that over seeds.
+    """
+
+    name: str
+    results: tuple[Result, ...]
+
+    @cached_property
+    def over_tasks(self) -> Estimate:
+        """Seeds are tested on the same tasks: averaging them does not narrow the interval."""
+        mean = statistics.fmean(r.mean for r in self.results)
+        half = statistics.fmean(r.ci95 for r in self.results)
+        return Estimate(mean, mean - half, mean + half)
+
+    @cached_property
+    def over_seeds(self) -> Estimate:
+        """NaN ends where there is one seed."""
+        return t_interval([r.mean for r in self.results])
+
+    @cached_property
+    def samples(self) -> np.ndarray | None:
+        """(n,) mean over seeds for each test task; None if they were not kept or seeds had different tasks."""
+        found = [r.samples() for r in self.results]
+        if any(x is None for x in found) or len({r.task_set for r in self.results}) > 1:
+            return None
+        return np.stack([x for x in found if x is not None]).mean(0, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that are alike but for the seed."""
+
+    experiment: str
+    agent: str
+    budget: str
+    settings: Mapping[str, Any]
+    folders: tuple[RunFolder, ...]
+    numbers: tuple[Number, ...]
+    seconds: float
+
+    @property
+    def label(self) -> str:
+        """Agent and budget."""
+        return f"{self.agent} {self.budget}"
+
+    def curve(self) -> Curve:
+        """Its learning curves."""
+        tested = {n.name: (n.over_tasks.value, n.over_tasks.half) for n in self.numbers}
+        return Curve(self.label, self.agent, [f.metrics() for f in self.folders], tested)
+
+
+def find_groups(targets: Sequence[str], folders: Sequence[Path]) -> list[Group]:
+    """The finished runs that the targets name, grouped, in the order of the targets.
+
+    Args:
+        targets: folders of runs, or with runs below them, or experiments, of which all runs in ``folders`` are meant,
+            or EXPERIMENT/AGENT.
+        folders: of results, the first to be preferred where a run is in several.
+
+    Raises:
+        RunError: for a target without any finished run.
+    """
+    found: dict[Path, list[Result]] = {}
+    for target in targets:
+        of_target = {r.path: r for r in _results(target, folders)}
+        if not of_target:
+            raise RunError(
+                f"there is no finished run in {target}; give the folder of a run or an experiment (`snail list`)"
+            )
+        for result in _results(target, folders):
+            found.setdefault(result.path, [])
+            if result not in found[result.path]:
+                found[result.path].append(result)
+    groups: dict[tuple[str, str], dict[int, list[Result]]] = {}
+    for results in found.values():
+        first = results[0]
+        groups.setdefault((first.experiment, first.settings), {}).setdefault(first.seed, results)
+    return [_group(list(by_seed.values())) for by_seed in groups.values()]
+
+
+def _results(target: str, folders: Sequence[Path]) -> list[Result]:
+    if Path(target).is_dir():
+        return read_results([Path(target)])
+    parts = tuple(target.strip("/").split("/"))
+    experiment, agent = "/".join(parts[:2]), "/".join(parts[2:])
+    if experiment not in CATALOGUE:
+        raise RunError(f"{target} is neither the folder of a run nor an experiment; `snail list` shows all experiments")
+    below = [folder / experiment / agent for folder in folders]
+    return read_results([folder for folder in below if folder.is_dir()])
+
+
+def _group(runs: list[list[Result]]) -> Group:
+    first = runs[0][0]
+    numbers: dict[str, list[Result]] = {}
+    for result in (r for results in runs for r in results):
+        numbers.setdefault(result.name, []).append(result)
+    return Group(
+        first.experiment,
+        first.agent,
+        first.budget,
+        json.loads(first.settings),
+        tuple(RunFolder(results[0].path.parent) for results in runs),
+        tuple(Number(name, tuple(found)) for name, found in numbers.items()),
+        statistics.fmean(results[0].train_seconds for results in runs),
+    )
+
+
+def describe_groups(groups: Sequence[Group]) -> str:
+    """All that is compared of the groups, as text: an experiment a section, and what holds over experiments."""
+    by_experiment: dict[str, list[Group]] = {}
+    for group in groups:
+        by_experiment.setdefault(group.experiment, []).append(group)
+    sections = [_section(name, found) for name, found in by_experiment.items()]
+    if len(by_experiment) > 1 and (over := _over_experiments(by_experiment)):
+        sections.append(over)
+    return "\n\n".join(sections)
+
+
+def _section(experiment: str, groups: list[Group]) -> str:
+    names = list(dict.fromkeys(n.name for g in groups for n in g.numbers))
+    parts = [f"{experiment}\n{'=' * len(experiment)}"]
+    for name in names:
+        having = [(g, n) for g in groups for n in g.numbers if n.name == name]
+        parts.append(f"{name.replace('_', ', ')}\n{_final(experiment, having)}")
+        if len(having) > 1:
+            parts.append(_differences(having))
+    if len(groups) > 1:
+        parts.append(_settings(groups))
+    return "\n\n".join(parts)
+
+
+def _final(experiment: str, having: list[tuple[Group, Number]]) -> str:
+    limit = CATALOGUE[experiment].limit() if experiment in CATALOGUE else None
+    rows = []
+    for group, number in having:
+        tasks, seeds = number.over_tasks, number.over_seeds
+        rows.append(
+            [
+                group.label,
+                f"{tasks.value:.4g} +- {tasks.half:.2g}",
+                "" if math.isnan(seeds.low) else f"+- {seeds.half:.2g}",
+                len(number.results),
+                number.results[0].n,
+                "" if limit is None else f"{100 * tasks.value / limit:.2f}%",
+                f"{number.results[0].parameters:,}",
+                f"{group.seconds:.0f}",
+            ]
+        )
+    head = ["agent", "mean, 95% CI over tasks", "CI over seeds", "seeds", "tasks", "of limit", "parameters", "seconds"]
+    return _grid(rows, head)
+
+
+def _differences(having: list[tuple[Group, Number]]) -> str:
+    """The first group against each of the others."""
+    (first, ours), *others = having
+    rows = [[group.label, *_difference(ours, theirs), _improvement(ours, theirs)] for group, theirs in others]
+    head = [f"{first.label} less", "difference, 95% CI", "p", "test", "better by chance of"]
+    return _grid(rows, head)
+
+
+def _difference(ours: Number, theirs: Number) -> tuple[str, str, str]:
+    a, b = ours.samples, theirs.samples
+    same = ours.results[0].task_set == theirs.results[0].task_set
+    if a is not None and b is not None and same:
+        found = paired_difference(a, b)
+        d = found.difference
+        p = "< 0.0001" if found.p < 1e-4 else f"{found.p:.4f}"
+        return f"{d.value:+.4g} +- {d.half:.2g}", p, f"paired, {found.n} tasks"
+    x, y = ours.over_tasks, theirs.over_tasks
+    half = math.hypot(x.half, y.half)
+    return f"{x.value - y.value:+.4g} +- {half:.2g}", "", "other tasks" if not same else "no samples kept"
+
+
+def _improvement(ours: Number, theirs: Number) -> str:
+    """That a training of ours beats one of theirs: a matter of seeds."""
+    scores = [np.array([r.mean for r in n.results]) for n in (ours, theirs)]
+    if min(map(len, scores)) < 2:
+        return "" if len(scores[0]) == len(scores[1]) == 1 else "needs 2 seeds each"
+    return _interval(probability_of_improvement(scores[:1], scores[1:]))
+
+
+def _interval(e: Estimate) -> str:
+    ends = "" if math.isnan(e.low) else f" [{e.low:.3g}, {e.high:.3g}]"
+    return f"{e.value:.3g}{ends}"
+
+
+def _over_experiments(by_experiment: Mapping[str, list[Group]]) -> str:
+    """Agents over all experiments that have them: shares of the limit, which are comparable."""
+    shares: dict[str, dict[str, np.ndarray]] = {}
+    for name, groups in by_experiment.items():
+        limit = CATALOGUE[name].limit() if name in CATALOGUE else None
+        for group in groups:
+            if limit is not None:
+                for number in group.numbers:
+                    scores = np.array([r.mean for r in number.results]) / limit
+                    shares.setdefault(group.label, {}).setdefault(f"{name} {number.name}", scores)
+    whole = set().union(*shares.values()) if shares else set()
+    complete = {label: found for label, found in shares.items() if found.keys() == whole}
+    if len(whole) < 2 or not complete:
+        return ""
+    first, *_ = complete
+    rows = []
+    for label, found in complete.items():
+        ours, theirs = ([scores[key] for key in sorted(whole)] for scores in (complete[first], found))
+        chance = "" if label == first else _interval(probability_of_improvement(ours, theirs))
+        rows.append([label, _interval(interquartile_mean(theirs)), chance])
+    head = ["agent", "interquartile mean of shares of the limit", f"{first} is better by chance of"]
+    note = (
+        "95% intervals, where every experiment has 2 seeds or more, by bootstrap over seeds, experiments being fixed."
+    )
+    return f"over {len(whole)} measured numbers\n{'=' * 20}\n{_grid(rows, head)}\n{note}"
+
+
+def _settings(groups: Sequence[Group]) -> str:
+    """The keys of the configuration in which the groups differ."""
+    flat = [dict(_flatten(g.settings)) for g in groups]
+    # a setting that only one kind of agent has is no difference: its type tells
+    keys = [k for k in dict.fromkeys(k for f in flat for k in f) if len({f[k] for f in flat if k in f}) > 1]
+    keys = [k for k in keys if k not in ("agent", "budget")]
+    if not keys:
+        return "the same settings otherwise"
+    rows = [[k, *(f.get(k, "-") for f in flat)] for k in keys]
+    return _grid(rows, ["what differs", *(g.label for g in groups)])
+
+
+def _flatten(value: Any, name: str = "") -> Iterable[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flatten(inner, f"{name}.{key}" if name else key)
+    else:
+        yield name, str(value) if isinstance(value, (list, bool)) or value is None else value
+
+
+def _grid(rows: list[list[Any]], head: list[str]) -> str:
+    return tabulate(rows, head, "simple", disable_numparse=True)
