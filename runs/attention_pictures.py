@@ -6,6 +6,7 @@ import base64
 import html
 import io
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import torch
@@ -41,7 +42,8 @@ def draw(looks: Looks, title: str, folder: Path) -> list[Path]:
         raise RunError(f"cannot write {folder}: {e.strerror}") from e
     paths, sections = [], []
     for name, about, figure in pictures:
-        figure.suptitle(f"{title}\n{about}", fontsize=10)
+        at_most = int(14 * figure.get_figwidth())  # letters of this size in a line
+        figure.suptitle("\n".join(line for text in (title, about) for line in wrap(text, at_most)), fontsize=10)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=110)
         with writing(folder / f"{name}.png") as file:
