@@ -168,7 +168,7 @@ def _peers() -> Iterator[None]:
     try:
         yield
     except RuntimeError as e:
-        reason = str(e).strip().partition("\n")[0]
+        reason = str(e).strip().partition("\n")[0].partition(". ")[0]
         raise RunError(f"another process of this run has ended ({reason}); go on with --resume") from e
 
 
@@ -179,6 +179,9 @@ def started_by_torchrun(device: torch.device) -> Iterator[Team]:
     Processes on the CPU speak gloo. On GPUs, one for each process, tensors go by NCCL, and what is on the host by gloo.
 
     An error that a person can mend is the first process's to tell; the others leave silently.
+
+    Raises:
+        RunError: if the environment announces other processes, which cannot be reached.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -197,7 +200,7 @@ def started_by_torchrun(device: torch.device) -> Iterator[Team]:
     team = Team(distributed.get_rank(), size)
     try:
         yield team
-    except (RunError, DataError):
+    except (RunError, DataError, KeyboardInterrupt):
         if team.is_first:
             raise
         sys.exit(0)  # so that torchrun leaves the first one the time to tidy up, and reports its exit code

@@ -103,7 +103,7 @@ def train(
             mirror = open_tracker(tracker, folder.path, config, progress.run_id)
         try:
             deadline = deadline or Deadline()
-            _run_steps(learner, config, folder, progress, mirror, quiet, deadline, team)
+            _run_steps(learner, config, folder, progress, mirror, quiet, team, deadline)
             if not team.is_first:
                 return {}
             results = evaluate(learner, quiet, deadline)
@@ -205,8 +205,8 @@ def _run_steps(
     progress: Progress,
     mirror: Tracker,
     quiet: bool,
-    deadline: Deadline,
     team: Team,
+    deadline: Deadline,
 ) -> None:
     """Updates from ``progress.step`` to the last, with everything that accompanies them."""
     looks = {learner.steps * (i + 1) // learner.validations for i in range(learner.validations)}
