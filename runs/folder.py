@@ -210,6 +210,27 @@ class RunFolder:
             raise RunError(f"{path} is damaged; remove the folder, or repair the file") from e
 
 
+class WatchedFolder(RunFolder):
+    """A run's folder as it is for those who help with the training: they read it, the first process writes it."""
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Leave that to the first process."""
+        yield
+
+    def claim(self, config: RunConfig, *, overwrite: bool) -> None:
+        """Leave that to the first process."""
+
+    def append_metrics(self, line: dict[str, Any]) -> None:
+        """Leave that to the first process."""
+
+    def forget_metrics_after(self, step: int) -> None:
+        """Leave that to the first process."""
+
+    def save_checkpoint(self, config: RunConfig, progress: dict[str, Any], state: dict[str, Any]) -> None:
+        """Leave that to the first process."""
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
     """A file that takes its name when it is whole.

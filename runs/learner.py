@@ -55,7 +55,7 @@ class Learner(Protocol):
     model: nn.Module
 
     def update(self, step: int) -> dict[str, Tensor]:
-        """Update number ``step``; returns scalars to log, on any device."""
+        """Update number ``step``; returns scalars to log, on any device: their means over the processes are meant."""
 
     def units(self, step: int) -> int:
         """How many units update number ``step`` processes."""

@@ -1,22 +1,27 @@
-"""Where a run happens: its device, its threads and its data."""
+"""Where a run happens: its device, its threads, its data and its processes."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from runs.errors import RunError
+from runs.team import ALONE, Team, started_by_torchrun
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a run happens and where its data is."""
+    """Where a run happens, where its data is and which processes share it."""
 
     device: torch.device
     data_root: Path | None = None
+    team: Team = ALONE
 
     @classmethod
     def named(cls, device: str, data_root: Path | None = None, threads: int | None = None) -> Machine:
@@ -31,6 +36,12 @@ class Machine:
             torch.set_num_threads(threads)
         return cls(_device(device), data_root)
 
+    @contextmanager
+    def in_team(self) -> Iterator[Machine]:
+        """The machine with the processes that torchrun has started, if it has; see `started_by_torchrun`."""
+        with started_by_torchrun(self.device) as team:
+            yield replace(self, team=team)
+
     def generator(self, seed: int) -> torch.Generator:
         """A source of randomness on the device."""
         return torch.Generator(self.device).manual_seed(seed)
@@ -43,7 +54,9 @@ def stream_seed(seed: int, stream: str) -> int:
 
 def _device(name: str) -> torch.device:
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and (local := os.environ.get("LOCAL_RANK")) is not None:  # torchrun's: each process its own
+        name = f"cuda:{local}"
     try:
         device = torch.device(name)
     except RuntimeError as e:

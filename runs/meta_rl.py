@@ -24,6 +24,7 @@ from runs.returns import generalized_advantages, log_probability, standardized
 from runs.rollout import Player, Trajectories, player, rollout
 from runs.schedules import geometric_growth
 from runs.tasks import TrialTask
+from runs.team_layers import use_team_layers
 from snail.selection import recording
 
 JUDGED_AT_ONCE = 32_768
@@ -34,7 +35,7 @@ JUDGED_AT_ONCE = 32_768
 class Batch:
     """Judged trials: what an algorithm improves policy and value function with.
 
-    inputs: (B, T, C); actions, log_probs: (B, T), as in `Trajectories`.
+    inputs: (B, T, C); actions, log_probs: (B, T), as in `Trajectories`, those of all processes.
     rewards: (B, T).
     advantages: (B, T) standardised.
     targets: (B, T) what the value function should have said, in its own scale.
@@ -175,12 +176,13 @@ class MetaRLLearner(ABC):
             raise ValueError(f"curriculum must be between 0 and 1, got {training.curriculum}")
         if test.trials < 2:
             raise ValueError(f"an interval needs at least 2 trials, got {test.trials}")
-        self.training, self.task, self.test, self.machine = training, task, test, machine
+        self.training, self.task, self.test, self.machine, self.team = training, task, test, machine, machine.team
         self.steps = training.steps
         self.env = env = task.make_env(training.batch_size, machine.device)
         self.horizon, self.episodes = env.horizon, env.horizon // env.episode_length
         torch.manual_seed(seed)
         model = agent.build_actor_critic(env.num_observations, env.num_actions, env.horizon, shared_trunk, foresees)
+        use_team_layers(model, self.team)
         self.model = model.to(machine.device)
         self.scale = RunningScale(env.horizon).to(machine.device)
         self.generator = machine.generator(stream_seed(seed, "actions"))
@@ -199,10 +201,9 @@ class MetaRLLearner(ABC):
     def update(self, step: int) -> dict[str, Tensor]:
         """Play a batch of trials, judge it, improve."""
         self._set_length(self._episodes_at(step))
-        trials = self._play()
-        batch, mismatch = self._judge(trials)
+        batch, mismatch = self._judge(self._play())
         logs = self.improve(batch, 1 - step / self.steps)
-        return {**logs, "return": trials.rewards.sum(1).mean(), "step_forward_mismatch": mismatch}
+        return {**logs, "return": batch.rewards.sum(1).mean(), "step_forward_mismatch": mismatch}
 
     def units(self, step: int) -> int:
         """Environment steps that update number ``step`` plays."""
@@ -217,6 +218,12 @@ class MetaRLLearner(ABC):
         """Trials in an update: the number of steps stays the same while they are shorter."""
         return self.training.batch_size * self.episodes // episodes
 
+    def _check_parts(self, minibatches: int) -> None:
+        """Raise ValueError unless the team can share out each of so many pieces of every update's trials."""
+        for episodes in {self._episodes_at(step) for step in range(self.steps)} if not self.team.alone else ():
+            for rows in torch.arange(self._trials_of(episodes)).chunk(minibatches):
+                self.team.require_parts("the trials of a minibatch", len(rows))
+
     def _set_length(self, episodes: int) -> None:
         """Let the environment's trials have so many inner episodes; its randomness goes on."""
         if episodes * self.env.episode_length == self.env.horizon:
@@ -226,21 +233,26 @@ class MetaRLLearner(ABC):
         self.env, self._player = env, None
 
     def _play(self) -> Trajectories:
+        """This process's part of the next batch."""
         if self._player is None:
-            self._player = player(self.model, self.env, self.generator)
+            self._player = player(self.model, self.env, self.generator, self.team)
         return self._player()
 
     @torch.no_grad()
     def _judge(self, trials: Trajectories) -> tuple[Batch, Tensor]:
         """Advantages and value targets of the trials; and the largest difference between streaming and parallel form.
 
+        Each process passes its own trials through the model, and has all of them judged afterwards.
+
         That difference is a free check: the policy is still the one that acted, so it must be rounding.
         """
         training = self.training
         rows = max(1, JUDGED_AT_ONCE // trials.inputs.shape[1])
         logits, values = map(torch.cat, zip(*(self.model(x) for x in trials.inputs.split(rows)), strict=True))
-        log_probs = log_probability(logits, trials.actions)  # (B, T)
-        values = self.scale.restore(values)
+        log_probs = self.team.gather(log_probability(logits, trials.actions))  # (B, T)
+        values = self.scale.restore(self.team.gather(values))
+        parts = trials.inputs, trials.actions, trials.log_probs, trials.rewards
+        trials = Trajectories(*map(self.team.gather, parts))
 
         def advantages(gae_lambda: float) -> Tensor:
             return generalized_advantages(trials.rewards, values, training.discount, gae_lambda)

@@ -60,6 +60,7 @@ class PPOLearner(MetaRLLearner):
         super().__init__(
             training, task, agent, test, seed, machine, training.shared_trunk, training.reward_prediction > 0
         )
+        self._check_parts(training.minibatches)
         self.optimizer = torch.optim.Adam(self.model.parameters(), training.learning_rate, eps=1e-5, fused=True)
 
     def improve(self, batch: Batch, left: float) -> dict[str, Tensor]:
@@ -70,7 +71,8 @@ class PPOLearner(MetaRLLearner):
         logs: dict[str, list[Tensor]] = {}
         for _ in range(training.epochs):
             order = torch.randperm(len(batch.inputs), generator=self.generator, device=self.machine.device)
-            for rows in order.chunk(training.minibatches):
+            for minibatch in order.chunk(training.minibatches):
+                rows = self.team.rows(minibatch)
                 logits, value, foreseen = model.foresee(batch.inputs[rows])
                 log_ratio = log_probability(logits, batch.actions[rows]) - batch.log_probs[rows]
                 policy_loss = clipped_surrogate_loss(log_ratio, batch.advantages[rows], training.clip)
@@ -84,6 +86,7 @@ class PPOLearner(MetaRLLearner):
                     loss = loss + training.reward_prediction * found["reward_error"]
                 self.optimizer.zero_grad()
                 loss.backward()
+                self.team.average_gradients(model.parameters())
                 for part in (model.policy, model.value):
                     if part is not None:
                         nn.utils.clip_grad_norm_(part.parameters(), training.gradient_clip)

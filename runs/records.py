@@ -35,6 +35,7 @@ def make_record(
     units: int,
     seconds: float,
     device: torch.device,
+    processes: int,
     commit: str | None,
 ) -> dict[str, Any]:
     """The record of a finished run; ``results`` has one entry a measured number."""
@@ -50,6 +51,7 @@ def make_record(
         **learner.details(),
         "device": device_name(device),
         "threads": torch.get_num_threads(),
+        "processes": processes,
         "versions": {
             "python": platform.python_version(),
             **{p: _version(p) for p in ("torch", "numpy", "gymnasium", "snail-suite")},

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from envs.trials import TrialVectorEnv
+from runs.team import ALONE, Team
 from snail.actor_critic import ActorCritic
 
 
@@ -30,15 +31,24 @@ class Trajectories:
 
 @torch.no_grad()
 def rollout(
-    agent: ActorCritic, env: TrialVectorEnv, generator: torch.Generator, tasks: Tensor | None = None
+    agent: ActorCritic,
+    env: TrialVectorEnv,
+    generator: torch.Generator,
+    tasks: Tensor | None = None,
+    team: Team = ALONE,
 ) -> Trajectories:
     """Play one trial in every row of ``env`` with sampled actions, on new tasks or on the given ones.
 
     The agent streams: each step costs the same convolution work, however long the trial already is.
+
+    Of a team, each process plays its own rows, and gets their trajectories. It draws the tasks and the randomness of
+    all, so that they stay the same in all processes, and does just anything in the rows of the others: what one row
+    does cannot change what another sees.
     """
     observation, _ = env.reset(options=None if tasks is None else {"tasks": tasks})
-    B, T, device = env.num_envs, env.horizon, env.device
-    x = agent.first_input(observation)  # (B, C)
+    T, device = env.horizon, env.device
+    x = agent.first_input(team.rows(observation))  # (B, C)
+    B = len(x)
     cache = agent.init_cache(B, T)
     # time-major, as the convolutions read it
     inputs = x.new_empty(T, B, x.shape[1])
@@ -48,12 +58,13 @@ def rollout(
         logits, cache = agent.act(x, cache, in_place=True)  # (B, A)
         log_p = logits.log_softmax(-1)
         # the largest of p / Exp(1) is a draw from p, and needs no copy to the host
-        noise = torch.empty_like(log_p).exponential_(generator=generator)
-        action = (log_p.exp() / noise).argmax(-1)  # (B,)
+        noise = log_p.new_empty(env.num_envs, log_p.shape[1]).exponential_(generator=generator)
+        action = (log_p.exp() / team.rows(noise)).argmax(-1)  # (B,)
         inputs[t], actions[t] = x, action
         log_probs[t] = log_p.gather(-1, action[:, None])[:, 0]
-        observation, rewards[t], _, _, info = env.step(action)
-        x = agent.encode(observation, action, rewards[t], info["episode_end"])
+        observation, reward, _, _, info = env.step(team.spread(action))
+        rewards[t] = team.rows(reward)
+        x = agent.encode(team.rows(observation), action, rewards[t], team.rows(info["episode_end"]))
     return Trajectories(*(y.transpose(0, 1) for y in (inputs, actions, log_probs, rewards)))
 
 
@@ -61,7 +72,7 @@ Player = Callable[[], Trajectories]
 """Plays one trial in every row of an environment, on new tasks."""
 
 
-def player(agent: ActorCritic, env: TrialVectorEnv, generator: torch.Generator) -> Player:
+def player(agent: ActorCritic, env: TrialVectorEnv, generator: torch.Generator, team: Team = ALONE) -> Player:
     """What plays batch after batch: on a GPU a `RecordedRollout`, elsewhere `rollout` itself.
 
     Where recording is not possible, or does not give what the plain rollout gives, a warning says so and the plain
@@ -69,10 +80,10 @@ def player(agent: ActorCritic, env: TrialVectorEnv, generator: torch.Generator) 
     """
     if env.device.type == "cuda":
         try:
-            return RecordedRollout(agent, env, generator)
+            return RecordedRollout(agent, env, generator, team)
         except RuntimeError as e:
             warnings.warn(f"rollouts are not recorded as a CUDA graph, so they are slower: {e}", stacklevel=2)
-    return lambda: rollout(agent, env, generator)
+    return lambda: rollout(agent, env, generator, team=team)
 
 
 class RecordedRollout:
@@ -83,13 +94,13 @@ class RecordedRollout:
     end; weights are read where the optimiser writes them, and randomness goes on from where the generators are.
 
     Args:
-        agent, env, generator: as of `rollout`; env and generator on a GPU.
+        agent, env, generator, team: as of `rollout`; env and generator on a GPU.
 
     Raises:
         RuntimeError: if the rollout cannot be recorded, or what is replayed is not what the plain one plays.
     """
 
-    def __init__(self, agent: ActorCritic, env: TrialVectorEnv, generator: torch.Generator):
+    def __init__(self, agent: ActorCritic, env: TrialVectorEnv, generator: torch.Generator, team: Team = ALONE):
         generators = (generator, env.generator)
         before = [g.get_state() for g in generators]
 
@@ -98,7 +109,7 @@ class RecordedRollout:
                 g.set_state(state)
 
         try:
-            plain = self._record(agent, env, generator)
+            plain = self._record(agent, env, generator, team)
             rewind()
             again = self()
             if not (torch.equal(again.actions, plain.actions) and torch.equal(again.rewards, plain.rewards)):
@@ -106,18 +117,18 @@ class RecordedRollout:
         finally:
             rewind()  # whoever plays now begins where this found the randomness
 
-    def _record(self, agent: ActorCritic, env: TrialVectorEnv, generator: torch.Generator) -> Trajectories:
+    def _record(self, agent: ActorCritic, env: TrialVectorEnv, generator: torch.Generator, team: Team) -> Trajectories:
         """Record a rollout; returns what the plain one played just before."""
         stream = torch.cuda.Stream(env.device)
         stream.wait_stream(torch.cuda.current_stream(env.device))
         with torch.cuda.stream(stream):
-            plain = rollout(agent, env, generator)  # also what has to be set up once, before recording
+            plain = rollout(agent, env, generator, team=team)  # also what has to be set up once, before recording
         torch.cuda.current_stream(env.device).wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
         for g in (generator, env.generator):
             self._graph.register_generator_state(g)
         with torch.cuda.graph(self._graph, stream=stream):
-            self._trials = rollout(agent, env, generator)
+            self._trials = rollout(agent, env, generator, team=team)
         return plain
 
     def __call__(self) -> Trajectories:

@@ -19,6 +19,7 @@ from runs.looks import EpisodeLooks
 from runs.machine import Machine
 from runs.schedules import one_cycle
 from runs.tasks import FewShotTask
+from runs.team_layers import use_team_layers
 from snail.classifier import EncodedEpisodes, EpisodeModel
 from snail.selection import recording, score_function_loss
 
@@ -105,10 +106,11 @@ class FewShotLearner:
         seed: int,
         machine: Machine,
     ):
-        self.training, self.task, self.test, self.machine = training, task, test, machine
+        self.training, self.task, self.test, self.machine, self.team = training, task, test, machine, machine.team
         self.steps = training.steps
         self.validations = training.validations
         require_positive(steps=training.steps)
+        self.team.require_parts("batch_size", training.batch_size)
         if min(test.episodes, training.validation_episodes) < 2:
             raise ValueError(
                 f"an interval needs at least 2 episodes, got {test.episodes} for testing "
@@ -124,6 +126,9 @@ class FewShotLearner:
             model.check_queries(queries)
         embeds = type(model).encode is not EpisodeModel.encode
         self.class_weight, self.prototype_weight = training.class_loss * embeds, training.prototype_loss * embeds
+        if not embeds and any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules()):
+            self.team.require_alone("this agent's dropout is drawn episode by episode")
+        use_team_layers(model, self.team)
         self.model = model.to(machine.device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.class_head: nn.Module = nn.Identity()  # of the auxiliary task
@@ -165,12 +170,14 @@ class FewShotLearner:
         episodes = self.sampler.gather(indices).to(self.machine.device)
         self.trained.train()
         with self._autocast(), recording() as tape:
-            encoded = self.model.encode_episodes(self._augmented(episodes))
+            episodes = self._part(self._augmented(episodes))
+            encoded = self.model.encode_episodes(episodes)
             logits = self.model.predict(encoded)  # (B, Q, N)
         cost = F.cross_entropy(logits.transpose(1, 2), episodes.query_y, reduction="none")  # (B, Q)
         loss = cost.mean()
         total = loss + score_function_loss(tape, cost)
-        classes = torch.cat([indices.support, indices.query], dim=1) // self.sampler.per_class  # (B, S + Q)
+        images = self.team.rows(torch.cat([indices.support, indices.query], dim=1))  # (B, S + Q)
+        classes = images // self.sampler.per_class
         if self.class_weight:
             embedded = torch.cat([encoded.support_x, encoded.query_x], dim=1)  # (B, S + Q, E)
             class_logits = self.class_head(embedded.float())  # (B, S + Q, classes)
@@ -180,6 +187,7 @@ class FewShotLearner:
             total = total + self.prototype_weight * self._prototype_loss(encoded, episodes.query_y, classes)
         self.optimizer.zero_grad()
         total.backward()
+        self.team.average_gradients(self.trained.parameters())
         norm = torch.nn.utils.clip_grad_norm_(self.trained.parameters(), self.training.gradient_clip)
         self.optimizer.step()
         self.updates = step + 1
@@ -191,6 +199,9 @@ class FewShotLearner:
         ways = self.task.ways
         if self.training.prototype_pool == "episode":
             return F.cross_entropy(prototypical_logits(encoded, ways).flatten(0, 1), query_y.flatten())
+        parts = encoded.support_x.float(), encoded.support_y, encoded.query_x.float()
+        encoded = EncodedEpisodes(*map(self.team.gather, parts))
+        query_y, classes = self.team.gather(query_y), self.team.gather(classes)
         first = torch.arange(len(query_y), device=query_y.device)[:, None] * ways  # of an episode, among all
         return F.cross_entropy(pooled_prototypical_logits(encoded, classes, ways), (first + query_y).flatten())
 
@@ -199,6 +210,11 @@ class FewShotLearner:
             return self.training.augmentation(x.flatten(0, 1), self.generator).unflatten(0, x.shape[:2])
 
         return replace(episodes, support_x=change(episodes.support_x), query_x=change(episodes.query_x))
+
+    def _part(self, episodes: Episodes) -> Episodes:
+        """Those of this process."""
+        parts = episodes.support_x, episodes.support_y, episodes.query_x, episodes.query_y
+        return Episodes(*map(self.team.rows, parts))
 
     def units(self, step: int) -> int:
         """Training episodes in an update."""

@@ -18,11 +18,12 @@ from torch import Tensor
 from runs.catalogue import RunConfig
 from runs.deadline import Deadline
 from runs.errors import Interrupted, OutOfTime, RunError
-from runs.folder import RunFolder
+from runs.folder import RunFolder, WatchedFolder
 from runs.learner import Learner, Measurement
 from runs.machine import Machine
 from runs.progress import progress_bar
 from runs.records import git_commit, make_record
+from runs.team import Team
 from runs.tracking import Tracker, TrackerName, open_tracker
 
 
@@ -68,29 +69,43 @@ def train(
 
     An interrupted run resumed on the same CPU gives the same numbers as an uninterrupted one.
 
+    Of a team of processes, the first writes, prints and measures; the others only train.
+
     Returns:
-        The record.
+        The record; of the others in a team an empty one.
 
     Raises:
         Interrupted: after Ctrl-C or SIGTERM, with a checkpoint saved.
         OutOfTime: before the deadline, with a checkpoint saved.
         RunError: if the folder is taken, the data is missing or the loss is no number any more.
     """
+    team = machine.team
+    if not team.is_first:
+        folder, tracker, quiet = WatchedFolder(folder.path), "none", True
     commit = git_commit()  # of the code that runs, which may be edited meanwhile
-    with folder.lock():
-        if (record := folder.finished(config, resume=resume, overwrite=overwrite)) is not None:
-            print(f"{folder.path} is finished already")
+    with contextlib.ExitStack() as held:
+        with team.together():
+            held.enter_context(folder.lock())
+            record = folder.finished(config, resume=resume, overwrite=overwrite)
+        if record is not None:
+            if team.is_first:
+                print(f"{folder.path} is finished already")
             return record
-        learner = build_learner(config, machine)
-        folder.claim(config, overwrite=overwrite)
-        progress = Progress(device=machine.device.type)
-        if folder.checkpoint_path.exists():
-            progress = restore(learner, folder, config, machine)
-        folder.forget_metrics_after(progress.step)
-        mirror = open_tracker(tracker, folder.path, config, progress.run_id)
+        with team.together():
+            learner = build_learner(config, machine)
+        with team.together():
+            folder.claim(config, overwrite=overwrite)
+        with team.together():
+            progress = Progress(device=machine.device.type)
+            if folder.checkpoint_path.exists():
+                progress = restore(learner, folder, config, machine)
+            folder.forget_metrics_after(progress.step)
+            mirror = open_tracker(tracker, folder.path, config, progress.run_id)
         try:
             deadline = deadline or Deadline()
-            _run_steps(learner, config, folder, progress, mirror, quiet, deadline)
+            _run_steps(learner, config, folder, progress, mirror, quiet, team, deadline)
+            if not team.is_first:
+                return {}
             results = evaluate(learner, quiet, deadline)
             record = make_record(
                 config,
@@ -100,6 +115,7 @@ def train(
                 units=progress.units,
                 seconds=progress.seconds,
                 device=machine.device,
+                processes=team.size,
                 commit=commit,
             )
             folder.write_samples(results)
@@ -189,6 +205,7 @@ def _run_steps(
     progress: Progress,
     mirror: Tracker,
     quiet: bool,
+    team: Team,
     deadline: Deadline,
 ) -> None:
     """Updates from ``progress.step`` to the last, with everything that accompanies them."""
@@ -213,13 +230,15 @@ def _run_steps(
             progress.seconds = before + now - began
             last = progress.step == learner.steps
             look = progress.step in looks
-            late = deadline.near()
-            stopping = bool(stop)  # once: a request during what follows is met after the next update
-            save = bool(last or stopping or late or now - saved > CHECKPOINT_SECONDS)
-            if look or save or now - logged > LOG_SECONDS:
-                line = _summary(window, progress, learner, progress.units - units, now - logged)
+            # once: a request during what follows is met after the next update
+            late, stopping, save, log = team.any(
+                deadline.near(), bool(stop), now - saved > CHECKPOINT_SECONDS, now - logged > LOG_SECONDS
+            )
+            save = last or stopping or late or save
+            if look or save or log:
+                line = _summary(window, progress, learner, progress.units - units, now - logged, team)
                 _require_finite(line, learner, folder)
-                if look:
+                if look and team.is_first:
                     line |= learner.validate()
                     # a look at the validation tasks is no training
                     began += time.monotonic() - now
@@ -239,11 +258,11 @@ def _run_steps(
 
 
 def _summary(
-    window: dict[str, list[Tensor]], progress: Progress, learner: Learner, units: int, elapsed: float
+    window: dict[str, list[Tensor]], progress: Progress, learner: Learner, units: int, elapsed: float, team: Team
 ) -> dict[str, Any]:
     """One line of metrics: means over the updates since the last line, which processed ``units``."""
     rate = units / max(elapsed, 1e-9)
-    means = {name: torch.stack(values).mean().item() for name, values in window.items()}
+    means = team.mean({name: torch.stack(values).mean().item() for name, values in window.items()})
     throughput = f"{learner.unit.replace(' ', '_')}s_per_second"
     return {"step": progress.step, "seconds": round(progress.seconds, 3), throughput: round(rate, 1), **means}
 

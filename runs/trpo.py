@@ -73,6 +73,9 @@ class TRPOLearner(MetaRLLearner):
         if not 0 < training.fisher_part <= 1:
             raise ValueError(f"fisher_part must be above 0 and at most 1, got {training.fisher_part}")
         super().__init__(training, task, agent, test, seed, machine)
+        self._check_parts(training.minibatches)
+        if (trials := max(1, round(training.fisher_part * training.batch_size))) < self.team.size:
+            raise ValueError(f"fisher_part leaves too few trials for the processes, got {trials} and {self.team.size}")
         assert self.model.value is not None  # no shared trunk: fitting the value would move the policy
         self.value: nn.Module = self.model.value
         self.optimizer = torch.optim.Adam(self.value.parameters(), training.value_learning_rate, eps=1e-5, fused=True)
@@ -86,7 +89,7 @@ class TRPOLearner(MetaRLLearner):
         training, policy = self.training, self.model.policy
         parameters = list(policy.parameters())
         old = parameters_to_vector(parameters).detach()
-        pieces = order.chunk(training.minibatches)
+        pieces = [self.team.rows(piece) for piece in order.chunk(training.minibatches)]
         with torch.no_grad():
             old_logits = torch.cat([self._logits(batch.inputs[rows]) for rows in pieces])  # in the order of ``order``
 
@@ -95,10 +98,17 @@ class TRPOLearner(MetaRLLearner):
             log_ratio = log_probability(self._logits(batch.inputs[rows]), batch.actions[rows]) - batch.log_probs[rows]
             gain = (log_ratio.exp() * batch.advantages[rows]).sum() / batch.advantages.numel()
             gradient += parameters_to_vector(torch.autograd.grad(gain, parameters))
+        gradient = self.team.total(gradient)
 
         some = order[: max(1, round(training.fisher_part * len(order)))]
+        part = some[self.team.rank :: self.team.size]  # not always of equal size
+        weight = len(part) / len(some)
         with _twice_differentiable():
-            fisher = fisher_product(lambda: self._logits(batch.inputs[some]), parameters, training.damping)
+            product = fisher_product(lambda: self._logits(batch.inputs[part]), parameters, training.damping)
+
+            def fisher(vector: Tensor) -> Tensor:
+                return self.team.total(product(vector) * weight)
+
             direction = conjugate_gradient(fisher, gradient, training.cg_steps)
             curvature = direction @ fisher(direction)
         full = direction * (2 * training.max_kl / curvature.clamp(min=1e-12)).sqrt()
@@ -114,8 +124,8 @@ class TRPOLearner(MetaRLLearner):
                 gain += ((log_ratio.exp() - 1) * batch.advantages[rows]).sum()
                 kl += kl_divergence(before, logits).sum()
                 spread += entropy(logits).sum()
-            count = batch.advantages.numel()
-            return gain / count, kl / count, spread / count
+            gain, kl, spread = self.team.total(torch.stack([gain, kl, spread])) / batch.advantages.numel()
+            return gain, kl, spread
 
         scale = 1.0
         for _ in range(training.backtracks):
@@ -137,10 +147,12 @@ class TRPOLearner(MetaRLLearner):
             group["lr"] = training.value_learning_rate * left
         for _ in range(training.value_epochs):
             order = torch.randperm(len(batch.inputs), generator=self.generator, device=self.machine.device)
-            for rows in order.chunk(training.minibatches):
+            for minibatch in order.chunk(training.minibatches):
+                rows = self.team.rows(minibatch)
                 loss = 0.5 * (self.value(batch.inputs[rows])[..., 0] - batch.targets[rows]).square().mean()
                 self.optimizer.zero_grad()
                 loss.backward()
+                self.team.average_gradients(self.value.parameters())
                 nn.utils.clip_grad_norm_(self.value.parameters(), training.value_gradient_clip)
                 self.optimizer.step()
                 losses.append(loss.detach())

@@ -58,6 +58,7 @@ class Tuner:
     def __init__(
         self, training: Tuning, task: TrialTask, method: TrialMethod, test: TrialTest, seed: int, machine: Machine
     ):
+        machine.team.require_alone("classical methods are not trained by gradients")
         if training.trials < 0:
             raise ValueError(f"trials must not be negative, got {training.trials}")
         if test.trials < 2:

@@ -77,17 +77,19 @@ class Train(RunConfig):
         config = RunConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(RunConfig)})
         machine = Machine.named(self.device, self.data_root, self.threads)
         folder = RunFolder(run_path(self.results, config))
-        record = train(
-            config,
-            folder,
-            machine,
-            tracker=self.tracker,
-            resume=self.resume,
-            overwrite=self.overwrite,
-            deadline=Deadline(seconds, BEGAN),
-        )
-        print(describe(record))
-        print(f"record: {folder.result_path}")
+        with machine.in_team() as machine:
+            record = train(
+                config,
+                folder,
+                machine,
+                tracker=self.tracker,
+                resume=self.resume,
+                overwrite=self.overwrite,
+                deadline=Deadline(seconds, BEGAN),
+            )
+        if machine.team.is_first:
+            print(describe(record))
+            print(f"record: {folder.result_path}")
 
 
 @dataclass(frozen=True)
