@@ -7,7 +7,6 @@ import math
 import signal
 import time
 import uuid
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +23,7 @@ from runs.machine import Machine
 from runs.progress import progress_bar
 from runs.records import git_commit, make_record
 from runs.tracking import Tracker, TrackerName, open_tracker
+from runs.tracking.pictures import PICTURES_AFTER, draw_pictures
 
 
 @dataclass
@@ -35,9 +35,12 @@ class Progress:
     units: int = 0
     seconds: float = 0.0
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+    window: dict[str, list[Tensor]] = field(default_factory=dict)
+    """Scalars of the updates since the last line of metrics, which is of their means."""
 
 
-LOG_SECONDS = 2.0
+LOGGED_STEPS = 1000  # lines of metrics in a run, besides those of looks at the validation tasks
+SHOW_SECONDS = 2.0  # from one refreshed progress bar to the next
 CHECKPOINT_SECONDS = 60.0
 
 
@@ -87,7 +90,7 @@ def train(
         if folder.checkpoint_path.exists():
             progress = restore(learner, folder, config, machine)
         folder.forget_metrics_after(progress.step)
-        mirror = open_tracker(tracker, folder.path, config, progress.run_id)
+        mirror = open_tracker(tracker, folder.path, progress.run_id)
         try:
             deadline = deadline or Deadline()
             _run_steps(learner, config, folder, progress, mirror, quiet, deadline)
@@ -104,7 +107,8 @@ def train(
             )
             folder.write_samples(results)
             folder.write_result(record)
-            mirror.log(progress.step, {f"test/{m.name}": m.mean for m in results})
+            if mirror and progress.seconds >= PICTURES_AFTER:
+                draw_pictures(folder, learner)
         except KeyboardInterrupt as e:
             raise Interrupted("stopped; go on with --resume") from e
         finally:
@@ -191,11 +195,14 @@ def _run_steps(
     quiet: bool,
     deadline: Deadline,
 ) -> None:
-    """Updates from ``progress.step`` to the last, with everything that accompanies them."""
+    """Updates from ``progress.step`` to the last, with everything that accompanies them.
+
+    Which updates are logged depends on nothing but their number, so that an interrupted run logs the same.
+    """
     looks = {learner.steps * (i + 1) // learner.validations for i in range(learner.validations)}
-    window: defaultdict[str, list[Tensor]] = defaultdict(list)
+    every = math.ceil(learner.steps / LOGGED_STEPS)
     before = progress.seconds
-    logged = saved = began = time.monotonic()
+    logged = shown = saved = began = time.monotonic()
     units = progress.units
     label = f"{config.experiment} {config.agent}"
     deadline.begin()
@@ -205,7 +212,7 @@ def _run_steps(
     ):
         while progress.step < learner.steps:
             for name, value in learner.update(progress.step).items():
-                window[name].append(value)
+                progress.window.setdefault(name, []).append(value)
             progress.units += learner.units(progress.step)
             progress.step += 1
             bar.update()
@@ -216,18 +223,21 @@ def _run_steps(
             late = deadline.near()
             stopping = bool(stop)  # once: a request during what follows is met after the next update
             save = bool(last or stopping or late or now - saved > CHECKPOINT_SECONDS)
-            if look or save or now - logged > LOG_SECONDS:
-                line = _summary(window, progress, learner, progress.units - units, now - logged)
+            due = last or look or progress.step % every == 0
+            if due or save or now - shown > SHOW_SECONDS:
+                line = _summary(progress, learner, progress.units - units, now - logged)
                 _require_finite(line, learner, folder)
                 if look:
                     line |= learner.validate()
                     # a look at the validation tasks is no training
                     began += time.monotonic() - now
-                folder.append_metrics(line)
-                mirror.log(progress.step, {k: v for k, v in line.items() if k != "step"})
                 bar.set_postfix_str(_postfix(line, learner.unit), refresh=False)
-                window.clear()
-                logged, units = time.monotonic(), progress.units
+                shown = time.monotonic()
+                if due:
+                    folder.append_metrics(line)
+                    mirror.wake()
+                    progress.window.clear()
+                    logged, units = shown, progress.units
             if save:
                 folder.save_checkpoint(config, vars(progress), _state(learner, progress))
                 saved = time.monotonic()
@@ -238,12 +248,11 @@ def _run_steps(
                 raise OutOfTime(f"the time budget ends {done}; go on with --resume")
 
 
-def _summary(
-    window: dict[str, list[Tensor]], progress: Progress, learner: Learner, units: int, elapsed: float
-) -> dict[str, Any]:
+def _summary(progress: Progress, learner: Learner, units: int, elapsed: float) -> dict[str, Any]:
     """One line of metrics: means over the updates since the last line, which processed ``units``."""
     rate = units / max(elapsed, 1e-9)
-    means = {name: torch.stack(values).mean().item() for name, values in window.items()}
+    # of those that come from a checkpoint the device is the host
+    means = {n: torch.stack([x.to(xs[-1].device) for x in xs]).mean().item() for n, xs in progress.window.items()}
     throughput = f"{learner.unit.replace(' ', '_')}s_per_second"
     return {"step": progress.step, "seconds": round(progress.seconds, 3), throughput: round(rate, 1), **means}
 

@@ -14,6 +14,7 @@ from runs.commands.bench import Bench
 from runs.commands.data import Data
 from runs.commands.listing import List
 from runs.commands.tables import PrintTable
+from runs.commands.track import Track
 from runs.commands.training import Evaluate, Train
 from runs.demo import Demo
 from runs.errors import RunError
@@ -24,6 +25,7 @@ VERBS: dict[str, Any] = {
     "evaluate": Evaluate,
     "attention": Attention,
     "table": PrintTable,
+    "track": Track,
     "data": Data,
     "bench": Bench,
     "demo": Demo,
