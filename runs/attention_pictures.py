@@ -7,11 +7,12 @@ import html
 import io
 from pathlib import Path
 from textwrap import wrap
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
+from runs.catalogue import RunConfig
 from runs.errors import RunError
 from runs.folder import writing
 from runs.looks import EpisodeLooks, Looks, TrialLooks
@@ -20,7 +21,17 @@ Picture = tuple[str, str, Any]
 """Name of the file, what it shows, and the figure."""
 
 
-def draw(looks: Looks, title: str, folder: Path) -> list[Path]:
+def title(config: RunConfig) -> str:
+    """What stands above the pictures of a run."""
+    return f"{config.experiment} {config.agent}, {config.budget} budget, seed {config.seed}"
+
+
+def attends(looks: Looks | None) -> TypeGuard[Looks]:
+    """Whether there is anything to draw."""
+    return looks is not None and bool(looks.layers or (isinstance(looks, EpisodeLooks) and looks.glimpses))
+
+
+def draw(looks: Looks | None, title: str, folder: Path) -> list[Path]:
     """Draw into the folder: a PNG for each layer that attends, and ``attention.html`` with all of them.
 
     Returns:
@@ -29,7 +40,7 @@ def draw(looks: Looks, title: str, folder: Path) -> list[Path]:
     Raises:
         RunError: if nothing in the model attends, matplotlib is not installed or the folder cannot be written.
     """
-    if not looks.layers and not (isinstance(looks, EpisodeLooks) and looks.glimpses):
+    if not attends(looks):
         raise RunError(f"{title}: nothing in this model attends; try a run of snail or of transformer")
     try:
         import matplotlib  # noqa: F401

@@ -39,7 +39,8 @@ class Demo:
     overwrite: bool = False
     """Run again what is finished."""
     tracker: TrackerName = "auto"
-    """Mirror of the metrics: wandb, none, or auto (wandb if installed; offline unless you have logged in)."""
+    """Mirror of the metrics: wandb (offline unless you have logged in), trackio (on this machine), both, none; auto:
+    wandb if installed."""
 
     def _train(self, config: RunConfig, folder: RunFolder, machine: Machine) -> dict[str, Any]:
         return train(config, folder, machine, tracker=self.tracker, resume=not self.overwrite, overwrite=self.overwrite)

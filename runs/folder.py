@@ -1,10 +1,12 @@
 """A run's folder: its configuration, its metrics, its checkpoint and, once it is finished, its record.
 
 config.json     what decides the run's numbers
-metrics.jsonl   one line a logged step: the truth that trackers mirror
+metrics.jsonl   one line a logged step, at most some thousand: the truth that trackers mirror
 checkpoint.pt   weights, optimiser and randomness, for an exact continuation; configuration inside
 result.json     the record of a finished run
 samples.npz     what its means are of, in the order of the test tasks: float32 arrays, for paired comparisons
+mirror-X.json   how far the tracker X has mirrored it, and under which id; wandb/ is what wandb keeps of it offline
+curve.png       its learning curve, drawn for a tracker; attention/ what it attends to, also by `snail attention`
 """
 
 from __future__ import annotations
@@ -52,6 +54,8 @@ class RunFolder:
         self.checkpoint_path = path / "checkpoint.pt"
         self.result_path = path / "result.json"
         self.samples_path = path / SAMPLES
+        self.curve_path = path / "curve.png"
+        self.attention_path = path / "attention"
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -101,8 +105,13 @@ class RunFolder:
 
     def claim(self, config: RunConfig, *, overwrite: bool) -> None:
         """Make the folder that of a run with this configuration; with ``overwrite`` what it holds is thrown away."""
-        if overwrite:
-            self._clear()
+        try:
+            if overwrite:
+                self._clear()
+            for left in self.path.rglob(".*.part"):  # of a file that was being written when the run was killed
+                left.unlink(missing_ok=True)
+        except OSError as e:
+            raise _unwritable(self.path, e) from e
         with writing(self.config_path) as file:
             file.write(to_json(config).encode())
 
@@ -116,7 +125,12 @@ class RunFolder:
 
     def result(self) -> dict[str, Any] | None:
         """The record of the finished run, or None."""
-        return self._json(self.result_path) if self.result_path.exists() else None
+        if not self.result_path.exists():
+            return None
+        record = self._json(self.result_path)
+        if not isinstance(record, dict) or "results" not in record:
+            raise _damaged(self.result_path)
+        return record
 
     def write_result(self, record: dict[str, Any]) -> None:
         """Finish the run."""
@@ -140,12 +154,12 @@ class RunFolder:
         """All logged steps. A last line that was cut short by a crash is left out."""
         if not self.metrics_path.exists():
             return []
-        lines = self.metrics_path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = self.metrics_path.read_bytes().removesuffix(b"\n").split(b"\n")
         found = []
         for number, line in enumerate(lines, 1):
             try:
-                found.append(json.loads(line))
-            except json.JSONDecodeError as e:
+                found.append(_logged(line))
+            except ValueError as e:
                 if number < len(lines):
                     raise RunError(f"{self.metrics_path} is damaged in line {number}; remove that line") from e
         return found
@@ -189,9 +203,10 @@ class RunFolder:
 
     def _clear(self) -> None:
         kept = (self.result_path, self.samples_path, self.checkpoint_path, self.metrics_path, self.config_path)
-        for path in kept:
+        for path in (*kept, self.curve_path, *self.path.glob("mirror-*.json")):
             path.unlink(missing_ok=True)
-        shutil.rmtree(self.path / "wandb", ignore_errors=True)
+        for folder in ("wandb", "attention"):
+            shutil.rmtree(self.path / folder, ignore_errors=True)
 
     def _remove_if_empty(self) -> None:
         """Leave nothing behind of a run that never began: its folder, and those around it that hold nothing else."""
@@ -207,7 +222,7 @@ class RunFolder:
         except FileNotFoundError as e:
             raise RunError(f"there is no {path.name} in {self.path}; is it the folder of a run?") from e
         except (json.JSONDecodeError, UnicodeDecodeError) as e:
-            raise RunError(f"{path} is damaged; remove the folder, or repair the file") from e
+            raise _damaged(path) from e
 
 
 class WatchedFolder(RunFolder):
@@ -251,6 +266,17 @@ def write_json(path: Path, data: Any) -> None:
     """Write indented JSON as a whole or not at all."""
     with writing(path) as file:
         file.write((json.dumps(data, indent=2) + "\n").encode())
+
+
+def _logged(line: bytes) -> dict[str, Any]:
+    found = json.loads(line)
+    if not isinstance(found, dict) or not isinstance(found.get("step"), int):
+        raise ValueError("no logged step")
+    return found
+
+
+def _damaged(path: Path) -> RunError:
+    return RunError(f"{path} is damaged; remove that file alone, and --resume goes on from what the folder still holds")
 
 
 def _unwritable(path: Path, error: OSError) -> RunError:

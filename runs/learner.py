@@ -26,7 +26,12 @@ class Measurement:
     @property
     def name(self) -> str:
         """``metric``, with the shots where there are any."""
-        return self.metric if self.shots is None else f"{self.metric}_{self.shots}shot"
+        return self.name_of(self.metric, self.shots)
+
+    @staticmethod
+    def name_of(metric: str, shots: int | None) -> str:
+        """What a number is called in `samples.npz` and in comparisons."""
+        return metric if shots is None else f"{metric}_{shots}shot"
 
     def record(self) -> dict[str, Any]:
         """What a record says of it."""

@@ -140,7 +140,7 @@ class Result:
     @property
     def name(self) -> str:
         """``metric``, with the shots where there are any."""
-        return self.metric if self.shots is None else f"{self.metric}_{self.shots}shot"
+        return Measurement.name_of(self.metric, self.shots)
 
     def samples(self) -> np.ndarray | None:
         """The samples (n,) that the mean is of, in the order of the task set; None if they were not kept."""

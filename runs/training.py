@@ -7,7 +7,6 @@ import math
 import signal
 import time
 import uuid
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +24,7 @@ from runs.progress import progress_bar
 from runs.records import git_commit, make_record
 from runs.team import Team
 from runs.tracking import Tracker, TrackerName, open_tracker
+from runs.tracking.pictures import PICTURES_AFTER, draw_pictures
 
 
 @dataclass
@@ -36,9 +36,12 @@ class Progress:
     units: int = 0
     seconds: float = 0.0
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+    window: dict[str, list[Tensor]] = field(default_factory=dict)
+    """Scalars of the updates since the last line of metrics, which is of their means."""
 
 
-LOG_SECONDS = 2.0
+LOGGED_STEPS = 1000  # lines of metrics in a run, besides those of looks at the validation tasks
+SHOW_SECONDS = 2.0  # from one refreshed progress bar to the next
 CHECKPOINT_SECONDS = 60.0
 
 
@@ -100,7 +103,7 @@ def train(
             if folder.checkpoint_path.exists():
                 progress = restore(learner, folder, config, machine)
             folder.forget_metrics_after(progress.step)
-            mirror = open_tracker(tracker, folder.path, config, progress.run_id)
+            mirror = open_tracker(tracker, folder.path, progress.run_id)
         try:
             deadline = deadline or Deadline()
             _run_steps(learner, config, folder, progress, mirror, quiet, team, deadline)
@@ -120,7 +123,8 @@ def train(
             )
             folder.write_samples(results)
             folder.write_result(record)
-            mirror.log(progress.step, {f"test/{m.name}": m.mean for m in results})
+            if mirror and progress.seconds >= PICTURES_AFTER:
+                draw_pictures(folder, learner)
         except KeyboardInterrupt as e:
             raise Interrupted("stopped; go on with --resume") from e
         finally:
@@ -208,11 +212,14 @@ def _run_steps(
     team: Team,
     deadline: Deadline,
 ) -> None:
-    """Updates from ``progress.step`` to the last, with everything that accompanies them."""
+    """Updates from ``progress.step`` to the last, with everything that accompanies them.
+
+    Which updates are logged depends on nothing but their number, so that an interrupted run logs the same.
+    """
     looks = {learner.steps * (i + 1) // learner.validations for i in range(learner.validations)}
-    window: defaultdict[str, list[Tensor]] = defaultdict(list)
+    every = math.ceil(learner.steps / LOGGED_STEPS)
     before = progress.seconds
-    logged = saved = began = time.monotonic()
+    logged = shown = saved = began = time.monotonic()
     units = progress.units
     label = f"{config.experiment} {config.agent}"
     deadline.begin()
@@ -222,7 +229,7 @@ def _run_steps(
     ):
         while progress.step < learner.steps:
             for name, value in learner.update(progress.step).items():
-                window[name].append(value)
+                progress.window.setdefault(name, []).append(value)
             progress.units += learner.units(progress.step)
             progress.step += 1
             bar.update()
@@ -231,23 +238,27 @@ def _run_steps(
             last = progress.step == learner.steps
             look = progress.step in looks
             # once: a request during what follows is met after the next update
-            late, stopping, save, log = team.any(
-                deadline.near(), bool(stop), now - saved > CHECKPOINT_SECONDS, now - logged > LOG_SECONDS
+            late, stopping, save, show = team.any(
+                deadline.near(), bool(stop), now - saved > CHECKPOINT_SECONDS, now - shown > SHOW_SECONDS
             )
             save = last or stopping or late or save
-            if look or save or log:
-                line = _summary(window, progress, learner, progress.units - units, now - logged, team)
+            due = last or look or progress.step % every == 0
+            if due or save or show:
+                line = _summary(progress, learner, progress.units - units, now - logged, team)
                 _require_finite(line, learner, folder)
                 if look and team.is_first:
                     line |= learner.validate()
                     # a look at the validation tasks is no training
                     began += time.monotonic() - now
-                folder.append_metrics(line)
-                mirror.log(progress.step, {k: v for k, v in line.items() if k != "step"})
                 bar.set_postfix_str(_postfix(line, learner.unit), refresh=False)
-                window.clear()
-                logged, units = time.monotonic(), progress.units
+                shown = time.monotonic()
+                if due:
+                    folder.append_metrics(line)
+                    mirror.wake()
+                    progress.window.clear()
+                    logged, units = shown, progress.units
             if save:
+                progress.window = {n: [team.total(x) / team.size for x in xs] for n, xs in progress.window.items()}
                 folder.save_checkpoint(config, vars(progress), _state(learner, progress))
                 saved = time.monotonic()
             done = f"after update {progress.step} of {learner.steps}"
@@ -257,12 +268,12 @@ def _run_steps(
                 raise OutOfTime(f"the time budget ends {done}; go on with --resume")
 
 
-def _summary(
-    window: dict[str, list[Tensor]], progress: Progress, learner: Learner, units: int, elapsed: float, team: Team
-) -> dict[str, Any]:
+def _summary(progress: Progress, learner: Learner, units: int, elapsed: float, team: Team) -> dict[str, Any]:
     """One line of metrics: means over the updates since the last line, which processed ``units``."""
     rate = units / max(elapsed, 1e-9)
-    means = team.mean({name: torch.stack(values).mean().item() for name, values in window.items()})
+    # of those that come from a checkpoint the device is the host
+    means = {n: torch.stack([x.to(xs[-1].device) for x in xs]).mean().item() for n, xs in progress.window.items()}
+    means = team.mean(means)
     throughput = f"{learner.unit.replace(' ', '_')}s_per_second"
     return {"step": progress.step, "seconds": round(progress.seconds, 3), throughput: round(rate, 1), **means}
 

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "runs": {"snail", "envs", "baselines"},
 }
 OURS = {*MAY_IMPORT, "tests"}
-OPTIONAL = ("wandb", "matplotlib", "mpl_toolkits", "PIL", "learn2learn", "torchvision", "gym")
+OPTIONAL = ("wandb", "trackio", "matplotlib", "mpl_toolkits", "PIL", "learn2learn", "torchvision", "gym")
 
 
 def imported(source: str, package: str = "") -> set[str]:

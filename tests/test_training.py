@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib.machinery
-import importlib.util
 import json
 import math
 import os
@@ -14,92 +12,44 @@ import signal
 import subprocess
 import sys
 import threading
-import types
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tiny_runs import (
+    BANDIT,
+    CPU,
+    FEWSHOT,
+    LOOPS,
+    STEPS,
+    assert_same_run,
+    go,
+    quicken,
+    saved_state,
+    untimed_metrics,
+)
 
 import runs.meta_rl
 import runs.tasks
 import runs.tracking
 import runs.training
-from envs.augmentation import Augmentation
-from envs.fewshot import ImageClasses
-from runs.agents import GRUConfig, SNAILConfig
-from runs.catalogue import RunConfig
+from runs.agents import SNAILConfig
 from runs.config import to_dict, to_json
 from runs.deadline import Deadline
 from runs.errors import Interrupted, OutOfTime, RunError
 from runs.folder import RunFolder
-from runs.machine import Machine
 from runs.meta_rl import TrialTest
-from runs.ppo import PPOLearner, PPOTraining
+from runs.ppo import PPOLearner
 from runs.records import SAMPLES, read_results, read_samples
-from runs.supervised import FewShotLearner, FewShotTest, SupervisedTraining
-from runs.tasks import BanditTask, FewShotTask
+from runs.supervised import FewShotLearner, FewShotTest
 from runs.training import build_learner, evaluate, load_model, train
-from runs.trpo import TRPOLearner, TRPOTraining
-
-CPU = Machine(torch.device("cpu"))
-STEPS = 6
-BANDIT = RunConfig(
-    "bandit/n10-k5",
-    "gru",
-    "smoke",
-    1,
-    BanditTask(arms=3, pulls=4),
-    GRUConfig(hidden_size=8),
-    PPOTraining(STEPS, batch_size=32, epochs=2, minibatches=2, curriculum=0.5, curriculum_episodes=2),
-    TrialTest(trials=100),
-)
-TRPO = replace(
-    BANDIT, training=TRPOTraining(STEPS, batch_size=32, minibatches=2, curriculum=0.5, curriculum_episodes=2)
-)
-FEWSHOT = RunConfig(
-    "glyphs/5way",
-    "gru",
-    "smoke",
-    1,
-    FewShotTask("glyphs", ways=2, shots=(1, 2), test_shots=(1, 2)),
-    GRUConfig(hidden_size=8),
-    SupervisedTraining(
-        STEPS,
-        batch_size=2,
-        queries=2,
-        class_loss=0.5,
-        prototype_loss=0.5,
-        augmentation=Augmentation(shift=1),
-        validation_episodes=4,
-        validations=2,
-    ),
-    FewShotTest(episodes=10, queries=3),
-)
-LOOPS = {"bandit": (BANDIT, PPOLearner), "trpo": (TRPO, TRPOLearner), "few-shot": (FEWSHOT, FewShotLearner)}
-
-
-def few_classes(name: str, split: str, **options: Any) -> ImageClasses:
-    """A data set that needs no drawing, no download and no time."""
-    generator = torch.Generator().manual_seed(("train", "val", "test").index(split))
-    return ImageClasses(torch.randint(0, 256, (4, 5, 1, 28, 28), generator=generator, dtype=torch.uint8), name, split)
-
-
-def quicken(patch: pytest.MonkeyPatch) -> None:
-    """Metrics and a checkpoint at every step, and small data."""
-    patch.setattr(runs.training, "LOG_SECONDS", -1.0)
-    patch.setattr(runs.training, "CHECKPOINT_SECONDS", -1.0)
-    patch.setattr(runs.tasks, "load_classes", few_classes)
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     quicken(monkeypatch)
-
-
-def go(config: RunConfig, path: Path, tracker: str = "none", **options: Any) -> dict[str, Any]:
-    return train(config, RunFolder(path), CPU, tracker=tracker, quiet=True, **options)
 
 
 @pytest.fixture(scope="module")
@@ -116,42 +66,6 @@ def finished(tmp_path_factory) -> dict[str, Path]:
 
 def contents(path: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in path.iterdir() if p.is_file()}
-
-
-def saved_state(path: Path) -> dict[str, Any]:
-    return torch.load(path / "checkpoint.pt", weights_only=True)
-
-
-def assert_identical(a: Any, b: Any, where: str = "") -> None:
-    """Equal to the last bit, tensors included."""
-    assert type(a) is type(b), where
-    if isinstance(a, torch.Tensor):
-        assert a.dtype == b.dtype and torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert list(a) == list(b), where
-        for key in a:
-            assert_identical(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_identical(x, y, f"{where}[{i}]")
-    else:
-        assert a == b, where
-
-
-def untimed_metrics(path: Path) -> list[dict[str, float]]:
-    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "seconds" and not k.endswith("_per_second")} for line in lines]
-
-
-def assert_same_run(path: Path, whole: Path) -> None:
-    """Weights, optimiser, randomness, metrics and results are those of the uninterrupted run."""
-    state, expected = saved_state(path), saved_state(whole)
-    assert state["progress"]["step"] == expected["progress"]["step"] == STEPS
-    assert_identical(state["learner"], expected["learner"])
-    assert untimed_metrics(path) == untimed_metrics(whole)
-    results = [json.loads((p / "result.json").read_text())["results"] for p in (path, whole)]
-    assert results[0] == results[1]
 
 
 # ----- what a finished run leaves
@@ -347,6 +261,44 @@ def test_stopped_again_and_again(finished, tmp_path):
     assert_same_run(tmp_path, finished["bandit"])
 
 
+@pytest.mark.parametrize("loop", LOOPS)
+def test_stopped_between_two_lines_of_metrics(loop, tmp_path, monkeypatch):
+    """The next line is of all updates since the last one, also of those before the stop."""
+    config, learner = LOOPS[loop]
+    monkeypatch.setattr(runs.training, "LOGGED_STEPS", 2)
+    go(config, tmp_path / "whole")
+    assert [line["step"] for line in untimed_metrics(tmp_path / "whole")] == [3, 6]
+    for step in (0, 1, 3):
+        with pytest.MonkeyPatch.context() as patch:
+            at_step(patch, learner, step, lambda: signal.raise_signal(signal.SIGINT))
+            with pytest.raises(Interrupted, match=f"after update {step + 1} of"):
+                go(config, tmp_path / "stopped", resume=True)
+    go(config, tmp_path / "stopped", resume=True)
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("lines", "steps"), [(2, 7), (3, 7), (4, 7), (7, 7), (1000, 7)])
+def test_logged_are_some_updates_the_looks_and_the_last(tmp_path, monkeypatch, lines, steps):
+    monkeypatch.setattr(runs.training, "LOGGED_STEPS", lines)
+    config = replace(FEWSHOT, training=replace(FEWSHOT.training, steps=steps))
+    go(config, tmp_path)
+    every = math.ceil(steps / lines)
+    expected = sorted({*range(every, steps + 1, every), 3, 7})
+    assert [line["step"] for line in untimed_metrics(tmp_path)] == expected
+
+
+def test_a_checkpoint_of_before_there_were_windows_goes_on(finished, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        at_step(patch, PPOLearner, 2, lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(Interrupted):
+            go(BANDIT, tmp_path)
+    state = saved_state(tmp_path)
+    assert state["progress"].pop("window") == {}
+    torch.save(state, tmp_path / "checkpoint.pt")
+    go(BANDIT, tmp_path, resume=True)
+    assert_same_run(tmp_path, finished["bandit"])
+
+
 def test_stopped_by_its_deadline_again_and_again(finished, tmp_path):
     """A time budget costs no number: at least one update is made each time, and nothing is lost between."""
     for done in (1, 2, 3):
@@ -432,7 +384,7 @@ from runs.folder import RunFolder
 from runs.machine import Machine
 import json
 
-runs.training.LOG_SECONDS = runs.training.CHECKPOINT_SECONDS = -1.0
+runs.training.CHECKPOINT_SECONDS = -1.0
 save, calls = torch.save, []
 
 def save_or_die(state, file):
@@ -704,7 +656,8 @@ def all_finite(path: Path) -> bool:
 
 def test_a_checkpoint_is_due_when_no_metrics_are(tmp_path, monkeypatch):
     """What is saved between two lines of metrics is checked as well."""
-    monkeypatch.setattr(runs.training, "LOG_SECONDS", 1e9)
+    monkeypatch.setattr(runs.training, "LOGGED_STEPS", 1)
+    monkeypatch.setattr(runs.training, "SHOW_SECONDS", 1e9)
     poison(monkeypatch, 2, "weights")
     with pytest.raises(RunError, match="learning-rate"):
         go(BANDIT, tmp_path)
@@ -772,146 +725,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         go(BANDIT, tmp_path / "file" / "run")
 
 
-# ----- trackers
-
-
-class FakeWandb(types.ModuleType):
-    """Stands in for the real one: takes what is logged, or fails where it is told to."""
-
-    def __init__(self, fails: str = ""):
-        super().__init__("wandb")
-        self.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
-        self.fails, self.arguments, self.logged, self.finished = fails, {}, [], False
-
-    def Settings(self, **options: Any) -> dict[str, Any]:
-        return options
-
-    def init(self, **arguments: Any) -> FakeWandb:
-        if self.fails == "init":
-            raise RuntimeError("no route to host")
-        self.arguments = arguments
-        return self
-
-    def log(self, metrics: dict[str, Any], step: int) -> None:
-        if self.fails == "log" and step == 3:
-            raise OSError("the disk is full")
-        self.logged.append((step, metrics))
-
-    def finish(self) -> None:
-        if self.fails == "finish":
-            raise RuntimeError("upload failed")
-        self.finished = True
-
-
-@pytest.fixture
-def fake_wandb(monkeypatch):
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-
-    def install(fails: str = "") -> FakeWandb:
-        fake = FakeWandb(fails)
-        monkeypatch.setitem(sys.modules, "wandb", fake)
-        return fake
-
-    return install
-
-
-@pytest.fixture
-def no_wandb(monkeypatch):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "wandb" else find(name, *a))
-    monkeypatch.setitem(sys.modules, "wandb", None)  # an import now fails
-
-
-@pytest.mark.parametrize("tracker", ["none", "auto"])
-def test_runs_without_wandb(finished, no_wandb, tracker, tmp_path):
-    go(BANDIT, tmp_path, tracker)
-    assert_same_run(tmp_path, finished["bandit"])
-
-
-def test_wandb_that_is_asked_for_and_missing_is_an_error(no_wandb, tmp_path):
-    with pytest.raises(RunError, match=r"wandb is not installed; run: pip install 'snail-suite\[track\]'"):
-        go(BANDIT, tmp_path, "wandb")
-
-
-def test_none_mirrors_nothing(fake_wandb, tmp_path):
-    fake = fake_wandb()
-    go(BANDIT, tmp_path, "none")
-    assert fake.arguments == {} and fake.logged == []
-
-
-@pytest.mark.parametrize("tracker", ["wandb", "auto"])
-def test_wandb_mirrors_the_metrics(fake_wandb, tracker, tmp_path):
-    fake = fake_wandb()
-    record = go(BANDIT, tmp_path, tracker)
-    lines = RunFolder(tmp_path).metrics()
-    mirrored = [{"step": step, **metrics} for step, metrics in fake.logged]
-    assert mirrored[:-1] == lines
-    assert mirrored[-1] == {"step": STEPS, "test/return": record["results"][0]["mean"]}
-    assert fake.finished and fake.arguments["config"] == to_dict(BANDIT)
-    assert Path(fake.arguments["dir"]) == tmp_path
-    assert fake.arguments["id"] == saved_state(tmp_path)["progress"]["run_id"]
-
-
-@pytest.mark.parametrize("fails", ["init", "log", "finish"])
-def test_a_failing_mirror_costs_one_warning(finished, fake_wandb, fails, tmp_path, capsys):
-    fake_wandb(fails)
-    go(BANDIT, tmp_path, "wandb")
-    assert_same_run(tmp_path, finished["bandit"])
-    warnings = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
-    assert len(warnings) == 1 and warnings[0].startswith("warning: wandb")
-
-
-def test_a_hanging_mirror_holds_nothing_up(finished, fake_wandb, tmp_path, monkeypatch):
-    fake, release = fake_wandb(), threading.Event()
-    monkeypatch.setattr(runs.tracking, "PATIENCE", 0.05)
-    monkeypatch.setattr(fake, "log", lambda *_, **__: release.wait(60), raising=False)
-    go(BANDIT, tmp_path, "wandb")
-    assert not fake.finished  # it hangs still
-    assert_same_run(tmp_path, finished["bandit"])
-    release.set()
-
-
-def netrc(home: Path, machine: str) -> None:
-    (home / ".netrc").write_text(f"machine {machine}\n login user\n password secret\n")
-    (home / ".netrc").chmod(0o600)
-
-
-@pytest.mark.parametrize(
-    "environment, machine, mode",
-    [
-        ({}, None, "offline"),
-        ({"WANDB_API_KEY": "k"}, None, "online"),
-        ({"WANDB_MODE": "offline", "WANDB_API_KEY": "k"}, "api.wandb.ai", "offline"),
-        ({"WANDB_MODE": "disabled"}, None, "disabled"),
-        ({}, "api.wandb.ai", "online"),
-        ({}, "example.org", "offline"),
-        ({"WANDB_BASE_URL": "https://wandb.example.org/"}, "wandb.example.org", "online"),
-        ({"WANDB_BASE_URL": "https://wandb.example.org"}, "api.wandb.ai", "offline"),
-    ],
-)
-def test_wandb_goes_online_only_for_who_has_logged_in(fake_wandb, environment, machine, mode, tmp_path, monkeypatch):
-    fake = fake_wandb()
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    if machine:
-        netrc(tmp_path, machine)
-    go(replace(BANDIT, training=replace(BANDIT.training, steps=1)), tmp_path / "run", "wandb")
-    assert fake.arguments["mode"] == mode
-
-
-def test_wandb_offline_leaves_its_folder(tmp_path, monkeypatch):
-    pytest.importorskip("wandb")
-    monkeypatch.setattr(runs.tracking, "PATIENCE", 120.0)  # however busy the machine
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    for name in ("CACHE", "CONFIG", "DATA"):
-        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "home" / name))
-    go(BANDIT, tmp_path / "run", "wandb")
-    run_id = saved_state(tmp_path / "run")["progress"]["run_id"]
-    (mirror,) = (tmp_path / "run" / "wandb").glob(f"offline-run-*-{run_id}")
-    assert (mirror / f"run-{run_id}.wandb").stat().st_size > 1000
+# ----- other machines and other processes
 
 
 def test_weights_from_another_device_can_be_tested_but_not_trained_on(tmp_path):

@@ -107,7 +107,6 @@ def test_too_few_trials_are_refused():
 
 @pytest.mark.parametrize("experiment", ["bandit/n10-k5", "mdp/n10"])
 def test_every_method_of_the_catalogue_is_measured(experiment, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs.training, "LOG_SECONDS", -1.0)
     e = find(experiment)
     methods = [agent for agent in e.agents if e.algorithms(agent) == ("tuning",)]
     assert len(methods) >= 8

@@ -104,7 +104,6 @@ def settings(config: RunConfig) -> Iterator[pytest.MonkeyPatch]:
     There the gradient's rounding errors are 10,000 times as large as the loss's.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs.training, "LOG_SECONDS", -1.0)
         patch.setattr(runs.tasks, "load_classes", few_classes)
         before = torch.get_default_dtype()
         if isinstance(config.task, FewShotTask):

@@ -15,6 +15,7 @@ from runs.commands.compare import Compare
 from runs.commands.data import Data
 from runs.commands.listing import List
 from runs.commands.tables import PrintTable
+from runs.commands.track import Track
 from runs.commands.training import Evaluate, Train
 from runs.demo import Demo
 from runs.errors import RunError
@@ -26,6 +27,7 @@ VERBS: dict[str, Any] = {
     "attention": Attention,
     "table": PrintTable,
     "compare": Compare,
+    "track": Track,
     "data": Data,
     "bench": Bench,
     "demo": Demo,

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from runs.attention_pictures import draw
-from runs.errors import RunError
+from runs.attention_pictures import draw, title
 from runs.folder import RunFolder
 from runs.machine import Machine
 from runs.training import build_learner, load_model
@@ -35,9 +34,5 @@ class Attention:
         config = folder.config()
         learner = build_learner(config, Machine.named(self.device, self.data_root, self.threads))
         load_model(learner, folder, config)
-        title = f"{config.experiment} {config.agent}, {config.budget} budget, seed {config.seed}"
-        looks = learner.watch(self.seed)
-        if looks is None:
-            raise RunError(f"{title}: nothing in this agent attends; try a run of snail or of transformer")
-        for path in draw(looks, title, self.folder / "attention"):
+        for path in draw(learner.watch(self.seed), title(config), folder.attention_path):
             print(path)

@@ -43,7 +43,8 @@ class Train(RunConfig):
     data_root: Path | None = None
     """Folder with the data sets; else $SNAIL_DATA, else a cache, filled by download."""
     tracker: TrackerName = "auto"
-    """Mirror of the metrics: wandb, none, or auto (wandb if installed; offline unless you have logged in)."""
+    """Mirror of the metrics: wandb (offline unless you have logged in), trackio (on this machine), both, none; auto:
+    wandb if installed."""
     resume: bool = False
     """Go on with an unfinished run."""
     overwrite: bool = False

@@ -1,0 +1,94 @@
+"""The verb that mirrors runs after they were trained."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from runs.errors import RunError
+from runs.folder import RESULTS, RunFolder
+from runs.progress import progress_bar
+from runs.tracking import require_installed, start_mirror
+from runs.tracking.follow import Position
+from runs.tracking.interface import PROJECT, Run
+from runs.tracking.pictures import draw_pictures
+from runs.tracking.trackio import trackio_dir
+from runs.tracking.wandb import wandb_mode
+
+SENT, FAILED = "sent", "failed"
+
+
+@dataclass(frozen=True)
+class Track:
+    """Mirror runs to a dashboard after training, or after they were stopped: what it does not have of them yet."""
+
+    action: Positional[Literal["push"]]
+    """push: send."""
+    runs: Positional[tuple[Path, ...]] = (RESULTS,)
+    """Folders of runs, or folders with runs somewhere below them."""
+    to: Literal["wandb", "trackio"] = "wandb"
+    """wandb: to your server if you have logged in, else offline; trackio: to the database on this machine."""
+    again: bool = False
+    """Send everything anew, as another run of the dashboard: for what was deleted there."""
+
+    def run(self) -> None:
+        """Push."""
+        require_installed(self.to)
+        folders = list(dict.fromkeys(run for folder in self.runs for run in _runs(folder)))
+        outcomes = {}
+        with progress_bar(len(folders), f"push to {self.to}", unit="run") as bar:
+            for folder in folders:
+                outcomes[folder] = self._push(folder)
+                bar.update()
+        for folder, outcome in outcomes.items():
+            print(f"{folder}: {outcome}")
+        self._tell_where([folder for folder, outcome in outcomes.items() if outcome.startswith(SENT)])
+        if failed := [folder for folder, outcome in outcomes.items() if outcome == FAILED]:
+            raise RunError(
+                f"{self.to} has not taken {len(failed)} of {len(folders)} runs; the same command tries again"
+            )
+
+    def _push(self, folder: Path) -> str:
+        """Send one run; returns what became of it."""
+        path = Position.path(folder, self.to)
+        if Position.held(path):
+            return f"goes to {self.to} while it trains"
+        if self.again:
+            path.unlink(missing_ok=True)
+        run = Run.read(folder)
+        if run.record() is not None and not (folder / "curve.png").exists():
+            draw_pictures(RunFolder(folder))
+        if not Position.at(path).lacks(run):
+            return f"{self.to} has all of it already; --again sends it anew"
+        if start_mirror(self.to, folder, uuid.uuid4().hex[:8], stdin=subprocess.DEVNULL).wait():
+            return FAILED
+        position = Position.at(path)
+        return f"{SENT} up to step {position.step}" + (", and the final numbers" if position.finished else "")
+
+    def _tell_where(self, sent: Iterable[Path]) -> None:
+        """What a person does to look at it."""
+        for where in dict.fromkeys(trackio_dir(Run.read(folder)) for folder in sent if self.to == "trackio"):
+            print(f"look at it: TRACKIO_DIR={shlex.quote(str(where))} trackio show --project {PROJECT}")
+        if self.to == "wandb" and wandb_mode() == "offline":
+            kept = [path for folder in sent for path in sorted((folder / "wandb").glob("offline-run-*"))]
+            if kept:
+                print(f"kept offline; once you have logged in: wandb sync {shlex.join(map(str, kept))}")
+
+
+def _runs(folder: Path) -> list[Path]:
+    """The folders of runs at or below a folder.
+
+    Raises:
+        RunError: if there is none that has logged anything.
+    """
+    found = sorted(path.parent for path in folder.rglob("config.json") if (path.parent / "metrics.jsonl").exists())
+    if not found:
+        raise RunError(f"there is no run with metrics in {folder}; `snail train` makes one")
+    return found

@@ -1,0 +1,115 @@
+"""Runs of a second, of every loop, and what tells whether two of them are the same: for several test files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import runs.tasks
+import runs.training
+from envs.augmentation import Augmentation
+from envs.fewshot import ImageClasses
+from runs.agents import GRUConfig
+from runs.catalogue import RunConfig
+from runs.folder import RunFolder
+from runs.machine import Machine
+from runs.meta_rl import TrialTest
+from runs.ppo import PPOLearner, PPOTraining
+from runs.supervised import FewShotLearner, FewShotTest, SupervisedTraining
+from runs.tasks import BanditTask, FewShotTask
+from runs.training import train
+from runs.trpo import TRPOLearner, TRPOTraining
+
+CPU = Machine(torch.device("cpu"))
+STEPS = 6
+BANDIT = RunConfig(
+    "bandit/n10-k5",
+    "gru",
+    "smoke",
+    1,
+    BanditTask(arms=3, pulls=4),
+    GRUConfig(hidden_size=8),
+    PPOTraining(STEPS, batch_size=32, epochs=2, minibatches=2, curriculum=0.5, curriculum_episodes=2),
+    TrialTest(trials=100),
+)
+TRPO = replace(
+    BANDIT, training=TRPOTraining(STEPS, batch_size=32, minibatches=2, curriculum=0.5, curriculum_episodes=2)
+)
+FEWSHOT = RunConfig(
+    "glyphs/5way",
+    "gru",
+    "smoke",
+    1,
+    FewShotTask("glyphs", ways=2, shots=(1, 2), test_shots=(1, 2)),
+    GRUConfig(hidden_size=8),
+    SupervisedTraining(
+        STEPS,
+        batch_size=2,
+        queries=2,
+        class_loss=0.5,
+        prototype_loss=0.5,
+        augmentation=Augmentation(shift=1),
+        validation_episodes=4,
+        validations=2,
+    ),
+    FewShotTest(episodes=10, queries=3),
+)
+LOOPS = {"bandit": (BANDIT, PPOLearner), "trpo": (TRPO, TRPOLearner), "few-shot": (FEWSHOT, FewShotLearner)}
+
+
+def few_classes(name: str, split: str, **options: Any) -> ImageClasses:
+    """A data set that needs no drawing, no download and no time."""
+    generator = torch.Generator().manual_seed(("train", "val", "test").index(split))
+    return ImageClasses(torch.randint(0, 256, (4, 5, 1, 28, 28), generator=generator, dtype=torch.uint8), name, split)
+
+
+def quicken(patch: pytest.MonkeyPatch) -> None:
+    """Metrics and a checkpoint at every step, and small data."""
+    patch.setattr(runs.training, "SHOW_SECONDS", -1.0)
+    patch.setattr(runs.training, "CHECKPOINT_SECONDS", -1.0)
+    patch.setattr(runs.tasks, "load_classes", few_classes)
+
+
+def go(config: RunConfig, path: Path, tracker: str = "none", **options: Any) -> dict[str, Any]:
+    return train(config, RunFolder(path), CPU, tracker=tracker, quiet=True, **options)
+
+
+def saved_state(path: Path) -> dict[str, Any]:
+    return torch.load(path / "checkpoint.pt", weights_only=True)
+
+
+def assert_identical(a: Any, b: Any, where: str = "") -> None:
+    """Equal to the last bit, tensors included."""
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype and torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert list(a) == list(b), where
+        for key in a:
+            assert_identical(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_identical(x, y, f"{where}[{i}]")
+    else:
+        assert a == b, where
+
+
+def untimed_metrics(path: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "seconds" and not k.endswith("_per_second")} for line in lines]
+
+
+def assert_same_run(path: Path, whole: Path) -> None:
+    """Weights, optimiser, randomness, metrics and results are those of the uninterrupted run."""
+    state, expected = saved_state(path), saved_state(whole)
+    assert state["progress"]["step"] == expected["progress"]["step"] == STEPS
+    assert_identical(state["learner"], expected["learner"])
+    assert untimed_metrics(path) == untimed_metrics(whole)
+    results = [json.loads((p / "result.json").read_text())["results"] for p in (path, whole)]
+    assert results[0] == results[1]
