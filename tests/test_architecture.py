@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "runs": {"snail", "envs", "baselines"},
 }
 OURS = {*MAY_IMPORT, "tests"}
-OPTIONAL = ("wandb", "matplotlib", "mpl_toolkits", "PIL", "learn2learn", "torchvision", "gym")
+OPTIONAL = ("wandb", "matplotlib", "mpl_toolkits", "PIL", "learn2learn", "torchvision", "gym", "ray", "submitit")
 
 
 def imported(source: str, package: str = "") -> set[str]:
