@@ -13,6 +13,7 @@ import signal
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 
 from runs.launch.jobs import Job, Outcome, failed, run_job
@@ -71,6 +72,7 @@ class Worker:
         self.process = context.Process(target=_work, args=(theirs, index), name=f"snail-worker-{index}", daemon=True)
         # Ctrl-C in a terminal reaches all processes that were started there, but it is the launcher that decides. What
         # is blocked when a process begins stays so, from its first moment on.
+        resource_tracker.ensure_running()  # with the first process otherwise, whose signals it would unblock
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self.process.start()
