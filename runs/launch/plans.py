@@ -41,7 +41,7 @@ def keep_plan(results: Path, name: str, engine: str, jobs: Sequence[Job]) -> Ite
     """
     began = datetime.now(UTC)
     plain = re.sub(r"[^\w.-]+", "-", name)
-    path = results / "launches" / f"{began:%Y%m%d-%H%M%S}-{os.getpid()}-{plain}.json"
+    path = results / "launches" / f"{began:%Y%m%d-%H%M%S-%f}-{os.getpid()}-{plain}.json"
     runs = [{"run": os.path.relpath(job.path, results), "config": job.config} for job in jobs]
     plan = {"name": name, "began": began.isoformat(timespec="seconds"), "engine": engine, "runs": runs}
     write_json(path, plan)
