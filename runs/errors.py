@@ -13,3 +13,7 @@ class Interrupted(RunError):
 
 class OutOfTime(Interrupted):
     """The run has stopped inside its time budget, after saving a checkpoint."""
+
+
+class Taken(RunError):
+    """Another process is training this very run."""

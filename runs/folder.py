@@ -4,6 +4,7 @@ config.json     what decides the run's numbers
 metrics.jsonl   one line a logged step, at most some thousand: the truth that trackers mirror
 checkpoint.pt   weights, optimiser and randomness, for an exact continuation; configuration inside
 result.json     the record of a finished run
+failed.json     why the last attempt failed, until the next one begins
 samples.npz     what its means are of, in the order of the test tasks: float32 arrays, for paired comparisons
 mirror-X.json   how far the tracker X has mirrored it, and under which id; wandb/ is what wandb keeps of it offline
 curve.png       its learning curve, drawn for a tracker; attention/ what it attends to, also by `snail attention`
@@ -11,14 +12,14 @@ curve.png       its learning curve, drawn for a tracker; attention/ what it atte
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,8 +29,9 @@ import torch
 from envs.storage import atomic_writer
 from runs.catalogue import RunConfig, as_catalogued
 from runs.config import from_dict, to_dict, to_json
-from runs.errors import RunError
+from runs.errors import RunError, Taken
 from runs.learner import Measurement
+from runs.locks import Held, holder, lock
 from runs.records import SAMPLES
 
 RESULTS = Path("results")
@@ -56,29 +58,32 @@ class RunFolder:
         self.samples_path = path / SAMPLES
         self.curve_path = path / "curve.png"
         self.attention_path = path / "attention"
+        self.failure_path = path / "failed.json"
+        self.lock_path = path / ".lock"
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keep other processes from training into this folder meanwhile.
 
         Raises:
-            RunError: if one does already.
+            Taken: if one does already.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = open(self.path / ".lock", "w")  # noqa: SIM115
-        except OSError as e:
-            raise _unwritable(self.path, e) from e
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as e:
-                raise RunError(f"another process is training into {self.path}; wait for it, or stop it") from e
-            try:
+            with ExitStack() as held:
+                try:
+                    held.enter_context(lock(self.lock_path))
+                except Held as e:
+                    message = f"another process is training into {self.path} ({e}); wait for it, or stop it"
+                    raise Taken(message) from e
+                except OSError as e:
+                    raise _unwritable(self.path, e) from e
                 yield
-            finally:
-                (self.path / ".lock").unlink(missing_ok=True)
-                self._remove_if_empty()
+        finally:
+            self._remove_if_empty()
+
+    def holder(self) -> str | None:
+        """Who trains into this folder now, as "process 123 on node7"; None if nobody. Stands in nobody's way."""
+        return holder(self.lock_path)
 
     def finished(self, config: RunConfig, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
         """The record if the run is finished and may stay so; None if there is training to do. Changes nothing.
@@ -108,6 +113,7 @@ class RunFolder:
         try:
             if overwrite:
                 self._clear()
+            self.failure_path.unlink(missing_ok=True)
             for left in self.path.rglob(".*.part"):  # of a file that was being written when the run was killed
                 left.unlink(missing_ok=True)
         except OSError as e:
@@ -121,7 +127,15 @@ class RunFolder:
         Raises:
             RunError: if there is none, or it is damaged.
         """
-        return from_dict(RunConfig, self._json(self.config_path), str(self.config_path))
+        return from_dict(RunConfig, self.plain_config(), str(self.config_path))
+
+    def plain_config(self) -> dict[str, Any]:
+        """The configuration as its file has it, of whatever version of this program.
+
+        Raises:
+            RunError: if there is none, or it is no JSON.
+        """
+        return self._json(self.config_path)
 
     def result(self) -> dict[str, Any] | None:
         """The record of the finished run, or None."""
@@ -141,6 +155,15 @@ class RunFolder:
         arrays = {m.name: m.samples.numpy().astype(np.float32) for m in results if m.samples is not None}
         with writing(self.samples_path) as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+    def write_failure(self, reason: str, traceback: str) -> None:
+        """Keep why an attempt failed; the next one removes it."""
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        write_json(self.failure_path, {"reason": reason, "traceback": traceback, "time": when})
+
+    def failure(self) -> dict[str, Any] | None:
+        """``reason``, ``traceback`` and ``time`` of the last attempt's failure; None if it has not failed."""
+        return self._json(self.failure_path) if self.failure_path.exists() else None
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Log one step."""

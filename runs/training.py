@@ -301,7 +301,10 @@ def _postfix(line: dict[str, Any], unit: str) -> str:
 
 @contextlib.contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """A list that is empty until Ctrl-C or SIGTERM asks to stop; a second Ctrl-C stops at once."""
+    """A list that is empty until Ctrl-C or SIGTERM asks to stop; a second Ctrl-C stops at once.
+
+    What a launcher around the run has arranged for a signal stays.
+    """
     asked: list[int] = []
 
     def ask(number: int, frame: Any) -> None:
@@ -310,7 +313,7 @@ def _stop_requests() -> Iterator[list[int]]:
         asked.append(number)
 
     try:
-        old = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        old = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM) if not _arranged(s)}
     except ValueError:  # not the main thread: whoever runs that one sees to signals
         yield asked
         return
@@ -319,3 +322,9 @@ def _stop_requests() -> Iterator[list[int]]:
     finally:
         for s, handler in old.items():
             signal.signal(s, handler)
+
+
+def _arranged(number: int) -> bool:
+    """Whether somebody has a handler of their own for a signal."""
+    handler = signal.getsignal(number)
+    return callable(handler) and handler is not signal.default_int_handler

@@ -64,12 +64,12 @@ def test_the_folder_picture_is_the_tree():
 
 
 def test_options_named_in_the_reproduction_notes_exist(capsys):
-    from runs.commands import _option_names
     from runs.commands.training import Train
+    from runs.options import option_names
 
     known = set()
     for words in ("omniglot/5way", "omniglot/5way --agent maml", "bandit/n10-k5", "bandit/n10-k5 --agent gru"):
-        known |= set(_option_names(Train.defaults(words.split())))
+        known |= set(option_names(Train.defaults(words.split())))
     text = (ROOT / "docs" / "reproduction.md").read_text()
     options = re.findall(r"--((?:training|model|task|test)\.[\w.-]+)", text)
     assert options

@@ -1,4 +1,4 @@
-"""The verb that prints tables."""
+"""The verb that prints tables, and launches what they lack."""
 
 from __future__ import annotations
 
@@ -9,27 +9,78 @@ from tyro.conf import Positional
 
 from runs.errors import RunError
 from runs.folder import RESULTS
-from runs.records import PUBLISHED, read_results
-from runs.tables import Format, render, tables
+from runs.launch import LaunchOptions, launch, require_finished
+from runs.records import PUBLISHED, Result, read_results
+from runs.tables import Format, Table, missing_runs, render, tables
 
 
 @dataclass(frozen=True)
-class PrintTable:
-    """Print a table: the paper's number, ours with its interval, and the limit."""
+class PrintTable(LaunchOptions):
+    """Print a table: the paper's number, ours with its interval, a verdict, and the limit; run what is missing.
+
+    The options of launching, from --engine on, matter only with --run-missing.
+    """
 
     name: Positional[str]
     """1: few-shot on Omniglot, 2: on mini-ImageNet, 3: bandits, 4: MDPs; attention: score functions; ablation: SNAIL
     with one thing changed, and what it descends from."""
-    results: Path = RESULTS
-    """Folder of your own results; the published records are read too, yours first."""
+    agents: tuple[str, ...] = ()
+    """Only these agents."""
+    cells: tuple[str, ...] = ()
+    """Only these cells: settings as the table has them, such as "N=10 K=5", or experiments."""
+    seeds: tuple[int, ...] | None = None
+    """Only runs of these seeds; None: of all that there are, and --run-missing runs seed 0."""
     format: Format = "text"
     """text, markdown, latex (with booktabs), csv or html."""
     missing: bool = True
     """Show the rows that are not run, too."""
+    run_missing: bool = False
+    """Launch what has no record yet, then print. What takes days is in the larger tables: choose agents and cells."""
+    budget: str | None = None
+    """How much training what is missing gets; None: the table's own, else full."""
+    dry_run: bool = False
+    """With --run-missing: print what would be run, and run nothing."""
+    results: Path = RESULTS
+    """Folder of your own results; the published records are read too, yours first."""
 
     def run(self) -> None:
         """Print it."""
+        table = self._table()
+        outcomes = self._run_missing(table) if self.run_missing else []
+        if self.dry_run:
+            return
+        print(render(table, self._results(), self.format, self.missing, self.agents, self.cells))
+        require_finished(outcomes)
+
+    def _table(self) -> Table:
+        """The table, if it has the agents and cells.
+
+        Raises:
+            RunError: if something of it does not exist.
+        """
         known = tables()
         if self.name not in known:
             raise RunError(f"there is no table {self.name}; choose {' or '.join(known)}")
-        print(render(known[self.name], read_results([self.results, PUBLISHED]), self.format, self.missing))
+        table = known[self.name]
+        agents = {agent for cell in table.cells for agent in cell.paper}
+        cells = {name for cell in table.cells for name in (cell.label, cell.experiment)}
+        for what, names, there in (("agent", self.agents, agents), ("cell", self.cells, cells)):
+            if wrong := [name for name in names if name not in there]:
+                raise RunError(f"table {self.name} has no {what} {wrong[0]!r}; it has {', '.join(sorted(there))}")
+        return table
+
+    def _results(self) -> list[Result]:
+        results = read_results([self.results, PUBLISHED])
+        return results if self.seeds is None else [r for r in results if r.seed in self.seeds]
+
+    def _run_missing(self, table: Table):
+        seeds = self.seeds or (0,)
+        found = missing_runs(
+            table, self._results(), agents=self.agents, cells=self.cells, seeds=seeds, budget=self.budget
+        )
+        if self.dry_run:
+            for config in found:
+                print(f"{config.experiment} {config.agent}, {config.budget} budget, seed {config.seed}")
+            print(f"{len(found)} runs are missing")
+            return []
+        return launch(found, self.results, self, name=f"table-{self.name}") if found else []

@@ -1,0 +1,71 @@
+"""The verb that launches many runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from runs.errors import RunError
+from runs.folder import RESULTS
+from runs.launch import LaunchOptions, launch, require_finished
+from runs.launch.jobs import Job
+from runs.launch.launching import summary
+from runs.launch.settings import own_settings
+from runs.launch.sweeps import SweepSpec
+from runs.records import describe
+
+
+@dataclass(frozen=True)
+class Sweep(LaunchOptions):
+    """Train many runs at once: all combinations of experiments, agents, seeds and settings, from a file or from here.
+
+    What is finished is not run again: the same command goes on where it was stopped.
+    """
+
+    what: Positional[tuple[str, ...]]
+    """A TOML file, or names of experiments. The file may have experiments, agents, seeds, budget, algorithm, and a
+    table [set] of options of `snail train`, such as training.learning-rate, each with a value or a list of values."""
+    agents: tuple[str, ...] | None = None
+    """Names of agents; None: what the file says, else snail."""
+    seeds: tuple[int, ...] | None = None
+    """Seeds; None: what the file says, else 0."""
+    budget: str | None = None
+    """How much training; None: what the file says, else full."""
+    algorithm: str | None = None
+    """How they learn: ppo or trpo for trials; None: what the file says, else the usual way."""
+    results: Path = RESULTS
+    """Folder of all results; each run gets one of its own in it."""
+    dry_run: bool = False
+    """Print what would be run, and run nothing."""
+
+    def run(self) -> None:
+        """Launch, and print the numbers."""
+        configs = self._spec().configs()
+        jobs = list({job.path: job for job in (Job.of(config, self.results) for config in configs)}.values())
+        if self.dry_run:
+            finished = [job.finished() for job in jobs]
+            for job, done in zip(jobs, finished, strict=True):
+                print(f"{'finished' if done else 'to do':8}  {job.path}  {own_settings(job.config)}".rstrip())
+            print(summary(len(jobs), sum(finished)))
+            return
+        outcomes = launch(configs, self.results, self, name="-".join(Path(w).stem for w in self.what))
+        if submitted := [o.reason for o in outcomes if o.state == "submitted"]:
+            print(f"submitted to Slurm: {', '.join(submitted)}; `snail status` shows how they are")
+        for job in jobs:
+            if job.finished() and (record := job.folder.result()) is not None:
+                settings = own_settings(job.config)
+                print(describe(record) + (f"; {settings}" if settings else ""))
+        require_finished(outcomes)
+
+    def _spec(self) -> SweepSpec:
+        if not self.what:
+            raise RunError("which runs? give a TOML file or experiments: snail sweep bandit/n10-k5 --seeds 0 1 2")
+        files = [word for word in self.what if word.endswith(".toml")]
+        if files and len(self.what) > 1:
+            raise RunError(f"{files[0]} says which experiments to run; give the file alone")
+        spec = SweepSpec.read(Path(files[0])) if files else SweepSpec(self.what)
+        given = {name: getattr(self, name) for name in ("agents", "seeds", "budget", "algorithm")}
+        return dataclasses.replace(spec, **{name: value for name, value in given.items() if value is not None})

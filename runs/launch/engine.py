@@ -1,0 +1,24 @@
+"""Where jobs are carried out: what every engine is and does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from runs.launch.jobs import Job, Outcome
+
+
+class Engine(Protocol):
+    """Carries out jobs, several at a time where it can."""
+
+    slots: int | None
+    """How many jobs run at a time; None: that is for others to decide."""
+    threads: int | None
+    """CPU threads of a job unless told otherwise; None: all."""
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+        """Each job with how it ended, in the order in which they end.
+
+        A job that dies with its process is tried again, from its checkpoint, before it counts as failed. Closed early,
+        or interrupted, the iterator makes the running ones save a checkpoint and stop, and waits for that.
+        """

@@ -1,0 +1,124 @@
+"""A job: one run as it travels to whoever carries it out, and what comes back."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from runs.catalogue import RunConfig
+from runs.config import from_dict, to_dict
+from runs.deadline import Deadline
+from runs.errors import Interrupted, OutOfTime, RunError, Taken
+from runs.folder import RunFolder, run_path
+from runs.machine import Machine
+from runs.tracking import TrackerName
+from runs.training import train
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be trained and tested. All of it is JSON: processes and machines of any kind can be handed it."""
+
+    config: dict[str, Any]
+    """What ``runs.config.to_dict`` makes of the run's configuration."""
+    path: str
+    """The run's folder, absolute: on several machines it is the same one, on a file system that they share."""
+    device: str = "auto"
+    """As on the command line."""
+    threads: int | None = None
+    """CPU threads; None: as torch has it."""
+    data_root: str | None = None
+    """Folder with the data sets."""
+    tracker: TrackerName = "auto"
+    """Mirror of the metrics."""
+    deadline: float | None = None
+    """When it has to stop, in seconds since 1970; None: when it is done."""
+
+    @classmethod
+    def of(cls, config: RunConfig, results: Path, **settings: Any) -> Job:
+        """The job of a run below the folder ``results``; ``settings`` are the other fields."""
+        return cls(to_dict(config), str(run_path(results.resolve(), config)), **settings)
+
+    @property
+    def folder(self) -> RunFolder:
+        """Where the run is kept."""
+        return RunFolder(Path(self.path))
+
+    def finished(self) -> bool:
+        """Whether there is nothing to do. What is in the way of knowing is left to be met by who does the job."""
+        try:
+            config = from_dict(RunConfig, self.config)
+            return self.folder.finished(config, resume=True, overwrite=False) is not None
+        except RunError:
+            return False
+
+
+State = Literal["finished", "failed", "out of time", "stopped", "taken", "submitted"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended.
+
+    state: finished; failed; out of time or stopped, with a checkpoint; taken: another process is at this very run;
+        submitted: to a queue that will see to it.
+    reason: one line; empty for what is finished.
+    seconds: that the job took where it was done.
+    """
+
+    state: State
+    reason: str = ""
+    seconds: float = 0.0
+
+
+def run_job(job: Job) -> Outcome:
+    """Do a job, from its checkpoint where it has one. Workers of every kind call this and nothing else.
+
+    Whatever goes wrong with the run is an outcome, and kept in its folder.
+    """
+    began = time.monotonic()
+
+    def ended(state: State, reason: str = "") -> Outcome:
+        return Outcome(state, reason, time.monotonic() - began)
+
+    remaining = None if job.deadline is None else job.deadline - time.time()
+    if remaining is not None and remaining <= 0:
+        return ended("out of time", "the time budget ended before its turn")
+    try:
+        machine = Machine.named(job.device, None if job.data_root is None else Path(job.data_root), job.threads)
+        train(
+            from_dict(RunConfig, job.config),
+            job.folder,
+            machine,
+            tracker=job.tracker,
+            resume=True,
+            quiet=True,
+            deadline=Deadline(remaining),
+        )
+        return ended("finished")
+    except Taken as e:
+        return ended("taken", str(e))
+    except OutOfTime as e:
+        return ended("out of time", str(e))
+    except (Interrupted, KeyboardInterrupt) as e:
+        return ended("stopped", str(e))
+    except Exception as e:
+        return failed(job, _reason(e), traceback.format_exc(), time.monotonic() - began)
+
+
+def failed(job: Job, reason: str, details: str = "", seconds: float = 0.0) -> Outcome:
+    """The outcome of a job that failed, which its folder keeps, if it can be written to."""
+    try:
+        job.folder.write_failure(reason, details)
+    except RunError as e:
+        reason = f"{reason} ({e})"
+    return Outcome("failed", reason, seconds)
+
+
+def _reason(error: Exception) -> str:
+    """An error in one line: what was written for people, or what kind it is and how it begins."""
+    first = next(iter(str(error).splitlines()), "")
+    return first if isinstance(error, RunError) else f"{type(error).__name__}: {first}"

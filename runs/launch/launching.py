@@ -1,0 +1,238 @@
+"""Launching many runs: which are left to do, who does them, and how each ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from runs import BEGAN
+from runs.catalogue import RunConfig
+from runs.deadline import parse_duration
+from runs.errors import Interrupted, OutOfTime, RunError
+from runs.launch.engine import Engine
+from runs.launch.in_process import InProcess
+from runs.launch.jobs import Job, Outcome
+from runs.launch.plans import keep_plan
+from runs.launch.ray_cluster import RayCluster
+from runs.launch.slurm import Slurm, SlurmOptions
+from runs.launch.workers import Workers
+from runs.progress import progress_bar
+from runs.tracking import TrackerName
+
+EngineName = Literal["workers", "process", "ray", "slurm"]
+POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchOptions:
+    """What all verbs that launch runs share; they inherit from it."""
+
+    engine: EngineName = "workers"
+    """workers: processes of this machine; process: one run after the other in this one; ray: a Ray cluster; slurm."""
+    workers: int | None = None
+    """Runs at a time; None: one a core."""
+    threads: int | None = None
+    """CPU threads of each run; None: one, or with --engine process all cores."""
+    gpus: int = 0
+    """GPUs that Ray or Slurm gives each run."""
+    retries: int = 2
+    """How often a run is tried again, from its checkpoint, after its process died."""
+    address: str | None = None
+    """The Ray cluster, such as ray://head:10001; None: a Ray of its own on this machine."""
+    slurm: SlurmOptions = field(default_factory=SlurmOptions)
+    device: str = "auto"
+    """auto (a GPU if there is one; workers take turns at several), cpu, cuda or cuda:N."""
+    data_root: Path | None = None
+    """Folder with the data sets; else $SNAIL_DATA, else a cache, filled by download."""
+    tracker: TrackerName = "auto"
+    """Mirror of the metrics: wandb, none, or auto (wandb if installed; offline unless you have logged in)."""
+    time_budget: str | None = None
+    """Stop all runs in time, with checkpoints that the same command goes on from: 90s, 25m or 1h30m from the start."""
+
+
+def _slots(options: LaunchOptions) -> int:
+    return options.workers or len(os.sched_getaffinity(0))
+
+
+ENGINES: Mapping[EngineName, Callable[[LaunchOptions, Path], Engine]] = {
+    "workers": lambda o, results: Workers(_slots(o), o.retries),
+    "process": lambda o, results: InProcess(),
+    "ray": lambda o, results: RayCluster(o.address, _slots(o), o.threads or 1, o.gpus, o.retries),
+    "slurm": lambda o, results: Slurm(results / "launches" / "slurm", o.workers, o.threads or 1, o.gpus, o.slurm),
+}
+
+
+def launch(
+    configs: Sequence[RunConfig], results: Path, options: LaunchOptions | None = None, name: str = "launch"
+) -> list[Outcome]:
+    """Train and test runs, those that are not finished yet, from their checkpoints where they have one.
+
+    Runs that another process is training are left to it, and waited for in the end. What is done shows in a progress
+    bar; why something failed, in a line on stderr.
+
+    Args:
+        configs: the runs; one that is named twice is done once.
+        results: folder of all results.
+        options: who does them; None: processes of this machine.
+        name: of the launch, for `snail status`.
+
+    Returns:
+        How each ended, in the order of ``configs``; hand them to ``require_finished``.
+
+    Raises:
+        Interrupted: after Ctrl-C or SIGTERM, once the running ones have saved their checkpoints.
+        RunError: if the engine cannot be had.
+    """
+    options = options or LaunchOptions()
+    _check(options)
+    engine = ENGINES[options.engine](options, results.resolve())
+    settings = _settings(options, engine)
+    all_jobs = [Job.of(config, results, **settings) for config in configs]
+    jobs = {job.path: job for job in all_jobs}
+    outcomes = {path: Outcome("finished") for path, job in jobs.items() if job.finished()}
+    left = [job for path, job in jobs.items() if path not in outcomes]
+    print(summary(len(jobs), len(outcomes)), flush=True)
+    if left:
+        with keep_plan(results.resolve(), name, options.engine, left), _sigterm_as_ctrl_c():
+            try:
+                with _Bar(len(jobs), len(outcomes), engine.slots) as bar:
+                    for job, outcome in _until_done(engine, left):
+                        outcomes[job.path] = outcome
+                        bar.count(job, outcome)
+            except KeyboardInterrupt as e:
+                done = sum(o.state == "finished" for o in outcomes.values())
+                stays = "; what is submitted stays in the queue" if options.engine == "slurm" else ""
+                raise Interrupted(
+                    f"stopped; {done} of {len(jobs)} runs are finished, the same command goes on{stays}"
+                ) from e
+    for path, outcome in outcomes.items():
+        if outcome.state == "failed":
+            print(f"failed: {path}: {outcome.reason}", file=sys.stderr)
+    return [outcomes[job.path] for job in all_jobs]
+
+
+def summary(runs: int, finished: int) -> str:
+    """A launch in one line."""
+    return f"{runs} {'run' if runs == 1 else 'runs'}: {finished} finished already, {runs - finished} to do"
+
+
+def require_finished(outcomes: Sequence[Outcome]) -> None:
+    """Make a launch's command end as its runs did.
+
+    Raises:
+        RunError: if any failed.
+        OutOfTime: if the time budget ended before all were finished.
+    """
+    states = Counter(outcome.state for outcome in outcomes)
+    if states["failed"]:
+        raise RunError(f"{states['failed']} of {len(outcomes)} runs failed; the same command tries them again")
+    if states["out of time"]:
+        done = f"{states['finished']} of {len(outcomes)}"
+        raise OutOfTime(f"the time budget ended with {done} runs finished; the same command goes on")
+
+
+def _check(options: LaunchOptions) -> None:
+    for what, number, least in (
+        ("workers", options.workers, 1),
+        ("threads", options.threads, 1),
+        ("retries", options.retries, 0),
+        ("gpus", options.gpus, 0),
+    ):
+        if number is not None and number < least:
+            raise RunError(f"{what} must be at least {least}, got {number}")
+
+
+def _settings(options: LaunchOptions, engine: Engine) -> dict[str, Any]:
+    """What every job is told besides its run."""
+    deadline = None
+    if options.time_budget is not None:
+        deadline = time.time() - (time.monotonic() - BEGAN) + parse_duration(options.time_budget)
+    return {
+        "device": options.device,
+        "threads": options.threads or engine.threads,
+        "data_root": None if options.data_root is None else str(options.data_root.resolve()),
+        "tracker": options.tracker,
+        "deadline": deadline,
+    }
+
+
+def _until_done(engine: Engine, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+    """Each job with how it ended; those that other processes have are looked at again once these let go of them."""
+    while jobs:
+        taken = []
+        with contextlib.closing(engine.run(jobs)) as outcomes:  # type: ignore[type-var]
+            for job, outcome in outcomes:
+                if outcome.state == "taken":
+                    taken.append(job)
+                else:
+                    yield job, outcome
+        while taken and all(job.folder.holder() for job in taken) and not _late(taken[0]):
+            time.sleep(POLL_SECONDS)
+        jobs = [job for job in taken if not job.finished()]
+        yield from ((job, Outcome("finished")) for job in taken if job not in jobs)
+
+
+def _late(job: Job) -> bool:
+    return job.deadline is not None and time.time() > job.deadline
+
+
+@contextlib.contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """Stop on SIGTERM as on Ctrl-C: in order."""
+    try:
+        old = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except ValueError:  # not the main thread: whoever runs that one sees to signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)
+
+
+class _Bar:
+    """Progress over runs. Its clock goes on while none of them ends."""
+
+    def __init__(self, total: int, finished: int, slots: int | None):
+        self._slots = slots
+        self._failed = 0
+        self._bar = progress_bar(total, "runs", initial=finished, unit="run")
+        self._closed = threading.Event()
+        self._clock = threading.Thread(target=self._tick, daemon=True)
+
+    def __enter__(self) -> _Bar:
+        self._show()
+        if sys.stderr.isatty():
+            self._clock.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        if self._clock.is_alive():
+            self._clock.join()
+        self._bar.close()
+
+    def count(self, job: Job, outcome: Outcome) -> None:
+        """One more has ended."""
+        self._failed += outcome.state == "failed"
+        self._bar.update()
+        self._show()
+
+    def _show(self) -> None:
+        left = int(self._bar.total - self._bar.n)
+        running = left if self._slots is None else min(left, self._slots)
+        shown = [f"{running} running" if self._slots else "", f"{self._failed} failed" if self._failed else ""]
+        self._bar.set_postfix_str(", ".join(filter(None, shown)), refresh=False)
+
+    def _tick(self) -> None:
+        while not self._closed.wait(1.0):
+            self._bar.refresh()

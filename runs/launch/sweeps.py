@@ -1,0 +1,90 @@
+"""Sweeps: many runs in a few lines, in a TOML file or on the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import itertools
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runs.catalogue import RunConfig, find
+from runs.config import from_dict
+from runs.errors import RunError
+from runs.options import changed
+
+
+@dataclass(frozen=True)
+class SweepSpec:
+    """Every experiment with every agent, every seed and every combination of settings: a run each."""
+
+    experiments: tuple[str, ...]
+    """Names in the catalogue."""
+    agents: tuple[str, ...] = ("snail",)
+    """Names of agents, which all of the experiments have to have."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of the initial weights and of everything drawn in training."""
+    budget: str = "full"
+    """How much training."""
+    algorithm: str | None = None
+    """How they learn; None: the usual way."""
+    set: Mapping[str, Any] = field(default_factory=dict)
+    """Options as on the command line of `snail train`, such as training.learning-rate, each with a value or, for a
+    grid, a list of values. A value that is itself of several numbers is a list in that list."""
+
+    @classmethod
+    def read(cls, path: Path) -> SweepSpec:
+        """The sweep of a TOML file.
+
+        Raises:
+            RunError: if it cannot be read, has unknown keys or values of another type.
+        """
+        try:
+            data = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as e:
+            raise RunError(f"cannot read {path}: {getattr(e, 'strerror', None) or e}") from e
+        known = [f.name for f in dataclasses.fields(cls)]
+        for key in data.keys() - set(known):
+            near = difflib.get_close_matches(key, known, n=1)
+            raise RunError(f"{path}: unknown key {key!r}; " + (f"did you mean {near[0]}?" if near else _choose(known)))
+        settings = data.pop("set", {})
+        if not isinstance(settings, dict):
+            raise RunError(f"{path}: set must be a table, [set], got {settings!r}")
+        return dataclasses.replace(from_dict(cls, data, str(path)), set=dict(_flat(settings)))
+
+    def configs(self) -> list[RunConfig]:
+        """The runs.
+
+        Raises:
+            RunError: for an experiment, an agent, a budget, an algorithm or an option that does not exist, or a value
+                that an option cannot have.
+        """
+        found = []
+        for experiment, agent in itertools.product(self.experiments, self.agents):
+            base = find(experiment).config(agent, 0, self.budget, self.algorithm)
+            for settings in self._grid():
+                config = changed(base, settings, f"train {experiment} --agent {agent}")
+                found += [dataclasses.replace(config, seed=seed) for seed in self.seeds]
+        return found
+
+    def _grid(self) -> list[dict[str, Any]]:
+        values = [v if isinstance(v, list) else [v] for v in self.set.values()]
+        if empty := [name for name, v in zip(self.set, values, strict=True) if not v]:
+            raise RunError(f"there is no value to choose from for {empty[0]}")
+        return [dict(zip(self.set, chosen, strict=True)) for chosen in itertools.product(*values)]
+
+
+def _choose(known: list[str]) -> str:
+    return f"choose from {', '.join(known)}"
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """TOML reads ``training.steps = 5`` as a table in a table: back to one name."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

@@ -1,0 +1,148 @@
+"""Jobs in processes of this machine that are kept from job to job.
+
+A pipe a worker and nothing that workers share: whichever is killed, and whenever, only its own job notices. Pools with
+a common queue do not have that: `concurrent.futures` loses all jobs with a worker, `pebble` with an idle one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+
+from runs.launch.jobs import Job, Outcome, failed, run_job
+
+
+class Workers:
+    """Does jobs in processes of this machine.
+
+    Args:
+        slots: how many processes.
+        retries: how often a job is tried again after its process died.
+    """
+
+    threads: int | None = 1
+
+    def __init__(self, slots: int, retries: int):
+        self.slots: int | None = slots
+        self._size, self._retries = slots, retries
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+        """Each job with how it ended, in the order in which they end."""
+        waiting = deque(jobs)
+        deaths: Counter[str] = Counter()
+        workers = [Worker(i) for i in range(min(self._size, len(jobs)))]
+        try:
+            for worker in workers:
+                worker.begin(waiting.popleft())
+            while busy := {worker.pipe: worker for worker in workers if worker.job is not None}:
+                for pipe in wait(list(busy)):
+                    worker = busy[pipe]  # type: ignore[index]
+                    job, outcome = worker.end()
+                    if outcome is None:
+                        death = worker.death()
+                        workers[worker.index] = worker = Worker(worker.index)
+                        deaths[job.path] += 1
+                        if deaths[job.path] <= self._retries:
+                            waiting.appendleft(job)
+                        else:
+                            outcome = failed(job, f"its process {death}, at attempt {deaths[job.path]}")
+                    if waiting:
+                        worker.begin(waiting.popleft())
+                    if outcome is not None:
+                        yield job, outcome
+        finally:
+            _stop(workers)
+
+
+class Worker:
+    """A process that does one job after the other."""
+
+    def __init__(self, index: int):
+        context = multiprocessing.get_context("spawn")  # a fork of a process with torch's threads may hang
+        self.index = index
+        self.job: Job | None = None
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs, index), name=f"snail-worker-{index}", daemon=True)
+        # Ctrl-C in a terminal reaches all processes that were started there, but it is the launcher that decides. What
+        # is blocked when a process begins stays so, from its first moment on.
+        resource_tracker.ensure_running()  # with the first process otherwise, whose signals it would unblock
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        theirs.close()  # so that the pipe ends when the process does
+
+    def begin(self, job: Job) -> None:
+        """Hand it a job."""
+        self.job = job
+        with contextlib.suppress(OSError):  # it died idle: the end of its pipe will tell
+            self.pipe.send(job)
+
+    def end(self) -> tuple[Job, Outcome | None]:
+        """Its job and how that ended, once its pipe is ready; None if the process died."""
+        assert self.job is not None
+        job, self.job = self.job, None
+        try:
+            return job, self.pipe.recv()
+        except (EOFError, OSError):
+            return job, None
+
+    def death(self) -> str:
+        """What became of a process that died, once it has let go of everything."""
+        self.pipe.close()
+        self.process.join()
+        code = self.process.exitcode or 0
+        if code == -signal.SIGKILL:
+            return "was killed (SIGKILL: by hand, or for want of memory)"
+        return f"died of {signal.Signals(-code).name}" if code < 0 else f"ended by itself with exit code {code}"
+
+
+def _stop(workers: Sequence[Worker]) -> None:
+    """End the workers; those with a job save a checkpoint first, unless Ctrl-C is pressed again."""
+    try:
+        for worker in workers:
+            if worker.job is not None:
+                worker.process.terminate()
+            worker.pipe.close()
+        for worker in workers:
+            worker.process.join()
+    except KeyboardInterrupt:
+        for worker in workers:
+            worker.process.kill()
+        raise
+
+
+def _work(pipe: Connection, index: int) -> None:
+    """What a worker does: jobs, until the pipe ends or SIGTERM says so, on which a job saves its checkpoint."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    try:
+        _take_gpu(index)
+        while True:
+            pipe.send(run_job(pipe.recv()))
+    except (EOFError, OSError, KeyboardInterrupt):
+        pass
+
+
+def _stop_with_parent() -> None:
+    """Nobody is left to hand out jobs once the launcher has died: save a checkpoint and stop."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _take_gpu(index: int) -> None:
+    """Spread the workers over the GPUs, where there are any."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(index % torch.cuda.device_count())
