@@ -191,6 +191,8 @@ def started_by_torchrun(device: torch.device) -> Iterator[Team]:
         for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):  # all on one machine: nobody else can listen
             os.environ.setdefault(name, "lo")
     if device.type == "cuda":
+        if str(device.index) != os.environ.get("LOCAL_RANK"):
+            raise RunError("each process needs a GPU of its own, so --device cannot name one; give --device cuda")
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from runs.team import Team
@@ -38,20 +41,49 @@ class TeamBatchNorm(nn.Module):
         """(M, C, ...) -> (M, C, ...)."""
         if not self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        axes = [0, *range(2, x.ndim)]
-        exact = x.to(self.weight.dtype)  # under autocast x is not
-        var, mean = torch.var_mean(exact, axes, correction=0)  # (C,), of these rows
-        means, variances = self.team.gather(torch.stack([mean, var])[None]).unbind(1)  # (size, C)
-        mean = means.mean(0)  # of equal parts
-        var = variances.mean(0) + (means - mean).square().mean(0)  # (C,): biased
+        count = x.numel() // x.shape[1]
+        mean, var = torch.zeros_like(self.running_mean), torch.ones_like(self.running_var)
         with torch.no_grad():
-            count = self.team.size * x.numel() // x.shape[1]
+            F.batch_norm(x, mean, var, training=True, momentum=1.0)  # leaves the moments of these rows there, unbiased
+            moments = torch.stack([mean, var * (count - 1) / count])
+            means, variances = self.team.gather(moments[None]).unbind(1)  # (size, C)
+            mean = means.mean(0)  # of equal parts
+            var = variances.mean(0) + (means - mean).square().mean(0)  # (C,)
+            count *= self.team.size
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * count / (count - 1), self.momentum)
             self.num_batches_tracked += 1
-        shape = (-1, *(1,) * (x.ndim - 2))  # (C, 1, ...)
-        scale = self.weight * (var + self.eps).rsqrt()
-        return ((exact - mean.view(shape)) * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
+        return _Normalize.apply(x, self.weight, self.bias, mean, var, self.eps, count, self.team)
+
+
+class _Normalize(torch.autograd.Function):
+    """Normalise by moments of a batch of ``count`` places, of which ``x`` is a part: (M, C, ...) -> (M, C, ...).
+
+    With x' the normalised input and g the gradient for y = w x' + b, that for x is
+    ``w / sqrt(var + eps) * (g - mean(g) - x' mean(g x'))``, the means over the whole batch (Ioffe & Szegedy 2015,
+    section 3). All passes over x are those of `torch.nn.functional.batch_norm`, which is fused.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float, count: int, team: Team
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, bias, mean, var)
+        ctx.eps, ctx.count, ctx.team = eps, count, team
+        return F.batch_norm(x, mean, var, weight, bias, eps=eps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, mean, var = ctx.saved_tensors
+        a, b, c = inputs = tuple(t.detach().requires_grad_() for t in (x, weight, bias))
+        with torch.enable_grad():
+            y = F.batch_norm(a, mean, var, b, c, eps=ctx.eps)
+        for_x, for_weight, for_bias = torch.autograd.grad(y, inputs, gradients[0])  # as if the moments were constant
+        shares = ctx.team.total(torch.stack([for_weight, for_bias])) / ctx.count  # mean(g x') and mean(g)
+        shares *= weight * (var + ctx.eps).rsqrt()
+        for_x -= F.batch_norm(x, mean, var, shares[0], shares[1], eps=ctx.eps)
+        return for_x, for_weight, for_bias, *[None] * 5
 
 
 class TeamDropout(nn.Module):

@@ -91,7 +91,7 @@ class TRPOLearner(MetaRLLearner):
         old = parameters_to_vector(parameters).detach()
         pieces = [self.team.rows(piece) for piece in order.chunk(training.minibatches)]
         with torch.no_grad():
-            old_logits = torch.cat([self._logits(batch.inputs[rows]) for rows in pieces])  # in the order of ``order``
+            old_logits = torch.cat([self._logits(batch.inputs[rows]) for rows in pieces])  # piece after piece
 
         gradient = torch.zeros_like(old)
         for rows in pieces:

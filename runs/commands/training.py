@@ -26,6 +26,7 @@ class Train(RunConfig):
     """Train one agent on one experiment, measure it on frozen test tasks, and leave a record.
 
     The defaults shown are those of the chosen experiment, agent and budget: all of them can be changed.
+    `torchrun --nproc-per-node 2 -m runs.cli train ...` lets two processes train the run together, with equal results.
     """
 
     experiment: Positional[str]
