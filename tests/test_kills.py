@@ -27,7 +27,7 @@ STEPS = 12
 SEED = 20171203
 LONGER = {
     "bandit": replace(BANDIT, training=replace(BANDIT.training, steps=STEPS)),
-    "few-shot": replace(FEWSHOT, training=replace(FEWSHOT.training, steps=STEPS, validations=4)),
+    "few-shot": replace(FEWSHOT, training=replace(FEWSHOT.training, steps=STEPS, validations=2)),
 }
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload([__name__])  # each life of a run begins in milliseconds, with everything imported

@@ -25,6 +25,7 @@ from tiny_runs import (
     LOOPS,
     STEPS,
     assert_same_run,
+    contents,
     go,
     quicken,
     saved_state,
@@ -62,10 +63,6 @@ def finished(tmp_path_factory) -> dict[str, Path]:
             folders[loop] = tmp_path_factory.mktemp("whole") / loop
             go(config, folders[loop])
     return folders
-
-
-def contents(path: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in path.iterdir() if p.is_file()}
 
 
 # ----- what a finished run leaves

@@ -113,3 +113,7 @@ def assert_same_run(path: Path, whole: Path) -> None:
     assert untimed_metrics(path) == untimed_metrics(whole)
     results = [json.loads((p / "result.json").read_text())["results"] for p in (path, whole)]
     assert results[0] == results[1]
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in path.iterdir() if p.is_file()}

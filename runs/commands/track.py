@@ -15,7 +15,7 @@ from tyro.conf import Positional
 from runs.errors import RunError
 from runs.folder import RESULTS, RunFolder
 from runs.progress import progress_bar
-from runs.tracking import require_installed, start_mirror
+from runs.tracking import require_installed, start_mirror, wait_for_mirror
 from runs.tracking.follow import Position
 from runs.tracking.interface import PROJECT, Run
 from runs.tracking.pictures import draw_pictures
@@ -67,7 +67,8 @@ class Track:
             draw_pictures(RunFolder(folder))
         if not Position.at(path).lacks(run):
             return f"{self.to} has all of it already; --again sends it anew"
-        if start_mirror(self.to, folder, uuid.uuid4().hex[:8], stdin=subprocess.DEVNULL).wait():
+        mirror = start_mirror(self.to, folder, uuid.uuid4().hex[:8], stdin=subprocess.DEVNULL)
+        if not wait_for_mirror(self.to, mirror):
             return FAILED
         position = Position.at(path)
         return f"{SENT} up to step {position.step}" + (", and the final numbers" if position.finished else "")

@@ -23,6 +23,8 @@ from runs.tracking.wandb import wandb_mode
 TrackerName = Literal["auto", "none", "wandb", "trackio", "wandb+trackio"]
 PATIENCE = 20.0
 """Seconds that the end of a run waits for its mirrors."""
+TOLD = 3
+"""Exit code of a mirror that has said itself what went wrong."""
 WAKE_SECONDS = 0.5
 """Mirrors are told of new lines at most this often."""
 
@@ -69,16 +71,23 @@ class Tracker:
         for mirror in self._mirrors.values():
             mirror.stdin.close()  # type: ignore[union-attr]
         for name, mirror in self._mirrors.items():
-            try:
-                mirror.wait(max(0.0, until - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                mirror.kill()
-                mirror.wait()
-                print(
-                    f"warning: {name} has not finished mirroring this run in {PATIENCE:.0f} s; "
-                    "its metrics.jsonl is complete, and `snail track push` sends the rest",
-                    file=sys.stderr,
-                )
+            wait_for_mirror(name, mirror, max(0.0, until - time.monotonic()))
+
+
+def wait_for_mirror(name: str, mirror: subprocess.Popen[bytes], patience: float | None = None) -> bool:
+    """Let a mirror come to its end, for so many seconds at most; whether all is well, of which it warns otherwise."""
+    try:
+        code = mirror.wait(patience)
+        why = f"stopped mirroring (exit code {code})"
+    except subprocess.TimeoutExpired:
+        mirror.kill()
+        code = mirror.wait()
+        why = f"has not finished mirroring in {PATIENCE:.0f} s"
+    if code not in (0, TOLD):
+        print(
+            f"warning: {name} {why}; metrics.jsonl is complete, and `snail track push` sends the rest", file=sys.stderr
+        )
+    return code == 0
 
 
 def start_mirror(name: str, folder: Path, run_id: str, stdin: int) -> subprocess.Popen[bytes]:

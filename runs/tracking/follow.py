@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import IO
 
+from runs.tracking import TOLD
 from runs.tracking.interface import Mirror, Run, Tail
 from runs.tracking.trackio import TrackioMirror
 from runs.tracking.wandb import WandbMirror
@@ -136,7 +137,7 @@ def _checksum(path: Path) -> str:
 
 
 def main() -> None:
-    """Follow; dashboards' own chatter is silenced, and what goes wrong is one warning line."""
+    """Follow; a dashboard's own chatter is silenced, and what goes wrong is one warning line."""
     name, folder, run_id = sys.argv[1:]
     with open(os.dup(2), "w") as stderr, open(os.devnull, "w") as silence:
         os.dup2(silence.fileno(), 1)
@@ -151,7 +152,7 @@ def main() -> None:
                 file=stderr,
                 flush=True,
             )
-            sys.exit(1)
+            sys.exit(TOLD)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,7 @@ class WandbMirror:
     def close(self, step: int) -> None:
         """Wait until all is kept, and look whether it is."""
         self._run.finish()
+        self._wandb.teardown()  # offline, what is kept is whole only after that
         if self._offline and (kept := self._kept()) < step:
             raise RuntimeError(f"it has kept {kept} of {step} steps")
 

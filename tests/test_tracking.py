@@ -1,0 +1,554 @@
+"""Mirrors: what the real dashboards have of a run, after interruptions and kills, and what they cannot do to it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_runs import BANDIT, STEPS, assert_same_run, go, quicken
+
+import runs.tracking
+import runs.training
+from runs.agents import SNAILConfig
+from runs.cli import run
+from runs.config import to_dict
+from runs.errors import Interrupted, RunError
+from runs.folder import RunFolder
+from runs.ppo import PPOLearner
+from runs.tracking import Tracker, open_tracker
+from runs.tracking.follow import Position
+from runs.tracking.interface import Run, Tail
+from runs.tracking.wandb import records, wandb_mode
+
+TESTS = Path(__file__).parent
+ATTENDS = replace(BANDIT, agent="snail", model=SNAILConfig())
+BOTH = "wandb+trackio"
+
+
+@pytest.fixture(autouse=True)
+def at_home(monkeypatch, tmp_path_factory):
+    """Nobody has logged in to anything, and however busy the machine is, mirrors are waited for."""
+    quicken(monkeypatch)
+    for name in [name for name in os.environ if name.startswith(("WANDB_", "TRACKIO_", "HF_"))]:
+        monkeypatch.delenv(name)
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("CACHE", "CONFIG", "DATA"):
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(home / name))
+    monkeypatch.setattr(runs.tracking, "PATIENCE", 120.0)
+
+
+@pytest.fixture
+def dashboards() -> None:
+    pytest.importorskip("wandb")
+    if importlib.util.find_spec("trackio") is None:
+        pytest.skip("needs trackio")
+
+
+def in_place(results: Path, name: str = "run") -> Path:
+    """A folder where a tiny run's would be among all results."""
+    return results / BANDIT.experiment / "gru" / name
+
+
+class Kept:
+    """What a dashboard has of the runs: by id, its lines of metrics by step, in order, and the rest."""
+
+    def __init__(self) -> None:
+        self.lines: defaultdict[str, list[tuple[int, dict[str, Any]]]] = defaultdict(list)
+        self.media: defaultdict[str, set[str]] = defaultdict(set)
+        self.config: dict[str, Any] = {}
+        self.summary: dict[str, Any] = {}
+        self.about: dict[str, tuple[str, ...]] = {}
+
+
+def wandb_has(folder: Path) -> Kept:
+    """From the files that wandb leaves offline."""
+    kept = Kept()
+    for path in sorted(folder.glob("wandb/offline-run-*/run-*.wandb")):
+        name = path.stem.removeprefix("run-")
+        for r in records(path):
+            if r.HasField("run"):
+                kept.about[name] = (r.run.project, r.run.run_group, r.run.job_type, r.run.display_name)
+                kept.config |= {item.key: json.loads(item.value_json) for item in r.run.config.update}
+            if r.HasField("summary"):
+                kept.summary |= {item.key or item.nested_key[0]: item.value_json for item in r.summary.update}
+            if r.HasField("history"):
+                values = {tuple(i.nested_key) or (i.key,): json.loads(i.value_json) for i in r.history.item}
+                kept.media[name] |= {k[0] for k, v in values.items() if k[1:] == ("_type",) and v == "image-file"}
+                values = {k[0]: v for k, v in values.items() if k[0][0] != "_" and k[0] not in kept.media[name]}
+                if values:
+                    kept.lines[name].append((r.history.step.num, values))
+    return kept
+
+
+TRACKIO_READER = """
+import json, sys
+import trackio
+from trackio.sqlite_storage import SQLiteStorage
+found = []
+for run in trackio.Api().runs("snail"):
+    found.append([run.id, run.name, run.config, SQLiteStorage.get_logs("snail", run.name, run_id=run.id)])
+print("\\n" + json.dumps(found))
+"""
+
+
+def trackio_has(folder: Path) -> Kept:
+    """From the database, through trackio's own reader: in a process, because it knows one database alone."""
+    of = Run.read(folder)
+    environment = {**os.environ, "TRACKIO_DIR": str(of.results / "trackio"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", TRACKIO_READER], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    kept = Kept()
+    for name, title, config, logs in json.loads(done.stdout.splitlines()[-1]):
+        if title != of.name:
+            continue
+        kept.about[name] = ("snail", config["_Group"], title)
+        kept.config |= config
+        for line in logs:
+            step = line.pop("step")
+            kept.media[name] |= {k for k, v in line.items() if isinstance(v, dict) and v["_type"] == "trackio.image"}
+            values = {k: v for k, v in line.items() if k != "timestamp" and k not in kept.media[name]}
+            numbers = {k: v for k, v in values.items() if k.startswith("test/")}
+            kept.summary |= numbers
+            if len(values) > len(numbers):
+                kept.lines[name].append((step, {k: v for k, v in values.items() if k not in numbers}))
+    return kept
+
+
+HAS = {"wandb": wandb_has, "trackio": trackio_has}
+
+
+def metrics(folder: Path) -> list[tuple[int, dict[str, Any]]]:
+    return [(line.pop("step"), line) for line in RunFolder(folder).metrics()]
+
+
+def assert_has(kept: Kept, folder: Path, name: str, exactly: bool = True) -> str:
+    """The dashboard has one run, with every step once and the values that were logged; returns its id."""
+    (identity,) = kept.lines
+    assert identity == Position.at(Position.path(folder, name)).id
+    expected, found = metrics(folder), kept.lines[identity]
+    assert [step for step, _ in found] == [step for step, _ in expected] == list(range(1, STEPS + 1))
+    for (_, values), (_, line) in zip(found, expected, strict=True):
+        assert set(values) == set(line)
+        timed = () if exactly else tuple(k for k in line if k == "seconds" or k.endswith("_per_second"))
+        assert {k: v for k, v in values.items() if k not in timed} == {k: v for k, v in line.items() if k not in timed}
+    return identity
+
+
+# ----- what the real ones have
+
+
+def test_both_dashboards_have_the_whole_run(dashboards, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(runs.training, "PICTURES_AFTER", 0.0)
+    folder = tmp_path / BANDIT.experiment / "snail" / "smoke-seed1"
+    (number,) = go(ATTENDS, folder, BOTH)["results"]
+    name = f"{BANDIT.experiment}/snail/smoke-seed1"
+    kept = wandb_has(folder)
+    identity = assert_has(kept, folder, "wandb")
+    assert kept.about == {identity: ("snail", BANDIT.experiment, "snail", name)}
+    assert kept.media[identity] == {"curve", "attention/layer-1"}
+    assert {k: v for k, v in kept.config.items() if k != "_wandb"} == to_dict(ATTENDS)
+    numbers = {"test/return": number["mean"], "test/return_ci95": number["ci95"], "test/return_n": number["n"]}
+    assert {k: json.loads(kept.summary[k]) for k in numbers} == numbers
+    kept = trackio_has(folder)
+    identity = assert_has(kept, folder, "trackio")
+    assert kept.about == {identity: ("snail", BANDIT.experiment, name)}
+    assert kept.media[identity] == {"curve", "attention/layer-1"}
+    assert {k: v for k, v in kept.config.items() if k[0] != "_"} == to_dict(ATTENDS)
+    assert kept.summary == numbers
+
+
+def stop_at(patch: pytest.MonkeyPatch, step: int, act: Any) -> None:
+    update = PPOLearner.update
+
+    def changed(self, number):
+        if number == step:
+            act()
+        return update(self, number)
+
+    patch.setattr(PPOLearner, "update", changed)
+
+
+def test_a_stopped_run_goes_on_under_its_id(dashboards, tmp_path):
+    folder = in_place(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 2, lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(Interrupted):
+            go(BANDIT, folder, BOTH)
+    before = [Position.at(Position.path(folder, name)) for name in ("wandb", "trackio")]
+    assert [p.step for p in before] == [3, 3] and [p.finished for p in before] == [None, None]
+    go(BANDIT, folder, BOTH, resume=True)
+    assert assert_has(wandb_has(folder), folder, "wandb") == before[0].id
+    assert assert_has(trackio_has(folder), folder, "trackio") == before[1].id
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import pytest, torch
+from tiny_runs import BANDIT, go, quicken
+import runs.training
+from runs.ppo import PPOLearner
+
+torch.set_num_threads(1)
+update = PPOLearner.update
+
+def dies(self, number):
+    if number == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return update(self, number)
+
+with pytest.MonkeyPatch.context() as patch:
+    quicken(patch)
+    patch.setattr(runs.training, "CHECKPOINT_SECONDS", float(sys.argv[3]))
+    patch.setattr(PPOLearner, "update", dies)
+    go(BANDIT, Path(sys.argv[1]), "wandb+trackio")
+"""
+
+
+@pytest.mark.parametrize("interval", [-1.0, 1e9], ids=["with a checkpoint", "before the first checkpoint"])
+def test_a_killed_run_has_every_step_once(dashboards, tmp_path, interval):
+    """What was logged after the last checkpoint is logged again, and mirrored once."""
+    folder = in_place(tmp_path)
+    path = os.pathsep.join([str(TESTS), *sys.path])
+    command = [sys.executable, "-c", KILLED, str(folder), "4", str(interval)]
+    killed = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    go(BANDIT, folder, BOTH, resume=True)
+    assert_has(wandb_has(folder), folder, "wandb", exactly=False)
+    assert_has(trackio_has(folder), folder, "trackio", exactly=False)
+
+
+def test_killed_mirrors_lose_nothing_for_good(dashboards, tmp_path, monkeypatch):
+    """As when the whole machine goes down: what they had not written yet, the next start sends."""
+    opened: list[Tracker] = []
+    real = open_tracker
+    monkeypatch.setattr(runs.training, "open_tracker", lambda *a: opened.append(real(*a)) or opened[-1])
+
+    def kill():
+        until = time.monotonic() + 60  # they are at work, whatever they have written of it
+        while time.monotonic() < until and not all(Position.at(path).id for path in positions):
+            time.sleep(0.05)
+        time.sleep(0.3)
+        for mirror in opened[-1]._mirrors.values():
+            os.killpg(mirror.pid, signal.SIGKILL)
+        signal.raise_signal(signal.SIGINT)
+
+    folder = in_place(tmp_path)
+    positions = [Position.path(folder, name) for name in ("wandb", "trackio")]
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 3, kill)
+        with pytest.raises(Interrupted):
+            go(BANDIT, folder, BOTH)
+    go(BANDIT, folder, BOTH, resume=True)
+    assert_has(wandb_has(folder), folder, "wandb")
+    assert_has(trackio_has(folder), folder, "trackio")
+
+
+def test_an_overwritten_run_is_a_new_one(dashboards, tmp_path):
+    folder = in_place(tmp_path)
+    go(replace(BANDIT, seed=2), folder, "trackio")
+    first = Position.at(Position.path(folder, "trackio")).id
+    go(BANDIT, folder, "trackio", overwrite=True)
+    kept = trackio_has(folder)
+    assert kept.lines.pop(first)[0][1]["loss"] != metrics(folder)[0][1]["loss"]
+    assert_has(kept, folder, "trackio")
+
+
+NO_NETWORK = """
+import os, sys
+def told(event, arguments):
+    if event in ("socket.connect", "socket.bind", "socket.getaddrinfo"):
+        with open(os.environ["EVENTS"], "a") as file:
+            file.write(f"{event} {arguments}\\n")
+with open(os.environ["EVENTS"], "a") as file:
+    file.write("watched\\n")
+sys.addaudithook(told)
+"""
+
+
+def test_trackio_neither_calls_nor_listens(dashboards, tmp_path, monkeypatch):
+    """Not even where somebody has logged in and set up a server for other projects."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(NO_NETWORK)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.setenv("EVENTS", str(tmp_path / "events"))
+    for name, value in {"HF_TOKEN": "hf_x", "TRACKIO_SPACE_ID": "me/mine", "TRACKIO_SERVER_URL": "http://x"}.items():
+        monkeypatch.setenv(name, value)
+    folder = in_place(tmp_path / "results")
+    go(BANDIT, folder, "trackio")
+    assert (tmp_path / "events").read_text() == "watched\n"
+    for name in ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"):
+        monkeypatch.delenv(name)
+    assert_has(trackio_has(folder), folder, "trackio")
+
+
+# ----- afterwards
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_pushing_sends_what_is_not_there_yet(dashboards, tmp_path, capfd, name):
+    folders = [in_place(tmp_path, n) for n in ("one", "two")]
+    go(BANDIT, folders[0])
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 2, lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(Interrupted):
+            go(BANDIT, folders[1])
+
+    def push(*words: str) -> list[str]:
+        capfd.readouterr()
+        assert run(["track", "push", str(tmp_path), "--to", name, *words]) == 0
+        return capfd.readouterr().out.splitlines()
+
+    def kept() -> Kept:
+        return HAS[name](folders[0])
+
+    first = push()
+    assert first[0] == f"{folders[0]}: sent up to step {STEPS}, and the final numbers"
+    assert first[1] == f"{folders[1]}: sent up to step 3"
+    assert first[2].startswith("kept offline; once you have logged in: wandb sync" if name == "wandb" else "look at it")
+    assert all(word in first[2] for word in (str(tmp_path), "wandb sync" if name == "wandb" else "trackio show"))
+    lines, identity = kept().lines, Position.at(Position.path(folders[0], name)).id
+    assert lines[identity] == metrics(folders[0])
+    assert "curve" in kept().media[identity] and "test/return_ci95" in kept().summary
+    assert push() == [f"{f}: {name} has all of it already; --again sends it anew" for f in folders]
+    assert kept().lines == lines
+    go(BANDIT, folders[1], name, resume=True)  # goes on where the push has ended
+    assert_has(HAS[name](folders[1]), folders[1], name)
+    assert push("--again")[0] == first[0]
+    again = Position.at(Position.path(folders[0], name)).id
+    assert again != identity and kept().lines[again] == kept().lines[identity] == metrics(folders[0])
+
+
+def test_a_run_that_is_being_mirrored_is_left_alone(dashboards, tmp_path, capfd):
+    """Two that send the same run at once would send it twice."""
+    folder, said = in_place(tmp_path), []
+
+    def push():
+        until = time.monotonic() + 60
+        while not Position.at(Position.path(folder, "trackio")).id and time.monotonic() < until:
+            time.sleep(0.05)
+        assert run(["track", "push", str(folder), "--to", "trackio"]) == 0
+        said.append(capfd.readouterr().out)
+
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 2, push)
+        go(BANDIT, folder, "trackio")
+    assert said == [f"{folder}: goes to trackio while it trains\n"]
+    assert_has(trackio_has(folder), folder, "trackio")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["push", "nowhere"], "there is no run with metrics in nowhere"),
+        (["push", "--too", "wandb"], "did you mean --to?"),
+    ],
+)
+def test_mistakes_in_pushing_get_one_line(capsys, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    assert run(["track", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+# ----- what a mirror cannot do to a run
+
+
+FAKE = """
+import time
+
+class Settings:
+    def __init__(self, **options):
+        pass
+
+class Run:
+    starting_step, summary = 0, {{}}
+    def log(self, values, step):
+        {log}
+    def finish(self):
+        {finish}
+
+def teardown():
+    pass
+
+def init(**arguments):
+    {init}
+    return Run()
+"""
+
+
+@pytest.fixture
+def fake_wandb(monkeypatch, tmp_path_factory):
+    """Stands in for the real one, in the mirror's process, too, and does something else at a call of one function."""
+
+    def install(call: str, act: str) -> None:
+        calls = {"log": "pass", "finish": "pass", "init": "pass", call: act}
+        site = tmp_path_factory.mktemp("site")
+        (site / "wandb.py").write_text(FAKE.format(**calls) if call != "import" else act)
+        monkeypatch.syspath_prepend(site)
+        monkeypatch.setenv("WANDB_MODE", "shared")  # its files are nobody's business
+
+    return install
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        quicken(patch)
+        go(BANDIT, tmp_path_factory.mktemp("whole"))
+    return tmp_path_factory.getbasetemp() / "whole0"
+
+
+@pytest.mark.parametrize(
+    ("call", "act"),
+    [
+        ("import", "1 / 0"),
+        ("import", "raise SystemExit('I am not for you')"),
+        ("init", "raise RuntimeError('no route\\nto host')"),
+        ("log", "raise OSError('the disk is full')"),
+        ("finish", "raise RuntimeError('upload failed')"),
+        ("log", "import os; os._exit(1)"),
+    ],
+)
+def test_a_failing_mirror_costs_one_warning(whole, fake_wandb, call, act, tmp_path, capfd):
+    fake_wandb(call, act)
+    go(BANDIT, tmp_path, "wandb")
+    assert_same_run(tmp_path, whole)
+    (warning,) = [line for line in capfd.readouterr().err.splitlines() if line.strip()]
+    assert warning.startswith("warning: wandb") and "snail track push" in warning
+
+
+@pytest.mark.parametrize("call", ["init", "log", "finish"])
+def test_a_hanging_mirror_holds_nothing_up(whole, fake_wandb, call, tmp_path, monkeypatch, capfd):
+    fake_wandb(call, "time.sleep(600)")
+    monkeypatch.setattr(runs.tracking, "PATIENCE", 0.1)
+    go(BANDIT, tmp_path, "wandb")
+    assert_same_run(tmp_path, whole)
+    (warning,) = [line for line in capfd.readouterr().err.splitlines() if line.strip()]
+    assert "has not finished mirroring in" in warning and "snail track push" in warning
+    assert not Position.held(Position.path(tmp_path, "wandb"))  # nothing of it is left
+
+
+def test_a_mirror_that_hangs_for_long_is_not_waited_for_by_a_line(fake_wandb, tmp_path):
+    """Nor is there an end to how many lines it can be told of."""
+    fake_wandb("init", "time.sleep(600)")
+    (tmp_path / "config.json").write_text(json.dumps({"experiment": "x", "agent": "y"}))
+    tracker = open_tracker("wandb", tmp_path, "id")
+    for _ in range(200_000):  # more than any pipe holds
+        tracker._woken = 0.0
+        tracker.wake()
+    runs.tracking.PATIENCE, patience = 0.0, runs.tracking.PATIENCE
+    tracker.close()
+    runs.tracking.PATIENCE = patience
+
+
+def test_a_full_disk_under_a_dashboard_is_told(dashboards, whole, tmp_path, monkeypatch, capfd):
+    """trackio itself would only have warned, and lost them."""
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "file" / "trackio"))
+    go(BANDIT, tmp_path / "run", "trackio")
+    assert_same_run(tmp_path / "run", whole)
+    (warning,) = [line for line in capfd.readouterr().err.splitlines() if line.strip()]
+    assert warning.startswith("warning: trackio")
+
+
+# ----- which
+
+
+@pytest.fixture
+def nothing_installed(monkeypatch):
+    find = importlib.util.find_spec
+    missing = ("wandb", "trackio")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name in missing else find(name, *a))
+
+
+@pytest.mark.parametrize("tracker", ["none", "auto"])
+def test_runs_without_dashboards(whole, nothing_installed, tracker, tmp_path):
+    go(BANDIT, tmp_path, tracker)
+    assert_same_run(tmp_path, whole)
+    assert not list(tmp_path.glob("mirror-*"))
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_a_dashboard_that_is_asked_for_and_missing_is_an_error(nothing_installed, name, tmp_path):
+    with pytest.raises(RunError, match=rf"{name} is not installed; run: pip install 'snail-suite\[track\]'"):
+        go(BANDIT, tmp_path, name)
+
+
+def test_none_mirrors_nothing_and_auto_is_wandb(fake_wandb, tmp_path):
+    fake_wandb("log", "pass")
+    for tracker, names in (("none", set()), ("auto", {"mirror-wandb.json"})):
+        go(BANDIT, tmp_path / tracker, tracker)
+        assert {path.name for path in (tmp_path / tracker).glob("mirror-*")} == names
+
+
+def test_wandb_that_is_disabled_mirrors_nothing(monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    assert not open_tracker("wandb", tmp_path, "id")
+
+
+@pytest.mark.parametrize(
+    "environment, machine, mode",
+    [
+        ({}, None, "offline"),
+        ({"WANDB_API_KEY": "k"}, None, "online"),
+        ({"WANDB_MODE": "offline", "WANDB_API_KEY": "k"}, "api.wandb.ai", "offline"),
+        ({"WANDB_MODE": "disabled"}, None, "disabled"),
+        ({}, "api.wandb.ai", "online"),
+        ({}, "example.org", "offline"),
+        ({"WANDB_BASE_URL": "https://wandb.example.org/"}, "wandb.example.org", "online"),
+        ({"WANDB_BASE_URL": "https://wandb.example.org"}, "api.wandb.ai", "offline"),
+    ],
+)
+def test_wandb_goes_online_only_for_who_has_logged_in(environment, machine, mode, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if machine:
+        (tmp_path / ".netrc").write_text(f"machine {machine}\n login user\n password secret\n")
+        (tmp_path / ".netrc").chmod(0o600)
+    assert wandb_mode() == mode
+
+
+# ----- reading what is being written
+
+
+def test_a_tail_gives_whole_lines_once_and_all_of_a_file_that_was_replaced(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    tail = Tail(path)
+    assert tail.new() == []
+    path.write_text('{"step": 1}\n{"st')
+    assert tail.new() == [{"step": 1}] and tail.new() == []
+    with open(path, "a") as file:
+        file.write('ep": 2}\nnonsense\n[3]\n')
+    assert tail.new() == [{"step": 2}]
+    (tmp_path / "other").write_text('{"step": 1}\n')
+    os.replace(tmp_path / "other", path)
+    assert tail.new() == [{"step": 1}]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"id": "x"}'])
+def test_a_damaged_position_is_none(tmp_path, text):
+    (tmp_path / "mirror-wandb.json").write_text(text)
+    assert Position.at(tmp_path / "mirror-wandb.json") == Position()
+
+
+def test_where_the_results_are(tmp_path):
+    for place, results in (("bandit/n10-k5/gru/smoke-seed0", "."), ("else/where", "else")):
+        folder = tmp_path / place
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps({"experiment": "bandit/n10-k5", "agent": "gru"}))
+        assert Run.read(folder).results == (tmp_path / results).resolve()
