@@ -11,6 +11,7 @@ import tyro
 
 from runs.commands.attention import Attention
 from runs.commands.bench import Bench
+from runs.commands.dashboard import Dashboard
 from runs.commands.data import Data
 from runs.commands.listing import List
 from runs.commands.tables import PrintTable
@@ -24,6 +25,7 @@ VERBS: dict[str, Any] = {
     "evaluate": Evaluate,
     "attention": Attention,
     "table": PrintTable,
+    "dashboard": Dashboard,
     "data": Data,
     "bench": Bench,
     "demo": Demo,
