@@ -7,9 +7,9 @@ import importlib.util
 import io
 import os
 import webbrowser
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from runs.errors import RunError
 from runs.folder import RESULTS, writing
@@ -70,8 +70,8 @@ class Dashboard:
 
 
 @contextlib.contextmanager
-def _trackio(folder: Path) -> Any:
-    """The address of trackio's dashboard of the mirror in the folder, as long as that lasts; None without either."""
+def _trackio(folder: Path) -> Iterator[str | None]:
+    """The address of trackio's dashboard of the mirror in the folder, as long as this lasts; None without either."""
     if importlib.util.find_spec("trackio") is None or not any(folder.glob("*.db")):
         yield None
         return

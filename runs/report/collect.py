@@ -114,15 +114,16 @@ class Collector:
             for folder in run_folders(top):
                 stamp = _stamp(folder)
                 old = known.get(folder)
-                fresh = old is None or old[0] != stamp
-                self._known[folder] = (stamp, *_read_safely(folder, top, top == self.published)) if fresh else old
+                if old is None or old[0] != stamp:
+                    old = (stamp, *_read_safely(folder, top, top == self.published))
+                self._known[folder] = old
         same = list(known) == list(self._known) and all(known[folder] is new for folder, new in self._known.items())
         if self._found is None or not same:
             self._found = self._put_together()
         return self._found
 
     def _put_together(self) -> Found:
-        runs = {}
+        runs: dict[object, Run] = {}
         for _, run, _ in self._known.values():
             if run is not None:
                 runs.setdefault((run.settings, run.seed, run.record.get("finished", run.folder)), run)

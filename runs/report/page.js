@@ -117,11 +117,11 @@ function facets(choice) {
     for (const run of chosenRuns(choice, facet)) counts.set(String(run[facet]), counts.get(String(run[facet])) + 1);
     const order = new Intl.Collator("en", { numeric: true });
     const values = [...counts.keys()].sort(order.compare);
+    const clear = make("button", { type: "button", onclick: () => choose({ [facet]: new Set(), run: null }) }, "show all");
     return make(
       "fieldset",
       { "data-facet": facet },
-      make("legend", {}, facet),
-      choice[facet].size ? make("button", { type: "button", onclick: () => choose({ [facet]: new Set(), run: null }) }, "all") : null,
+      make("legend", {}, facet, choice[facet].size ? clear : null),
       make(
         "div",
         { class: "options" },
@@ -215,7 +215,7 @@ function panelGrid(found) {
   const grid = make("div", { class: found.length === 1 ? "panels single" : "panels" });
   const later = found.map((panel) => {
     const what = panel.name === panel.yLabel ? [] : [panel.yLabel];
-    const about = [...what, ...(panel.limit === null ? [] : [`dashed: the limit, ${shown(panel.limit)}`])].join("; ");
+    const about = [...what, ...(panel.limit === null ? [] : [`limit ${shown(panel.limit)} (dashed)`])].join("; ");
     const place = make("div", { class: "place" });
     grid.append(
       make(
@@ -280,8 +280,6 @@ function grid(head, rows) {
 
 const follow = (run, text = title(run)) => make("button", { type: "button", onclick: () => choose({ run: run.name }) }, text);
 
-const interval = (half) => (Number.isFinite(half) ? `± ${shown(half, 2)}` : "–");
-
 /** Final numbers: a line for each agent, with what another draw of tasks and another training would change. */
 function numbersSection(runs) {
   const rows = [];
@@ -310,18 +308,18 @@ function numbersSection(runs) {
         run.budget,
         metricName(r),
         shown(mean),
-        interval(overTasks),
-        interval(half),
+        shown(overTasks, 2),
+        shown(half, 2),
         found.map(([one]) => one.seed).join(", "),
         shown(r.n),
       ]);
     }
   }
   if (!rows.length) return null;
-  const head = ["experiment", "agent", "budget", "number", "mean", "95% over tasks", "95% over seeds", "seeds", "tasks"];
+  const head = ["experiment", "agent", "budget", "number", "mean", "± over tasks", "± over seeds", "seeds", "tasks"];
   const about =
-    "Measured on the frozen test tasks. Over tasks: what another draw of test tasks would change, for the agents as they " +
-    "are trained. Over seeds: what another training would change; it takes at least two seeds to tell.";
+    "Measured on the frozen test tasks, with two 95% intervals. Over tasks: what another draw of test tasks would change, " +
+    "the agents staying as they are. Over seeds: what training again would change; that takes at least two seeds to tell.";
   return section("numbers", "Final numbers", make("p", { class: "muted" }, about), grid(head, rows));
 }
 
@@ -444,8 +442,8 @@ function runPage(choice, run) {
       make("p", {}, ...state(run).childNodes, run.seconds ? `, ${shown(Math.round(run.seconds))} s of training${unit}` : "", ", folder ", folder),
       run.results.length
         ? grid(
-            ["number", "mean", "95% over tasks", "tasks", "task set"],
-            run.results.map((r) => [metricName(r), shown(r.mean), interval(r.ci95), shown(r.n), make("td", {}, r.task_set ?? "–")]),
+            ["number", "mean", "± over tasks (95%)", "tasks", "task set"],
+            run.results.map((r) => [metricName(r), shown(r.mean), shown(r.ci95, 2), shown(r.n), make("td", {}, r.task_set ?? "–")]),
           )
         : make("p", { class: "empty" }, "Its numbers are measured when it is finished."),
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import html
 import io
@@ -98,8 +99,10 @@ class Report:
         """The tables; made again only when another number has been measured."""
         stamp = [(run.folder, run.record.get("finished")) for run in found.runs if run.finished]
         if self._tables is None or self._tables[0] != stamp:
-            results = read_results(self.folders)
-            rendered = [{"name": t.name, "title": t.title, "html": table_html(t, results)} for t in tables().values()]
+            with contextlib.redirect_stderr(io.StringIO()):  # what is damaged is said on the page
+                results = read_results(self.folders)
+                known = tables().values()
+                rendered = [{"name": t.name, "title": t.title, "html": table_html(t, results)} for t in known]
             self._tables = (stamp, rendered)
         return self._tables[1]
 

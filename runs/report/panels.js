@@ -79,14 +79,14 @@ function drawPanel(parent, panel, zoom, height) {
   const ink = cssColour("--muted");
   const grid = { stroke: cssColour("--grid"), width: 1 };
   const axis = { stroke: ink, grid, ticks: grid, font: "12px system-ui, sans-serif", labelFont: "12px system-ui, sans-serif" };
-  const [low, high] = rangeOfY(lines, range, panel.limit);
+  let seen = rangeOfY(lines, range, panel.limit);
   const plot = new uPlot(
     {
       width: Math.max(260, place.clientWidth),
       height,
       legend: { show: false },
       cursor: { y: false, points: { show: false }, drag: { x: true, y: false, dist: 5 } },
-      scales: { x: { time: false }, y: { range: (u, min, max) => [min, max] } },
+      scales: { x: { time: false }, y: { range: () => seen } },
       // the frame is uPlot's and what is inside is ours: its series must share their x, ours do not
       series: [{}, { paths: () => null, points: { show: false } }],
       axes: [
@@ -100,14 +100,15 @@ function drawPanel(parent, panel, zoom, height) {
             if (key !== "x") return;
             const { min, max } = u.scales.x;
             zoom.x = min > range[0] || max < range[1] ? [min, max] : null;
-            const [bottom, top] = rangeOfY(lines, [min, max], panel.limit);
-            u.setScale("y", { min: bottom, max: top });
+            seen = rangeOfY(lines, [min, max], panel.limit);
+            // later, for uPlot forgets what is asked of it while it sets a scale
+            queueMicrotask(() => u.setScale("y", { min: seen[0], max: seen[1] }));
           },
         ],
         setCursor: [(u) => point(u, lines, panel, tip, dot)],
       },
     },
-    [range, [low, high]],
+    [range, seen],
     place,
   );
   plot.over.append(dot, tip);
