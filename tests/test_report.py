@@ -115,10 +115,14 @@ def test_published_records_have_no_configuration_beside_them_and_a_copy_is_shown
     own = leave(results, seed=7)
     shutil.copytree(own, published / "copied")
     other = leave(published, agent="gru", seed=9)
-    for folder in (published / "copied", other):
+    rerun = leave(published, seed=1)
+    record = json.loads((rerun / "result.json").read_text())
+    (rerun / "result.json").write_text(json.dumps(record | {"finished": "2025-01-01T00:00:00+00:00"}))
+    for folder in (published / "copied", other, rerun):
         (folder / "config.json").unlink()
     found = Collector([results, published], published).collect()
     assert [(run.seed, run.published) for run in found.runs if run.seed in (7, 9)] == [(7, False), (9, True)]
+    assert len({run.name for run in found.runs}) == len(found.runs)
 
 
 def test_a_damaged_run_costs_a_warning_and_no_other_run(results):
@@ -474,7 +478,7 @@ def test_a_part_is_looked_at_closely_and_all_again(open_page):
     visit.page.mouse.up()
     for metric in ("main", "return"):  # what is looked at stays
         visit.page.locator("#metric").select_option(metric)
-        assert number(visit.hover(BANDIT, 0.99), "updates") == STEPS / 2
+        assert 17 < number(visit.hover(BANDIT, 0.99), "updates") <= 20
         assert visit.pixels(BANDIT, BLUE) > 200
     over.dblclick()
     assert number(visit.hover(BANDIT, 0.99), "updates") > 35
@@ -576,6 +580,7 @@ def test_the_page_fits_narrow_windows_and_dark_rooms(open_page):
 def test_a_running_run_is_followed_live(browser, served, results):
     visit = Visit(browser, served.address + "#agent=gru&experiment=bandit%2Fn10-k5")
     assert "unfinished, 20 of 40 updates" in visit.page.locator("#runs").inner_text()
+    visit.page.evaluate("scrollTo(0, 300)")
     folder = RunFolder(run_of(results, "gru"))
     for step in range(21, STEPS + 1):
         folder.append_metrics({"step": step, "seconds": 2.0 * step, "return": returns("gru", 0, step)})
@@ -583,6 +588,7 @@ def test_a_running_run_is_followed_live(browser, served, results):
     folder.write_result(record(folder.config(), mean=4.8))
     visit.page.locator("#runs", has_text="return 4.800 ± 0.020").wait_for()
     assert visit.page.locator("input:checked").count() == 2 and visit.legend(BANDIT) == ["gru"]
+    assert visit.page.evaluate("scrollY") == 300
     assert number(visit.hover(BANDIT, 0.99), "updates") == STEPS
     assert not visit.said
     assert {url.split("#")[0] for url in visit.asked if not url.startswith("data:")} == {

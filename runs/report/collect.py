@@ -46,7 +46,7 @@ class Curves:
 class Run:
     """One run.
 
-    name: its folder below the one that was searched, and its name in the page's address.
+    name: its folder below the one that was searched, and its name in the page's address; no other run's.
     published: whether it is one of the records that published numbers come from.
     config: the configuration, without what only names the run; settings younger than the run at their defaults.
     record: what the record says besides its results and its configuration; empty for an unfinished run.
@@ -191,7 +191,7 @@ def _read(folder: Path, top: Path, published: bool, warnings: list[str]) -> Run:
         warnings.append(f"{e}; the run is shown without curves")
     return Run(
         folder=folder,
-        name=folder.relative_to(top).as_posix(),
+        name=("published/" if published else "") + folder.relative_to(top).as_posix(),
         published=published,
         experiment=str(key["experiment"]),
         agent=str(key["agent"]),

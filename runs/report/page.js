@@ -14,6 +14,7 @@ let tag = null; // of the data, as the server names it
 let panels = [];
 const zooms = new Map();
 const opened = new Map();
+const images = new Map();
 
 // ---------------------------------------------------------------- what is chosen
 
@@ -216,7 +217,8 @@ function panelGrid(found) {
   const later = found.map((panel) => {
     const what = panel.name === panel.yLabel ? [] : [panel.yLabel];
     const about = [...what, ...(panel.limit === null ? [] : [`limit ${shown(panel.limit)} (dashed)`])].join("; ");
-    const place = make("div", { class: "place" });
+    const height = found.length === 1 ? 400 : 230;
+    const place = make("div", { style: { minHeight: `${height}px` } }); // so that the page keeps its length meanwhile
     grid.append(
       make(
         "div",
@@ -229,7 +231,7 @@ function panelGrid(found) {
     );
     const key = `${panel.name} ${panel.xLabel}`;
     if (!zooms.has(key)) zooms.set(key, {});
-    return () => drawPanel(place, panel, zooms.get(key), found.length === 1 ? 400 : 230);
+    return () => drawPanel(place, panel, zooms.get(key), height);
   });
   return [grid, () => later.map((paint) => paint())];
 }
@@ -384,6 +386,12 @@ function settingsSection(runs) {
   return section("settings", "Settings that differ", body);
 }
 
+/** A picture; the same element as the last time, which need not be decoded again. */
+function image(source, alt) {
+  if (!images.has(source)) images.set(source, make("img", { src: source, alt, loading: "lazy", decoding: "async" }));
+  return images.get(source);
+}
+
 function figures(run) {
   return run.pictures.map((picture) =>
     make(
@@ -391,7 +399,7 @@ function figures(run) {
       {},
       make("figcaption", {}, `${title(run)}: ${picture.name}`),
       picture.source
-        ? make("img", { src: picture.source, alt: `${title(run)}: ${picture.name}`, loading: "lazy", decoding: "async" })
+        ? image(picture.source, `${title(run)}: ${picture.name}`)
         : make("p", { class: "muted" }, "too big for this page, or damaged; it lies at ", make("span", { class: "path" }, picture.link)),
     ),
   );
@@ -465,10 +473,12 @@ function choicesOfRun(choice) {
 function draw() {
   const choice = readChoice();
   const focus = document.activeElement?.id || null;
-  const scrolls = new Map([...document.querySelectorAll("fieldset")].map((f) => [f.dataset.facet, f.querySelector(".options").scrollTop]));
+  const place = (box) =>
+    box.closest("fieldset")?.dataset.facet ?? box.closest("details")?.firstChild.textContent ?? box.closest("section").id;
+  const boxes = () => document.querySelectorAll(".options, .scroll");
+  const scrolled = new Map([...boxes()].map((box) => [place(box), [box.scrollLeft, box.scrollTop]]));
   panels.forEach((panel) => panel.destroy());
   document.getElementById("facets").replaceChildren(...facets(choice));
-  for (const f of document.querySelectorAll("fieldset")) f.querySelector(".options").scrollTop = scrolls.get(f.dataset.facet) ?? 0;
   const unfinished = data.runs.filter((run) => !run.finished).length;
   document.getElementById("summary").textContent =
     `${data.runs.length} runs, ${unfinished ? `${unfinished} of them unfinished` : "all finished"}; read ${time(data.made)}`;
@@ -500,6 +510,7 @@ function draw() {
     ),
   );
   panels = paint();
+  for (const box of boxes()) box.scrollTo(...(scrolled.get(place(box)) ?? [0, 0]));
   if (focus) document.getElementById(focus)?.focus();
 }
 

@@ -23,6 +23,7 @@ from scipy import special
 
 from runs.catalogue import CATALOGUE
 from runs.plots import COLOURS
+from runs.progress import progress_bar
 from runs.records import Result, read_results
 from runs.report.collect import RATE, Collector, Curves, Found, Run, thinned
 from runs.tables import Format, Table, render, tables
@@ -80,13 +81,15 @@ class Report:
         points = max(50, min(POINTS, CURVE_BYTES * 3 // (4 * 4 * max(1, columns))))  # 4 bytes, as 4/3 characters each
         room = PICTURE_BYTES
         plain = []
-        for run in found.runs:
-            pictures = []
-            for path in run.pictures:
-                encoded = self._picture(path) if room > 0 else None
-                room -= len(encoded or "")
-                pictures.append({"name": path.stem, "source": encoded, "link": _link(path, beside)})
-            plain.append(_plain(run, points, beside) | {"pictures": pictures})
+        with progress_bar(len(found.runs), "report", unit="run", delay=2.0, leave=False) as bar:
+            for run in found.runs:
+                pictures = []
+                for path in run.pictures:
+                    encoded = self._picture(path) if room > 0 else None
+                    room -= len(encoded or "")
+                    pictures.append({"name": path.stem, "source": encoded, "link": _link(path, beside)})
+                plain.append(_plain(run, points, beside) | {"pictures": pictures})
+                bar.update()
         return plain
 
     def _picture(self, path: Path) -> str | None:
@@ -220,7 +223,7 @@ def encode_picture(path: Path) -> str | None:
             small = image.convert("RGB")
             small.thumbnail((PICTURE_WIDTH, 4 * PICTURE_WIDTH))
             buffer = io.BytesIO()
-            small.quantize(64).save(buffer, format="PNG", optimize=True)
+            small.quantize(256).save(buffer, format="PNG")
     except (OSError, ValueError, SyntaxError):  # what a damaged file makes pillow say
         return None
     return _data_address(buffer.getvalue())

@@ -66,13 +66,13 @@ function cssColour(name) {
 /**
  * Draw a panel into `parent`.
  *
- * panel: {title, xLabel, yLabel, limit, lines}; a line is {label, colour, dash, seeds, total, thin, hidden, toggle}, with
+ * panel: {name, xLabel, yLabel, limit, lines}; a line is {label, colour, dash, seeds, total, thin, hidden, toggle}, with
  * `total` an average as from `average` or null, and `thin` single seeds' {x, y}. zoom: {x}, kept by the caller.
  */
 function drawPanel(parent, panel, zoom, height) {
   const lines = panel.lines.filter((line) => !line.hidden);
   const range = rangeOfX(panel.lines);
-  const place = make("div", { class: "plot" });
+  const place = make("div", { class: "plot", role: "img", "aria-label": `${panel.name}: ${panel.yLabel} over ${panel.xLabel}` });
   const tip = make("div", { class: "tip", hidden: true });
   const dot = make("div", { class: "dot", hidden: true });
   parent.append(place);
@@ -243,7 +243,10 @@ function point(u, lines, panel, tip, dot) {
     const at = u.posToVal(left, "x");
     for (const line of lines) {
       if (!line.total) continue;
-      const i = nearest(line.total.x, at);
+      let i = nearest(line.total.x, at);
+      if (line.total.x[i] > u.scales.x.max) i--; // its neighbour is still in sight, perhaps
+      else if (line.total.x[i] < u.scales.x.min) i++;
+      if (!(i in line.total.x)) continue;
       const x = u.valToPos(line.total.x[i], "x");
       const y = u.valToPos(line.total.mean[i], "y");
       const distance = Math.hypot(x - left, y - top);
