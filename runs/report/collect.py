@@ -161,9 +161,9 @@ def _read_safely(folder: Path, top: Path, published: bool) -> tuple[Run | None, 
     warnings: list[str] = []
     try:
         return _read(folder, top, published, warnings), warnings
-    except (OSError, RunError) as e:
-        return None, [*warnings, str(e)]
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
+    except RunError as e:
+        return None, [*warnings, f"{e}; left out"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         return None, [*warnings, f"{folder} is not a whole run ({type(e).__name__}: {e}); left out"]
 
 

@@ -264,7 +264,7 @@ const isNumber = (content) => /^-?[\d,.]+(e[-+]?\d+)?$/.test(String(content));
 
 /** A table in a box that scrolls; columns of numbers are aligned to the right. */
 function grid(head, rows) {
-  const right = head.map((name, column) => rows.some((row) => isNumber(row[column])));
+  const right = head.map((name, column) => rows.some((row) => isNumber(row[column]) || row[column].className === "number"));
   const kind = (column) => (right[column] ? "number" : null);
   const cell = (content, column) =>
     content instanceof Node && content.nodeName === "TD" ? content : make("td", { class: kind(column) }, content);
