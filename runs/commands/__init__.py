@@ -8,6 +8,7 @@ from typing import Any
 from runs.commands.attention import Attention
 from runs.commands.bench import Bench
 from runs.commands.compare import Compare
+from runs.commands.dashboard import Dashboard
 from runs.commands.data import Data
 from runs.commands.listing import List
 from runs.commands.status import ShowStatus
@@ -28,6 +29,7 @@ VERBS: dict[str, Any] = {
     "attention": Attention,
     "table": PrintTable,
     "compare": Compare,
+    "dashboard": Dashboard,
     "track": Track,
     "data": Data,
     "bench": Bench,

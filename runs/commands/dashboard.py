@@ -1,0 +1,86 @@
+"""The verb that shows all runs in a browser."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import os
+import webbrowser
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from runs.errors import RunError
+from runs.folder import RESULTS, writing
+from runs.records import PUBLISHED
+from runs.report.page import Report, page
+from runs.report.serve import LOOPBACK, Live, Server
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    """Write one page with all runs, which needs no network, and serve it to this machine, following what runs."""
+
+    results: Path = RESULTS
+    """Folder of your own results."""
+    published: bool = True
+    """Show the records that published numbers come from, too."""
+    output: Path | None = None
+    """Where the page goes; None: report.html in the folder of results."""
+    serve: bool = True
+    """Serve the page, and where trackio has mirrored runs its dashboard, until Ctrl-C."""
+    port: int = 8765
+    """Port of the page; 0: any that is free."""
+    open: bool = False
+    """Open the page in a browser."""
+
+    def run(self) -> None:
+        """Write, and serve."""
+        if not self.results.is_dir() and (self.results != RESULTS or not self.published):
+            raise RunError(f"there is no folder {self.results}; give the one with your runs by --results")
+        output = self.output or self.results / "report.html"
+        folders = [self.results, *([PUBLISHED] if self.published else [])]
+        report = Report(folders, published=PUBLISHED)
+        found = report.find()
+        if not found.runs and not found.warnings:
+            raise RunError(
+                f"there are no runs below {self.results}; start one: snail train bandit/n10-k5 --budget demo"
+            )
+        with writing(output) as file:
+            file.write(page(report.data(found, output.parent)).encode())
+        print(f"report: {output} ({len(found.runs)} runs, {output.stat().st_size / 1e6:.1f} MB)")
+        for line in found.warnings:
+            print(f"warning: {line}")
+        if self.serve:
+            self._serve(Live(report, output.parent))
+        elif self.open:
+            webbrowser.open(output.resolve().as_uri())
+
+    def _serve(self, live: Live) -> None:
+        with Server(live, self.port) as server, _trackio(self.results / "trackio") as mirror:
+            print(f"live:   {server.address}")
+            if mirror is not None:
+                print(f"trackio: {mirror}")
+            print("Ctrl-C ends", flush=True)
+            if self.open:
+                webbrowser.open(server.address)
+            with contextlib.suppress(KeyboardInterrupt):
+                server.serve_forever()
+
+
+@contextlib.contextmanager
+def _trackio(folder: Path) -> Iterator[str | None]:
+    """The address of trackio's dashboard of the mirror in the folder, as long as this lasts; None without either."""
+    if importlib.util.find_spec("trackio") is None or not any(folder.glob("*.db")):
+        yield None
+        return
+    os.environ["TRACKIO_DIR"] = str(folder.resolve())  # read when trackio is imported
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints an address with a token that allows to write
+        import trackio
+
+        app, address, *_ = trackio.show(open_browser=False, block_thread=False, host=LOOPBACK, share=False)
+    try:
+        yield address
+    finally:
+        app.close()
