@@ -122,7 +122,10 @@ def find(name: str) -> Experiment:
         RunError: if there is none; the message suggests the nearest.
     """
     if name not in CATALOGUE:
-        raise RunError(_unknown("experiment", name, tuple(CATALOGUE)) + "; `snail list` shows all")
+        raise RunError(
+            _unknown("experiment", name, tuple(CATALOGUE))
+            + "; `snail list` shows all, `snail --extend FILE` knows yours"
+        )
     return CATALOGUE[name]
 
 
@@ -213,7 +216,7 @@ def _unknown(what: str, name: str, known: tuple[str, ...]) -> str:
     return f"unknown {what} {name!r}{hint}"
 
 
-def _meta_rl(steps: int, **settings: Any) -> dict[str, Training]:
+def meta_rl(steps: int, **settings: Any) -> dict[str, Training]:
     """Both algorithms on the same trials, and the tuning of the methods that do not learn; settings are PPO's."""
     shared = {f.name for f in dataclasses.fields(MetaRLTraining)}
     common = {name: value for name, value in settings.items() if name in shared}
@@ -229,17 +232,17 @@ FULL_BATCH = {10: 1024, 100: 128, 500: 256, 1000: 128}
 def _bandit(arms: int, pulls: int, **others: AnyAgentConfig) -> Experiment:
     task = BanditTask(arms, pulls)
     trials = 60_000 if pulls == 10 else 20_000  # an interval of less than 0.3% of the value
-    demo = {"demo": Budget(task, _meta_rl(190), TrialTest())} if pulls == 10 else {}
-    short = {"short": Budget(task, _meta_rl(40, batch_size=FULL_BATCH[pulls]), TrialTest())} if others else {}
+    demo = {"demo": Budget(task, meta_rl(190), TrialTest())} if pulls == 10 else {}
+    short = {"short": Budget(task, meta_rl(40, batch_size=FULL_BATCH[pulls]), TrialTest())} if others else {}
     return Experiment(
         f"bandit/n{pulls}-k{arms}",
         f"{pulls} pulls of a {arms}-armed Bernoulli bandit",
         {**AGENTS, **others, **BANDIT_METHODS},
         {
-            "full": Budget(task, _meta_rl(FULL_STEPS[pulls], batch_size=FULL_BATCH[pulls]), TrialTest(trials)),
+            "full": Budget(task, meta_rl(FULL_STEPS[pulls], batch_size=FULL_BATCH[pulls]), TrialTest(trials)),
             **demo,
             **short,
-            "smoke": Budget(task, _meta_rl(4, batch_size=4 * max(2, 640 // pulls)), TrialTest(trials=2000)),
+            "smoke": Budget(task, meta_rl(4, batch_size=4 * max(2, 640 // pulls)), TrialTest(trials=2000)),
         },
     )
 
@@ -253,13 +256,13 @@ def _mdp(episodes: int) -> Experiment:
         f"{episodes} episodes of 10 steps in a random MDP of 10 states and 5 actions",
         {**AGENTS, **MDP_METHODS},
         {
-            "full": Budget(task, _meta_rl(800, **settings), TrialTest(trials=10_000)),
-            "smoke": Budget(task, _meta_rl(4, batch_size=32), TrialTest(trials=200)),
+            "full": Budget(task, meta_rl(800, **settings), TrialTest(trials=10_000)),
+            "smoke": Budget(task, meta_rl(4, batch_size=32), TrialTest(trials=200)),
         },
     )
 
 
-def _supervised(steps: int, queries: int = 15, prototype_loss: float = 1.0, **settings: Any) -> dict[str, Training]:
+def supervised(steps: int, queries: int = 15, prototype_loss: float = 1.0, **settings: Any) -> dict[str, Training]:
     """Ours, and with what the paper published: one query an episode, and nothing but its loss."""
     ours = SupervisedTraining(steps, queries=queries, prototype_loss=prototype_loss, prototype_pool="batch", **settings)
     paper = replace(ours, queries=1, class_loss=0.0, prototype_loss=0.0, augmentation=UNCHANGED)
@@ -269,7 +272,7 @@ def _supervised(steps: int, queries: int = 15, prototype_loss: float = 1.0, **se
 
 
 def _smoke(task: FewShotTask) -> Budget:
-    training = _supervised(20, batch_size=4, validation_episodes=50, validations=4)
+    training = supervised(20, batch_size=4, validation_episodes=50, validations=4)
     return Budget(task, training, FewShotTest(episodes=200))
 
 
@@ -296,15 +299,15 @@ def _fewshot(
 
 def _one_shot(data: DataName, ways: int, images: str, **others: AnyAgentConfig) -> Experiment:
     """A model for 1 shot alone, which learns in less time."""
-    short = {"short": Budget(FewShotTask(data, ways, (1,), (1,)), _supervised(400), FewShotTest())} if others else {}
+    short = {"short": Budget(FewShotTask(data, ways, (1,), (1,)), supervised(400), FewShotTest())} if others else {}
     task = FewShotTask(data, ways, shots=(1,), test_shots=(1,))
     return Experiment(
         f"{data}/{ways}way-1shot",
         f"{ways}-way classification of {images}, 1 shot only",
         {**FEWSHOT_AGENTS, **others},
         {
-            "full": Budget(task, _supervised(7000), FewShotTest()),
-            "demo": Budget(task, _supervised(1000), FewShotTest()),
+            "full": Budget(task, supervised(7000), FewShotTest()),
+            "demo": Budget(task, supervised(1000), FewShotTest()),
             **short,
             "smoke": _smoke(task),
         },
@@ -319,7 +322,7 @@ BETTER: dict[str, Any] = {"class_loss": 0.5, "augmentation": Augmentation(shift=
 def _photographs_on_a_processor(task: FewShotTask) -> Budget:
     """Half an hour of one core, which is too little for the paper's embedding: a smaller one."""
     small = ResidualEmbeddingConfig(size=64, filters=(16, 24, 32, 64), wide=512)
-    training = _supervised(800, batch_size=8, learning_rate=1e-3, validation_episodes=100, validations=8, **BETTER)
+    training = supervised(800, batch_size=8, learning_rate=1e-3, validation_episodes=100, validations=8, **BETTER)
     return Budget(replace(task, embedding=small), training, FewShotTest())
 
 
@@ -333,22 +336,22 @@ CATALOGUE: dict[str, Experiment] = {
         ),
         _bandit(arms=50, pulls=1000),
         *(_mdp(episodes) for episodes in (10, 25, 50, 75, 100)),
-        _fewshot("omniglot", 5, CHARACTERS, _supervised(12_000)),
+        _fewshot("omniglot", 5, CHARACTERS, supervised(12_000)),
         _fewshot(
             "omniglot",
             20,
             CHARACTERS,
-            _supervised(6000, queries=20),
+            supervised(6000, queries=20),
             maml=MAMLConfig(inner_lr=0.1, inner_steps=5, test_steps=5),
         ),
         _one_shot("omniglot", 5, CHARACTERS, **FEWSHOT_VARIANTS),
-        _fewshot("glyphs", 5, PRINTED, _supervised(6000)),
+        _fewshot("glyphs", 5, PRINTED, supervised(6000)),
         _one_shot("glyphs", 5, PRINTED),
         _fewshot(
             "mini-imagenet",
             5,
             PHOTOGRAPHS,
-            _supervised(30_000, learning_rate=1e-3, **BETTER),
+            supervised(30_000, learning_rate=1e-3, **BETTER),
             RESIDUAL_EMBEDDING,
             MAMLConfig(inner_lr=0.01, inner_steps=5, test_steps=10),
             demo=_photographs_on_a_processor,

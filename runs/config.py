@@ -28,7 +28,7 @@ def options_of(*bases: type) -> Any:
     """
 
     def choices() -> Any:
-        return Union[tuple(k for base in bases for k in _choices(base))]
+        return Union[tuple(k for base in bases for k in _choices(base))]  # noqa: UP007  # not written out
 
     return tyro.conf.arg(constructor_factory=choices)
 
@@ -107,14 +107,15 @@ def _read_union(kinds: tuple[Any, ...], data: Any, where: str) -> Any:
 
 def _read_named(kinds: tuple[Any, ...], data: dict[str, Any], where: str) -> Any:
     """The dataclass that ``data`` names, which may be of any of the kinds."""
-    choices = {(k.__module__, k.__qualname__): k for kind in kinds for k in _choices(kind)}.values()  # the last definition
+    found = {(k.__module__, k.__qualname__): k for kind in kinds for k in _choices(kind)}
+    choices = found.values()  # of a class that was defined again, in a notebook say, the last
     named = [k for k in choices if k.__name__ == data.get("type")]
     if len(named) > 1:
         modules = " and ".join(k.__module__ for k in named)
         raise RunError(f"{where}.type {data['type']!r} is the name of classes in {modules}; rename one")
     if not named:
         names = ", ".join(k.__name__ for k in choices)
-        hint = "; if an extension defines it, give --extend FILE" if any(map(_is_abstract, kinds)) else ""
+        hint = "; if it is of an extension: snail --extend FILE ..." if any(map(_is_abstract, kinds)) else ""
         raise RunError(f"{where}.type must be one of {names}, got {data.get('type')!r}{hint}")
     return _read_dataclass(named[0], data, where)
 

@@ -18,7 +18,7 @@ from runs.config import options_of
 from runs.embeddings import OMNIGLOT_EMBEDDING, EmbeddingConfig
 
 
-class Task(ABC):
+class Task(ABC):  # noqa: B024  # what a task must have is said by the trainings that it is for
     """What is learned. A subclass is a frozen dataclass of its settings."""
 
     def limit(self) -> float | None:
