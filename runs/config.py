@@ -28,7 +28,8 @@ def options_of(*bases: type) -> Any:
     """
 
     def choices() -> Any:
-        return Union[tuple(k for base in bases for k in _choices(base))]  # noqa: UP007  # not written out
+        found = {k.__name__: k for base in bases for k in _choices(base)}  # of a class defined again the last
+        return Union[tuple(found.values())]  # noqa: UP007  # not written out
 
     return tyro.conf.arg(constructor_factory=choices)
 
@@ -108,7 +109,7 @@ def _read_union(kinds: tuple[Any, ...], data: Any, where: str) -> Any:
 def _read_named(kinds: tuple[Any, ...], data: dict[str, Any], where: str) -> Any:
     """The dataclass that ``data`` names, which may be of any of the kinds."""
     found = {(k.__module__, k.__qualname__): k for kind in kinds for k in _choices(kind)}
-    choices = found.values()  # of a class that was defined again, in a notebook say, the last
+    choices = found.values()  # of a class that is defined again, in a notebook say, the last
     named = [k for k in choices if k.__name__ == data.get("type")]
     if len(named) > 1:
         modules = " and ".join(k.__module__ for k in named)
