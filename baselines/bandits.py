@@ -14,7 +14,7 @@ Beta(s + 1, f + 1), with mean (s + 1) / (s + f + 2): as if every arm started wit
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
 from math import log
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from baselines.gittins import FiniteHorizonTables, finite_horizon_indices, gittins_indices
+from baselines.trial_method import TrialMethod
 from envs.trials import TrialVectorEnv, require_positive
 
 TENTHS = tuple(i / 10 for i in range(11))
@@ -48,7 +49,7 @@ class Trials:
         return (self.successes + 1) / (self.successes + self.failures + 2)
 
 
-class BanditMethod(ABC):
+class BanditMethod(TrialMethod):
     """One method with its setting. A subclass is a frozen dataclass of numbers that defines `index`."""
 
     @classmethod

@@ -53,16 +53,6 @@ class Recurrent(SequenceModel):
         cache = self._advance(x_t, cache)
         return self.head(cache[0]), cache
 
-    def branch(self, x_q: Tensor, cache: State) -> Tensor:
-        """(B, Q, C), cache -> (B, Q, D)."""
-        batch, queries, channels = x_q.shape
-        repeated = tuple(s.repeat_interleave(queries, dim=0) for s in cache)  # (B Q, H)
-        return self.step(x_q.reshape(-1, channels), repeated)[0].view(batch, queries, -1)
-
-    def reset(self, cache: State, rows: Tensor) -> State:
-        """Rows of the batch where ``rows`` (B,) is True begin a new sequence."""
-        return tuple(s.masked_fill(rows[:, None], 0.0) for s in cache)
-
     def _weights(self) -> list[Tensor]:
         """The layer's parameters in the order of torch's cells: input and hidden weights, then their biases."""
         return [getattr(self.rnn, name) for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")]

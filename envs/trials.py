@@ -42,8 +42,8 @@ class TrialVectorEnv(VectorEnv[Tensor, Tensor, Tensor], ABC):
     A task is one row of one float tensor (for several quantities: stacked in its last axis), so that task
     sets can be stored, hashed and put back by ``reset(options={"tasks": ...})``.
 
-    A subclass calls ``super().__init__`` and defines `sample_tasks`, `check_tasks` and `transition`, and
-    `start_observation` if that is not 0.
+    A subclass defines `sample_tasks` and `transition`; `check_tasks`, if not every tensor of that shape is a task, and
+    `start_observation`, if that is not 0.
 
     Args:
         num_envs: Rows B, each its own trial on its own task.
@@ -118,9 +118,8 @@ class TrialVectorEnv(VectorEnv[Tensor, Tensor, Tensor], ABC):
     def sample_tasks(self, n: int, generator: torch.Generator) -> Tensor:
         """Draw ``n`` tasks, (n, *task_shape) float32 on the generator's device; changes nothing here."""
 
-    @abstractmethod
     def check_tasks(self, tasks: Tensor) -> None:
-        """Raise `ValueError` if a caller's ``tasks`` (B, *task_shape) are not tasks of this family."""
+        """Raise `ValueError` if a caller's ``tasks`` (B, *task_shape) are not tasks of this family; here any are."""
 
     @abstractmethod
     def transition(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from torch import nn
 
 from baselines.bandits import (
     UCB1,
+    BanditMethod,
     EpsilonGreedy,
     FiniteHorizonGittins,
     Gittins,
@@ -32,6 +33,7 @@ from baselines.mdps import (
     UCRL2,
     EpsilonGreedyPolicy,
     GreedyPolicy,
+    MDPMethod,
     Oracle,
     RandomPolicy,
 )
@@ -40,6 +42,7 @@ from baselines.recurrent import GRU, LSTM, Recurrent
 from baselines.sizing import matching_size
 from baselines.transfer import TransferClassifier
 from baselines.transformer import Combination, Positions, Transformer
+from baselines.trial_method import TrialMethod
 from envs.trials import require_positive
 from runs.embeddings import GLIMPSES, GlimpseEmbeddingConfig, OmniglotEmbeddingConfig
 from snail.actor_critic import ActorCritic
@@ -346,24 +349,10 @@ class TransferConfig(FewShotAgent):
         return TransferClassifier(embedding, ways, self.steps, self.learning_rate)
 
 
-AnySequenceAgent = SNAILConfig | LSTMConfig | GRUConfig | TransformerConfig
-AnyBanditMethod = (
-    Random | Greedy | EpsilonGreedy | UCB1 | Thompson | OptimisticThompson | Gittins | FiniteHorizonGittins
-)
-AnyMDPMethod = RandomPolicy | GreedyPolicy | EpsilonGreedyPolicy | PSRL | OPSRL | UCRL2 | BEB | Oracle
-AnyFewShotAgent = (
-    AnySequenceAgent
-    | LookingSNAILConfig
-    | MAMLConfig
-    | PrototypicalConfig
-    | Seq2SeqConfig
-    | AligningSeq2SeqConfig
-    | EncoderDecoderConfig
-    | TransferConfig
-)
-AnyAgentConfig = AnyFewShotAgent | AnyBanditMethod | AnyMDPMethod
+AnyAgentConfig = FewShotAgent | TrialMethod
+"""What can stand for an agent: what learns, and methods that do not."""
 
-AGENTS: dict[str, AnySequenceAgent] = {
+AGENTS: dict[str, SequenceAgent] = {
     "snail": SNAILConfig(),
     "lstm": LSTMConfig(),
     "gru": GRUConfig(),
@@ -371,14 +360,14 @@ AGENTS: dict[str, AnySequenceAgent] = {
 }
 """The agents for every experiment."""
 
-FEWSHOT_AGENTS: dict[str, AnyFewShotAgent] = {
+FEWSHOT_AGENTS: dict[str, FewShotAgent] = {
     **AGENTS,
     "maml": MAMLConfig(),
     "protonet": PrototypicalConfig(),
 }
 """The agents for few-shot classification."""
 
-ATTENTION_VARIANTS: dict[str, AnySequenceAgent] = {
+ATTENTION_VARIANTS: dict[str, SequenceAgent] = {
     **{f"snail-{score}": SNAILConfig(score=score) for score in SCORE_NAMES if score != "scaled-dot"},
     "snail-local-m": SNAILConfig(reach="local-m"),
     "snail-local-p": SNAILConfig(reach="local-p"),
@@ -391,7 +380,7 @@ ATTENTION_VARIANTS: dict[str, AnySequenceAgent] = {
 }
 """SNAIL with one thing changed, for every kind of experiment."""
 
-FEWSHOT_VARIANTS: dict[str, AnyFewShotAgent] = {
+FEWSHOT_VARIANTS: dict[str, FewShotAgent] = {
     **ATTENTION_VARIANTS,
     "snail-local-m": SNAILConfig(reach="local-m", window=3),  # of an episode with 6 items
     "snail-local-p": SNAILConfig(reach="local-p", window=3),
@@ -407,7 +396,7 @@ FEWSHOT_VARIANTS: dict[str, AnyFewShotAgent] = {
 }
 """For few-shot classification: these, and the mechanisms that SNAIL descends from."""
 
-BANDIT_METHODS: dict[str, AnyBanditMethod] = {
+BANDIT_METHODS: dict[str, BanditMethod] = {
     "random": Random(),
     "greedy": Greedy(),
     "eps-greedy": EpsilonGreedy(),
@@ -426,7 +415,7 @@ _BAYESIAN: dict[str, GreedyPolicy | EpsilonGreedyPolicy | PSRL | OPSRL | UCRL2 |
     "ucrl2": UCRL2(),
     "beb": BEB(),
 }
-MDP_METHODS: dict[str, AnyMDPMethod] = {
+MDP_METHODS: dict[str, MDPMethod] = {
     "random": RandomPolicy(),
     **_BAYESIAN,
     # with a prior that expects mean rewards of 0, as the papers' numbers imply
@@ -434,5 +423,5 @@ MDP_METHODS: dict[str, AnyMDPMethod] = {
     "oracle": Oracle(),
 }
 
-METHODS: dict[str, AnyBanditMethod | AnyMDPMethod] = {**BANDIT_METHODS, **MDP_METHODS}
+METHODS: dict[str, TrialMethod] = {**BANDIT_METHODS, **MDP_METHODS}
 """The agents that do not learn."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import fnmatch
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
+from baselines.trial_method import TrialMethod
 from envs.augmentation import UNCHANGED, Augmentation
 from runs.agents import (
     AGENTS,
@@ -16,27 +19,21 @@ from runs.agents import (
     FEWSHOT_AGENTS,
     FEWSHOT_VARIANTS,
     MDP_METHODS,
-    METHODS,
     AnyAgentConfig,
+    FewShotAgent,
     MAMLConfig,
+    TransferConfig,
 )
+from runs.config import from_dict, options_of, to_dict
 from runs.embeddings import OMNIGLOT_EMBEDDING, RESIDUAL_EMBEDDING, EmbeddingConfig, ResidualEmbeddingConfig
 from runs.errors import RunError
+from runs.learner import Test, Training
 from runs.meta_rl import MetaRLTraining, TrialTest
 from runs.ppo import PPOTraining
 from runs.supervised import FewShotTest, SupervisedTraining
-from runs.tasks import (
-    BanditTask,
-    DataName,
-    FewShotTask,
-    MDPTask,
-    Task,
-)
+from runs.tasks import BanditTask, DataName, FewShotTask, MDPTask, Task
 from runs.trpo import TRPOTraining
 from runs.tuning import Tuning
-
-Training = SupervisedTraining | PPOTraining | TRPOTraining | Tuning
-Test = FewShotTest | TrialTest
 
 
 @dataclass(frozen=True)
@@ -51,13 +48,13 @@ class RunConfig:
     """How much training: full, demo or smoke."""
     seed: int
     """Seed of the initial weights and of everything drawn in training."""
-    task: Task
+    task: Annotated[Task, options_of(Task)]
     """What is learned."""
-    model: AnyAgentConfig
+    model: Annotated[AnyAgentConfig, options_of(FewShotAgent, TrialMethod)]
     """What learns it."""
-    training: Training
+    training: Annotated[Training, options_of(Training)]
     """How it learns."""
-    test: Test
+    test: Annotated[Test, options_of(Test)]
     """How it is measured."""
 
 
@@ -70,10 +67,10 @@ class Budget:
     test: Test
 
 
-_OWN_WAYS = {"tuning": METHODS.keys(), "pretraining": {"transfer"}}
-"""Algorithms that are for some agents alone, which have no other."""
+_OWN_WAYS: dict[str, type] = {"tuning": TrialMethod, "pretraining": TransferConfig}
+"""Algorithms that are for some kind of agent alone, which has no other."""
 
-_NOT_FOR = {"paper": {"maml"}}
+_NOT_FOR: dict[str, type] = {"paper": MAMLConfig}
 """Algorithms that some agents cannot do: a single query has no statistics for MAML to normalise it by."""
 
 BUDGETS = ("full", "demo", "short", "smoke")
@@ -92,9 +89,10 @@ class Experiment:
     def algorithms(self, agent: str) -> tuple[str, ...]:
         """The ways of training an agent, the usual one first; some agents have their own."""
         ways = dict.fromkeys(name for b in self.budgets.values() for name in b.algorithms)
-        own = {name for name, agents in _OWN_WAYS.items() if agent in agents}
+        model = self.agents[agent]
+        own = {name for name, kind in _OWN_WAYS.items() if isinstance(model, kind)}
         possible = (name for name in ways if (name in own if own else name not in _OWN_WAYS))
-        return tuple(name for name in possible if agent not in _NOT_FOR.get(name, ()))
+        return tuple(name for name in possible if not isinstance(model, _NOT_FOR.get(name, ())))
 
     def limit(self) -> float | None:
         """What no agent can pass in expectation, in units of the metric; None where it is not known."""
@@ -124,8 +122,87 @@ def find(name: str) -> Experiment:
         RunError: if there is none; the message suggests the nearest.
     """
     if name not in CATALOGUE:
-        raise RunError(_unknown("experiment", name, tuple(CATALOGUE)) + "; `snail list` shows all")
+        raise RunError(
+            _unknown("experiment", name, tuple(CATALOGUE))
+            + "; `snail list` shows all, `snail --extend FILE` knows yours"
+        )
     return CATALOGUE[name]
+
+
+def register(experiment: Experiment) -> None:
+    """Add an experiment to the catalogue.
+
+    Args:
+        experiment: its id is ``family/name`` of small letters, digits and hyphens, as are its agents' names: they name
+            folders. Its budgets are some of `BUDGETS`, "full" among them.
+
+    Raises:
+        RunError: if there is one of that id already, or it is malformed, or one of its runs cannot be trained or does
+            not survive being written to JSON and read back.
+    """
+    if not re.fullmatch(f"{_NAME}/{_NAME}", experiment.id):
+        raise RunError(f"an experiment's id must be family/name of a-z, 0-9 and hyphens, got {experiment.id!r}")
+    if experiment.id in CATALOGUE:
+        raise RunError(f"there is an experiment {experiment.id} already; choose another id")
+    if "full" not in experiment.budgets or not set(experiment.budgets) <= set(BUDGETS):
+        raise RunError(
+            f"{experiment.id}: budgets must be some of {', '.join(BUDGETS)}, full among them, "
+            f"got {', '.join(experiment.budgets) or 'none'}"
+        )
+    if not experiment.agents:
+        raise RunError(f"{experiment.id} has no agents")
+    for agent in experiment.agents:
+        _check_runs(experiment, agent)
+    CATALOGUE[experiment.id] = experiment
+
+
+def register_agent(name: str, config: AnyAgentConfig, *experiments: str) -> None:
+    """Add an agent to experiments of the catalogue.
+
+    Args:
+        name: of small letters, digits and hyphens.
+        config: a frozen dataclass that derives from `SequenceAgent`, `FewShotAgent` or `TrialMethod`.
+        experiments: ids, or patterns such as ``bandit/*``.
+
+    Raises:
+        RunError: if a pattern has no experiment, one of them has an agent of that name, or one of its runs cannot be
+            trained or does not survive being written to JSON and read back. Nothing is added then.
+    """
+    added: dict[str, Experiment] = {}
+    for pattern in experiments:
+        found = fnmatch.filter(CATALOGUE, pattern)
+        if not found:
+            raise RunError(_unknown("experiment", pattern, tuple(CATALOGUE)) + "; `snail list` shows all")
+        for e in map(find, found):
+            if name in e.agents:
+                raise RunError(f"{e.id} has an agent {name} already; choose another name")
+            added[e.id] = replace(e, agents={**e.agents, name: config})
+            _check_runs(added[e.id], name)
+    CATALOGUE.update(added)
+
+
+_NAME = "[a-z0-9]+(-[a-z0-9]+)*"
+
+
+def _check_runs(experiment: Experiment, agent: str) -> None:
+    """Raise RunError unless every run of an agent can be trained, named and read back from its folder."""
+    where = f"{agent} on {experiment.id}"
+    if not re.fullmatch(_NAME, agent):
+        raise RunError(f"an agent's name must be of a-z, 0-9 and hyphens, got {agent!r}")
+    for name, budget in experiment.budgets.items():
+        ways = [way for way in experiment.algorithms(agent) if way in budget.algorithms]
+        if not ways:
+            known = ", ".join(budget.algorithms) or "none"
+            raise RunError(f"{where}: the {name} budget has no algorithm for this agent, got {known}")
+        for way in ways:
+            config = experiment.config(agent, budget=name, algorithm=way)
+            try:
+                hash(config)
+                same = from_dict(RunConfig, to_dict(config), where) == config
+            except TypeError as e:
+                raise RunError(f"{where}: settings must be numbers, strings and tuples of them ({e})") from e
+            if not same:
+                raise RunError(f"{where}: its settings are not the same after they were written to JSON and read back")
 
 
 def as_catalogued(config: RunConfig) -> bool:
@@ -139,7 +216,7 @@ def _unknown(what: str, name: str, known: tuple[str, ...]) -> str:
     return f"unknown {what} {name!r}{hint}"
 
 
-def _meta_rl(steps: int, **settings: Any) -> dict[str, Training]:
+def meta_rl(steps: int, **settings: Any) -> dict[str, Training]:
     """Both algorithms on the same trials, and the tuning of the methods that do not learn; settings are PPO's."""
     shared = {f.name for f in dataclasses.fields(MetaRLTraining)}
     common = {name: value for name, value in settings.items() if name in shared}
@@ -155,17 +232,17 @@ FULL_BATCH = {10: 1024, 100: 128, 500: 256, 1000: 128}
 def _bandit(arms: int, pulls: int, **others: AnyAgentConfig) -> Experiment:
     task = BanditTask(arms, pulls)
     trials = 60_000 if pulls == 10 else 20_000  # an interval of less than 0.3% of the value
-    demo = {"demo": Budget(task, _meta_rl(190), TrialTest())} if pulls == 10 else {}
-    short = {"short": Budget(task, _meta_rl(40, batch_size=FULL_BATCH[pulls]), TrialTest())} if others else {}
+    demo = {"demo": Budget(task, meta_rl(190), TrialTest())} if pulls == 10 else {}
+    short = {"short": Budget(task, meta_rl(40, batch_size=FULL_BATCH[pulls]), TrialTest())} if others else {}
     return Experiment(
         f"bandit/n{pulls}-k{arms}",
         f"{pulls} pulls of a {arms}-armed Bernoulli bandit",
         {**AGENTS, **others, **BANDIT_METHODS},
         {
-            "full": Budget(task, _meta_rl(FULL_STEPS[pulls], batch_size=FULL_BATCH[pulls]), TrialTest(trials)),
+            "full": Budget(task, meta_rl(FULL_STEPS[pulls], batch_size=FULL_BATCH[pulls]), TrialTest(trials)),
             **demo,
             **short,
-            "smoke": Budget(task, _meta_rl(4, batch_size=4 * max(2, 640 // pulls)), TrialTest(trials=2000)),
+            "smoke": Budget(task, meta_rl(4, batch_size=4 * max(2, 640 // pulls)), TrialTest(trials=2000)),
         },
     )
 
@@ -179,13 +256,13 @@ def _mdp(episodes: int) -> Experiment:
         f"{episodes} episodes of 10 steps in a random MDP of 10 states and 5 actions",
         {**AGENTS, **MDP_METHODS},
         {
-            "full": Budget(task, _meta_rl(800, **settings), TrialTest(trials=10_000)),
-            "smoke": Budget(task, _meta_rl(4, batch_size=32), TrialTest(trials=200)),
+            "full": Budget(task, meta_rl(800, **settings), TrialTest(trials=10_000)),
+            "smoke": Budget(task, meta_rl(4, batch_size=32), TrialTest(trials=200)),
         },
     )
 
 
-def _supervised(steps: int, queries: int = 15, prototype_loss: float = 1.0, **settings: Any) -> dict[str, Training]:
+def supervised(steps: int, queries: int = 15, prototype_loss: float = 1.0, **settings: Any) -> dict[str, Training]:
     """Ours, and with what the paper published: one query an episode, and nothing but its loss."""
     ours = SupervisedTraining(steps, queries=queries, prototype_loss=prototype_loss, prototype_pool="batch", **settings)
     paper = replace(ours, queries=1, class_loss=0.0, prototype_loss=0.0, augmentation=UNCHANGED)
@@ -195,7 +272,7 @@ def _supervised(steps: int, queries: int = 15, prototype_loss: float = 1.0, **se
 
 
 def _smoke(task: FewShotTask) -> Budget:
-    training = _supervised(20, batch_size=4, validation_episodes=50, validations=4)
+    training = supervised(20, batch_size=4, validation_episodes=50, validations=4)
     return Budget(task, training, FewShotTest(episodes=200))
 
 
@@ -222,15 +299,15 @@ def _fewshot(
 
 def _one_shot(data: DataName, ways: int, images: str, **others: AnyAgentConfig) -> Experiment:
     """A model for 1 shot alone, which learns in less time."""
-    short = {"short": Budget(FewShotTask(data, ways, (1,), (1,)), _supervised(400), FewShotTest())} if others else {}
+    short = {"short": Budget(FewShotTask(data, ways, (1,), (1,)), supervised(400), FewShotTest())} if others else {}
     task = FewShotTask(data, ways, shots=(1,), test_shots=(1,))
     return Experiment(
         f"{data}/{ways}way-1shot",
         f"{ways}-way classification of {images}, 1 shot only",
         {**FEWSHOT_AGENTS, **others},
         {
-            "full": Budget(task, _supervised(7000), FewShotTest()),
-            "demo": Budget(task, _supervised(1000), FewShotTest()),
+            "full": Budget(task, supervised(7000), FewShotTest()),
+            "demo": Budget(task, supervised(1000), FewShotTest()),
             **short,
             "smoke": _smoke(task),
         },
@@ -245,7 +322,7 @@ BETTER: dict[str, Any] = {"class_loss": 0.5, "augmentation": Augmentation(shift=
 def _photographs_on_a_processor(task: FewShotTask) -> Budget:
     """Half an hour of one core, which is too little for the paper's embedding: a smaller one."""
     small = ResidualEmbeddingConfig(size=64, filters=(16, 24, 32, 64), wide=512)
-    training = _supervised(800, batch_size=8, learning_rate=1e-3, validation_episodes=100, validations=8, **BETTER)
+    training = supervised(800, batch_size=8, learning_rate=1e-3, validation_episodes=100, validations=8, **BETTER)
     return Budget(replace(task, embedding=small), training, FewShotTest())
 
 
@@ -259,22 +336,22 @@ CATALOGUE: dict[str, Experiment] = {
         ),
         _bandit(arms=50, pulls=1000),
         *(_mdp(episodes) for episodes in (10, 25, 50, 75, 100)),
-        _fewshot("omniglot", 5, CHARACTERS, _supervised(12_000)),
+        _fewshot("omniglot", 5, CHARACTERS, supervised(12_000)),
         _fewshot(
             "omniglot",
             20,
             CHARACTERS,
-            _supervised(6000, queries=20),
+            supervised(6000, queries=20),
             maml=MAMLConfig(inner_lr=0.1, inner_steps=5, test_steps=5),
         ),
         _one_shot("omniglot", 5, CHARACTERS, **FEWSHOT_VARIANTS),
-        _fewshot("glyphs", 5, PRINTED, _supervised(6000)),
+        _fewshot("glyphs", 5, PRINTED, supervised(6000)),
         _one_shot("glyphs", 5, PRINTED),
         _fewshot(
             "mini-imagenet",
             5,
             PHOTOGRAPHS,
-            _supervised(30_000, learning_rate=1e-3, **BETTER),
+            supervised(30_000, learning_rate=1e-3, **BETTER),
             RESIDUAL_EMBEDDING,
             MAMLConfig(inner_lr=0.01, inner_steps=5, test_steps=10),
             demo=_photographs_on_a_processor,

@@ -24,12 +24,16 @@ def run(args: Sequence[str]) -> int:
     """
     try:
         from runs.commands import VERBS, run_verb  # takes a second: inside, so that Ctrl-C is answered from the start
+        from runs.extensions import load_extensions, take_extensions
 
+        args = take_extensions(args)
+        load_extensions()
         if not args or args[0] in ("-h", "--help", "help"):
             print("snail: launch meta-learning experiments, compare them, reproduce the papers' tables.\n")
             for name, verb in VERBS.items():
                 print(f"  {name:9} {verb.__doc__.splitlines()[0]}")
             print("\n`snail VERB --help` explains each. Start with: snail list")
+            print("`snail --extend FILE VERB ...` knows what a Python file of yours adds, too: see docs/experiment.md")
             return 0
         run_verb(args[0], args[1:])
         sys.stdout.flush()  # here, where a reader that has left is no error

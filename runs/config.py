@@ -1,15 +1,37 @@
-"""Configurations as frozen dataclasses, written to JSON and read back equal."""
+"""Configurations as frozen dataclasses, written to JSON and read back equal.
+
+A field of an abstract type holds any dataclass that derives from it: whoever adds one edits nothing here.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import types
+from abc import ABCMeta
+from collections.abc import Iterator
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import tyro
 
 from runs.errors import RunError
 
 T = TypeVar("T")
+
+
+def options_of(*bases: type) -> Any:
+    """Mark a field for the command line: it has the options of whatever stands in it, of a class derived from these.
+
+    For ``field: Annotated[Base, options_of(Base)]``. The classes are looked up when the options are read, so that
+    those of extensions are among them.
+    """
+
+    def choices() -> Any:
+        found = {k.__name__: k for base in bases for k in _choices(base)}  # of a class defined again the last
+        return Union[tuple(found.values())]  # noqa: UP007  # not written out
+
+    return tyro.conf.arg(constructor_factory=choices)
 
 
 def to_json(config: Any) -> str:
@@ -46,6 +68,10 @@ def _plain(value: Any) -> Any:
 
 def _read(kind: Any, data: Any, where: str) -> Any:
     origin, args = get_origin(kind), get_args(kind)
+    if _is_abstract(kind):
+        if isinstance(data, dict):
+            return _read_named((kind,), data, where)
+        raise RunError(f"{where} must be an object, got {data!r}")
     if origin in (Union, types.UnionType):
         return _read_union(args, data, where)
     if origin is Literal:
@@ -71,17 +97,46 @@ def _read(kind: Any, data: Any, where: str) -> Any:
 
 def _read_union(kinds: tuple[Any, ...], data: Any, where: str) -> Any:
     if isinstance(data, dict):
-        named = [k for k in kinds if getattr(k, "__name__", None) == data.get("type")]
-        if not named:
-            names = ", ".join(k.__name__ for k in kinds)
-            raise RunError(f"{where}.type must be one of {names}, got {data.get('type')!r}")
-        return _read(named[0], data, where)
+        return _read_named(kinds, data, where)
     for kind in kinds:
         try:
             return _read(kind, data, where)
         except RunError:
             continue
     raise RunError(f"{where} has no valid value: {data!r}")
+
+
+def _read_named(kinds: tuple[Any, ...], data: dict[str, Any], where: str) -> Any:
+    """The dataclass that ``data`` names, which may be of any of the kinds."""
+    found = {(k.__module__, k.__qualname__): k for kind in kinds for k in _choices(kind)}
+    choices = found.values()  # of a class that is defined again, in a notebook say, the last
+    named = [k for k in choices if k.__name__ == data.get("type")]
+    if len(named) > 1:
+        modules = " and ".join(k.__module__ for k in named)
+        raise RunError(f"{where}.type {data['type']!r} is the name of classes in {modules}; rename one")
+    if not named:
+        names = ", ".join(k.__name__ for k in choices)
+        hint = "; if it is of an extension: snail --extend FILE ..." if any(map(_is_abstract, kinds)) else ""
+        raise RunError(f"{where}.type must be one of {names}, got {data.get('type')!r}{hint}")
+    return _read_dataclass(named[0], data, where)
+
+
+def _is_abstract(kind: Any) -> bool:
+    """Whether a kind is no dataclass but a base of some."""
+    return isinstance(kind, ABCMeta) and not dataclasses.is_dataclass(kind)
+
+
+def _choices(kind: Any) -> Iterator[Any]:
+    """The dataclasses that a value of this kind may be of: itself, or those that derive from an abstract base."""
+    if not _is_abstract(kind):
+        yield from [kind] if dataclasses.is_dataclass(kind) else []
+        return
+    todo: list[type] = [kind]
+    while todo:
+        found = todo.pop(0)
+        todo += found.__subclasses__()
+        if dataclasses.is_dataclass(found) and not inspect.isabstract(found) and not found.__name__.startswith("_"):
+            yield found
 
 
 def _read_dataclass(kind: Any, data: Any, where: str) -> Any:

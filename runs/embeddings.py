@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+
+from torch import nn
 
 from snail.embedding import OmniglotEmbedding, ResidualEmbedding
 from snail.selection import Selection
 from snail.visual_attention import GlimpseEmbedding
 
 
+class EmbeddingConfig(ABC):
+    """What turns an image into a vector. A subclass is a frozen dataclass of its settings."""
+
+    size: int
+    """Channels of an embedding."""
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """The embedding: (M, C, height, width) -> (M, size)."""
+
+
 @dataclass(frozen=True)
-class OmniglotEmbeddingConfig:
+class OmniglotEmbeddingConfig(EmbeddingConfig):
     """Four convolutions that turn a 28x28 drawing into a vector."""
 
     size: int = 64
@@ -28,7 +42,7 @@ class OmniglotEmbeddingConfig:
 
 
 @dataclass(frozen=True)
-class GlimpseEmbeddingConfig:
+class GlimpseEmbeddingConfig(EmbeddingConfig):
     """A few glimpses at the features of a 28x28 drawing."""
 
     size: int = 64
@@ -46,7 +60,7 @@ class GlimpseEmbeddingConfig:
 
 
 @dataclass(frozen=True)
-class ResidualEmbeddingConfig:
+class ResidualEmbeddingConfig(EmbeddingConfig):
     """Four residual blocks that turn an 84x84 photograph into a vector."""
 
     size: int = 384
@@ -63,6 +77,5 @@ class ResidualEmbeddingConfig:
         return ResidualEmbedding(self.size, self.filters, self.wide, self.dropout)
 
 
-EmbeddingConfig = OmniglotEmbeddingConfig | GlimpseEmbeddingConfig | ResidualEmbeddingConfig
 OMNIGLOT_EMBEDDING, RESIDUAL_EMBEDDING = OmniglotEmbeddingConfig(), ResidualEmbeddingConfig()
 GLIMPSES = GlimpseEmbeddingConfig()

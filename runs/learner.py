@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from runs.looks import Looks
+from runs.machine import Machine
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,10 @@ class Learner(Protocol):
     """What the throughput counts."""
     validations: int
     """Looks at the validation tasks in a whole training."""
-    model: nn.Module
+
+    @property
+    def model(self) -> nn.Module:
+        """All that is trained and tested."""
 
     def update(self, step: int) -> dict[str, Tensor]:
         """Update number ``step``; returns scalars to log, on any device: their means over the processes are meant."""
@@ -85,3 +90,19 @@ class Learner(Protocol):
 
     def load_weights(self, state: dict[str, Any]) -> None:
         """What testing needs of a state, of whatever device."""
+
+
+class Training(ABC):
+    """A way of training, or of choosing. A subclass is a frozen dataclass of its settings."""
+
+    @abstractmethod
+    def learner(self, task: Any, agent: Any, test: Any, seed: int, machine: Machine) -> Learner:
+        """What trains ``agent`` on ``task`` and is measured by ``test``.
+
+        Raises:
+            ValueError: if the settings ask for what the task or the data cannot give.
+        """
+
+
+class Test(ABC):  # noqa: B024  # what a test does is between it and the learners that it is for
+    """What the reported numbers are measured on. A subclass is a frozen dataclass of its settings."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from envs.trials import TrialVectorEnv, require_positive
 from runs.agents import SequenceAgent
-from runs.learner import Measurement
+from runs.learner import Measurement, Test, Training
 from runs.looks import TrialLooks
 from runs.machine import Machine, stream_seed
 from runs.returns import generalized_advantages, log_probability, standardized
@@ -57,7 +57,7 @@ Play = Callable[[TrialVectorEnv, torch.Generator, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class TrialTest:
+class TrialTest(Test):
     """The frozen tasks that the reported return is measured on."""
 
     trials: int = 20_000
@@ -130,7 +130,7 @@ class RunningScale(nn.Module):
 
 
 @dataclass(frozen=True)
-class MetaRLTraining:
+class MetaRLTraining(Training):
     """What every algorithm is told: how many trials, how long, and how their actions are judged."""
 
     steps: int

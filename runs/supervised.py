@@ -14,7 +14,7 @@ from envs.augmentation import UNCHANGED, Augmentation
 from envs.fewshot import EpisodeIndices, Episodes, EpisodeSampler, ImageClasses, task_set_hash
 from envs.trials import require_positive
 from runs.agents import FewShotAgent
-from runs.learner import Measurement
+from runs.learner import Measurement, Test, Training
 from runs.looks import EpisodeLooks
 from runs.machine import Machine
 from runs.schedules import one_cycle
@@ -28,7 +28,7 @@ Pool = Literal["episode", "batch"]
 
 
 @dataclass(frozen=True)
-class SupervisedTraining:
+class SupervisedTraining(Training):
     """AdamW with a one-cycle learning rate on episodes of the training classes."""
 
     steps: int
@@ -63,13 +63,15 @@ class SupervisedTraining:
     selection: Selection = "best"
     """Which weights are tested: those of the best look at the validation classes, or the final ones."""
 
-    def learner(self, task: FewShotTask, agent: FewShotAgent, test: FewShotTest, seed: int, machine: Machine):
+    def learner(
+        self, task: FewShotTask, agent: FewShotAgent, test: FewShotTest, seed: int, machine: Machine
+    ) -> FewShotLearner:
         """What trains ``agent`` on ``task``."""
         return FewShotLearner(self, task, agent, test, seed, machine)
 
 
 @dataclass(frozen=True)
-class FewShotTest:
+class FewShotTest(Test):
     """The frozen episodes of the test classes that the reported accuracy is measured on."""
 
     episodes: int = 10_000

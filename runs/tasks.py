@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Annotated, Literal
 
 import torch
 
@@ -13,21 +14,31 @@ from envs.bandits import BernoulliBanditVectorEnv
 from envs.fewshot import ImageClasses, load_classes
 from envs.mdps import TabularMDPVectorEnv
 from envs.trials import TrialVectorEnv
+from runs.config import options_of
 from runs.embeddings import OMNIGLOT_EMBEDDING, EmbeddingConfig
 
 
-class TrialTask(Protocol):
-    """A family of tasks to act in, one trial each."""
-
-    def make_env(self, num_envs: int, device: torch.device | str, episodes: int | None = None) -> TrialVectorEnv:
-        """So many trials at once, of so many inner episodes; None: the task's own number."""
+class Task(ABC):  # noqa: B024  # what a task must have is said by the trainings that it is for
+    """What is learned. A subclass is a frozen dataclass of its settings."""
 
     def limit(self) -> float | None:
-        """Expected total reward of the best possible agent, or None where it is not known."""
+        """What no agent can pass in expectation, in units of the metric; None where it is not known."""
+        return None
+
+
+class TrialTask(Task):
+    """A family of tasks to act in, one trial each."""
+
+    @abstractmethod
+    def make_env(self, num_envs: int, device: torch.device | str, episodes: int | None = None) -> TrialVectorEnv:
+        """So many trials at once, of so many inner episodes; None: the task's own number.
+
+        Its ``autoreset_mode`` is "Disabled": whoever plays resets.
+        """
 
 
 @dataclass(frozen=True)
-class BanditTask:
+class BanditTask(TrialTask):
     """Bernoulli bandits with uniform success probabilities; one trial is ``pulls`` pulls on one bandit."""
 
     arms: int
@@ -47,7 +58,7 @@ class BanditTask:
 
 
 @dataclass(frozen=True)
-class MDPTask:
+class MDPTask(TrialTask):
     """Random tabular MDPs; one trial is ``episodes`` episodes in one MDP."""
 
     episodes: int
@@ -80,7 +91,7 @@ DataName = Literal["omniglot", "glyphs", "mini-imagenet"]
 
 
 @dataclass(frozen=True)
-class FewShotTask:
+class FewShotTask(Task):
     """N-way K-shot classification of images."""
 
     data: DataName
@@ -91,7 +102,7 @@ class FewShotTask:
     """Examples of each class: every training step draws one of these."""
     test_shots: tuple[int, ...]
     """Shots that are evaluated, each giving one number."""
-    embedding: EmbeddingConfig = OMNIGLOT_EMBEDDING
+    embedding: Annotated[EmbeddingConfig, options_of(EmbeddingConfig)] = OMNIGLOT_EMBEDDING
     """What turns an image into a vector."""
 
     def limit(self) -> float | None:
@@ -101,6 +112,3 @@ class FewShotTask:
     def load(self, split: str, data_root: Path | None) -> ImageClasses:
         """The classes of one split; fetched first if they are nowhere to be found."""
         return load_classes(self.data, split, root=data_root, download=True)
-
-
-Task = BanditTask | MDPTask | FewShotTask

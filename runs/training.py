@@ -52,7 +52,7 @@ def build_learner(config: RunConfig, machine: Machine) -> Learner:
         RunError: if the configuration asks for what the task or the data cannot give.
     """
     try:
-        return config.training.learner(config.task, config.model, config.test, config.seed, machine)  # type: ignore
+        return config.training.learner(config.task, config.model, config.test, config.seed, machine)
     except ValueError as e:
         raise RunError(f"{config.experiment}: {e}") from e
 

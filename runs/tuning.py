@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from envs.trials import TrialVectorEnv
+from baselines.trial_method import TrialMethod
 from runs.config import to_dict
-from runs.learner import Measurement
+from runs.learner import Measurement, Training
 from runs.machine import Machine, stream_seed
 from runs.meta_rl import TrialTest
 from runs.tasks import TrialTask
 
 
-class TrialMethod(Protocol):
-    """A method that acts in trials without having been trained."""
-
-    def grid(self) -> Sequence[TrialMethod]:
-        """The settings to choose from; itself alone where there is nothing to choose."""
-
-    def play(self, env: TrialVectorEnv, generator: torch.Generator, tasks: Tensor | None = None) -> Tensor:
-        """One trial in every row: rewards (B, T)."""
-
-
 @dataclass(frozen=True)
-class Tuning:
+class Tuning(Training):
     """The choice of a classical method's setting: that of the largest mean return, as in RL^2."""
 
     trials: int = 1000

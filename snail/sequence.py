@@ -6,6 +6,7 @@ The alphabet of shapes: B batch, T time, C input channels, D output channels, Q 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -85,6 +86,10 @@ class SequenceModel(nn.Module, ABC):
     * ``branch`` equals Q separate sequences that share their past;
     * inputs after t do not change outputs up to t at all; no row of the batch sees another.
 
+    A subclass defines `init_cache` and `step`. Where its cache is a state of fixed size, a tensor (B, ...) or a tuple
+    of them, all else follows, by as many steps; whatever it can do in parallel it overrides. One whose cache grows
+    with ``max_len`` overrides all.
+
     Attributes:
         input_size: channels C of the input.
         output_size: channels D of the output.
@@ -93,21 +98,26 @@ class SequenceModel(nn.Module, ABC):
     input_size: int
     output_size: int
 
-    @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """All steps in parallel: (B, T, C) -> (B, T, D)."""
+        return self.prefill(x)[0]
 
     @abstractmethod
     def init_cache(self, batch_size: int, max_len: int) -> Any:
         """The state before the first step, of fixed size, with room for sequences of ``max_len`` steps."""
 
-    @abstractmethod
     def prefill(self, x: Tensor, max_len: int | None = None) -> tuple[Tensor, Any]:
         """``forward`` that also leaves the cache behind: (B, T, C) -> (B, T, D), cache.
 
         ``max_len`` is the room of that cache, the T steps included; without it, the length that the model was
         made for. A cache that only ``branch`` will read needs no room beyond T.
         """
+        cache = self.init_cache(len(x), max_len or x.shape[1])
+        outputs = []
+        for x_t in x.unbind(1):
+            y_t, cache = self.step(x_t, cache)
+            outputs.append(y_t)
+        return torch.stack(outputs, dim=1), cache  # (B, T, D)
 
     @abstractmethod
     def step(self, x_t: Tensor, cache: Any, in_place: bool = False) -> tuple[Tensor, Any]:
@@ -117,13 +127,23 @@ class SequenceModel(nn.Module, ABC):
         reused for the one returned: faster, for acting under ``torch.no_grad``; the old one must not be used again.
         """
 
-    @abstractmethod
     def branch(self, x_q: Tensor, cache: Any) -> Tensor:
         """Q alternative next inputs, each seeing the same past and not each other: (B, Q, C), cache -> (B, Q, D)."""
+        batch, queries, _ = x_q.shape
+        repeated = _map(lambda s: s.repeat_interleave(queries, dim=0), cache)  # (B Q, ...)
+        return self.step(x_q.flatten(0, 1), repeated)[0].unflatten(0, (batch, queries))
 
-    @abstractmethod
     def reset(self, cache: Any, rows: Tensor) -> Any:
         """The cache in which the rows where ``rows`` (B,) boolean is True are before their first step."""
+        fresh = self.init_cache(len(rows), 1)
+        return _map(lambda new, old: torch.where(rows.view(-1, *[1] * (old.dim() - 1)), new, old), fresh, cache)
+
+
+def _map(change: Callable[..., Tensor], *states: Any) -> Any:
+    """States of the same structure, tensors or nested tuples of them, changed tensor by tensor."""
+    if isinstance(states[0], tuple):
+        return tuple(_map(change, *parts) for parts in zip(*states, strict=True))
+    return change(*states)
 
 
 def parameter_count(module: nn.Module) -> int:

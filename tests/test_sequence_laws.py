@@ -21,6 +21,26 @@ from snail import (
 from snail.scores import SCORE_NAMES
 
 C = 5
+
+
+class BySteps(SequenceModel):
+    """Says no more than a model must: all else is the base class's."""
+
+    def __init__(self):
+        super().__init__()
+        self.input_size, self.output_size = C, 3
+        self.move, self.head = torch.nn.Linear(C + 6, 6), torch.nn.Linear(6, 3)
+
+    def init_cache(self, batch_size, max_len):
+        return torch.ones(batch_size, 6), (torch.zeros(batch_size, 2, 6),)  # not all zeros, and nested
+
+    def step(self, x_t, cache, in_place=False):
+        state, (trace,) = cache
+        state = torch.tanh(self.move(torch.cat([x_t, state], -1)))
+        trace = torch.stack([trace[:, 1], state], 1)
+        return self.head(trace.sum(1)), (state, (trace,))
+
+
 MODELS = {
     "conv": lambda T: CausalConv1d(C, 7, kernel_size=2, dilation=3),
     "conv-k4": lambda T: CausalConv1d(C, 7, kernel_size=4, dilation=2),
@@ -33,6 +53,7 @@ MODELS = {
     "snail-policy": lambda T: SNAIL.policy(C, 3, T),
     "snail-value": lambda T: SNAIL.value(C, T),
     "snail-k3-from2": lambda T: SNAIL(C, 3, T, (TC(4), Attention(4, 4)), 6, kernel_size=3, first_dilation=2),
+    "by-steps": lambda T: BySteps(),
     "lstm": lambda T: LSTM(C, 3, 9),
     "gru": lambda T: GRU(C, 3, 9),
     "transformer": lambda T: Transformer(C, 3, T, width=16),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runs.agents import METHODS
+from baselines.trial_method import TrialMethod
 from runs.catalogue import CATALOGUE
 
 
@@ -30,7 +30,8 @@ class List:
             if special := [a for a in agents if a not in common]:
                 print(f"\nagents for {', '.join(ids)} besides: {', '.join(special)}")
                 continue
-            print(f"\nagents for {', '.join(kinds)}: {', '.join(a for a in agents if a not in METHODS)}")
-            if methods := [a for a in agents if a in METHODS]:
+            fixed = {a for a, config in CATALOGUE[ids[0]].agents.items() if isinstance(config, TrialMethod)}
+            print(f"\nagents for {', '.join(kinds)}: {', '.join(a for a in agents if a not in fixed)}")
+            if methods := [a for a in agents if a in fixed]:
                 print(f"  methods that do not learn: {', '.join(methods)}")
         print("\nstart one with:  snail train bandit/n10-k5 --agent snail --budget demo")

@@ -7,11 +7,13 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from tyro.conf import Positional
 
 from runs import BEGAN
 from runs.catalogue import CATALOGUE, RunConfig, Test, find
+from runs.config import options_of
 from runs.deadline import Deadline, parse_duration
 from runs.errors import RunError
 from runs.folder import RESULTS, RunFolder, run_path
@@ -100,7 +102,7 @@ class Evaluate:
 
     folder: Positional[Path]
     """The run's folder."""
-    test: Test
+    test: Annotated[Test, options_of(Test)]
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
     threads: int | None = None

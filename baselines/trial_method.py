@@ -1,0 +1,32 @@
+"""What a method that acts in trials without having been trained can do: classical bandit and MDP solvers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from envs.trials import TrialVectorEnv
+
+
+class TrialMethod(ABC):
+    """A method with its setting. A subclass is a frozen dataclass of plain values that defines `play`."""
+
+    def grid(self) -> Sequence[TrialMethod]:
+        """The settings to choose from by tuning; this one alone where there is nothing to choose."""
+        return (self,)
+
+    @abstractmethod
+    def play(self, env: TrialVectorEnv, generator: torch.Generator, tasks: Tensor | None = None) -> Tensor:
+        """Play one trial in every row of ``env``, on new tasks or on the given ones.
+
+        Args:
+            env: B trials of T steps; rewards are drawn with its own generator.
+            generator: source of the method's own randomness, on the environment's device.
+            tasks: (B, ...) as the environment's ``tasks``.
+
+        Returns:
+            (B, T) float32 rewards.
+        """
