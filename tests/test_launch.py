@@ -132,12 +132,13 @@ def test_numbers_do_not_depend_on_who_does_them(undisturbed, tmp_path, engine, c
     assert [o.state for o in outcomes] == ["finished"] * 5
     assert_same_runs(configs, tmp_path, undisturbed)
     require_finished(outcomes)
-    assert "4 runs: 0 finished already, 4 to do" in capsys.readouterr().out
+    assert "4 runs: 0 finished already, 4 to do" in capsys.readouterr().err
     # again: nothing is run again
     written = [run_path(tmp_path, c).joinpath("result.json").stat().st_mtime_ns for c in configs]
     assert {o.state for o in launch(configs, tmp_path, options(engine))} == {"finished"}
     assert [run_path(tmp_path, c).joinpath("result.json").stat().st_mtime_ns for c in configs] == written
-    assert "4 runs: 4 finished already, 0 to do" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "4 runs: 4 finished already, 0 to do" in err and out == ""  # which is for whoever launches
 
 
 def test_a_killed_worker_costs_its_job_some_time_and_the_others_nothing(undisturbed, tmp_path):
@@ -341,6 +342,28 @@ def test_ctrl_c_in_this_process_stops_all_of_them(tmp_path, monkeypatch, number)
     assert not run_path(tmp_path, tiny(2)).exists()
 
 
+def test_a_signal_that_a_launcher_has_arranged_is_left_to_it(undisturbed, tmp_path, monkeypatch):
+    """As Slurm's SIGTERM is to submitit, which queues the job again, and Ray's to Ray."""
+    import runs.ppo
+
+    seen = []
+    update = runs.ppo.PPOLearner.update
+
+    def terminated(self, step):
+        signal.raise_signal(signal.SIGTERM)
+        return update(self, step)
+
+    monkeypatch.setattr(runs.ppo.PPOLearner, "update", terminated)
+    old = signal.signal(signal.SIGTERM, lambda *_: seen.append(1))
+    try:
+        folder = RunFolder(run_path(tmp_path, tiny(0)))
+        train(tiny(0), folder, CPU, tracker="none", quiet=True)
+    finally:
+        signal.signal(signal.SIGTERM, old)
+    assert len(seen) == 3
+    assert_same_runs([tiny(0)], tmp_path, undisturbed)
+
+
 @pytest.mark.parametrize("option", ["workers", "threads"])
 def test_numbers_that_make_no_sense_are_refused(tmp_path, option):
     with pytest.raises(RunError, match=f"{option} must be at least 1, got 0"):
@@ -417,8 +440,8 @@ def test_a_sweep_runs_and_tells_its_numbers(capsys, here):
     words = ["bandit/n10-k5", "--agents", "random", "greedy", "--budget", "smoke", "--tracker", "none"]
     code, out, _ = cli(capsys, "sweep", *words, "--engine", "process")
     assert code == 0 and len(re.findall(r"^bandit/n10-k5 \w+ seed 0: return \d\.\d{4}", out, re.M)) == 2
-    code, out, _ = cli(capsys, "sweep", *words, "--engine", "process")
-    assert code == 0 and "2 runs: 2 finished already, 0 to do" in out
+    code, again, err = cli(capsys, "sweep", *words, "--engine", "process")
+    assert code == 0 and again == out and "2 runs: 2 finished already, 0 to do" in err
     code, out, _ = cli(capsys, "sweep", *words[:2], "greedy", *words[4:], "--algorithm", "tuning", "--dry-run")
     assert code == 0 and "finished" in out
 

@@ -76,8 +76,8 @@ def launch(
 ) -> list[Outcome]:
     """Train and test runs, those that are not finished yet, from their checkpoints where they have one.
 
-    Runs that another process is training are left to it, and waited for in the end. What is done shows in a progress
-    bar; why something failed, in a line on stderr.
+    Runs that another process is training are left to it, and waited for in the end. All that is told goes to stderr:
+    how many there are to do, a progress bar, and a line for each that failed, with the reason.
 
     Args:
         configs: the runs; one that is named twice is done once.
@@ -100,7 +100,7 @@ def launch(
     jobs = {job.path: job for job in all_jobs}
     outcomes = {path: Outcome("finished") for path, job in jobs.items() if job.finished()}
     left = [job for path, job in jobs.items() if path not in outcomes]
-    print(summary(len(jobs), len(outcomes)), flush=True)
+    print(summary(len(jobs), len(outcomes)), file=sys.stderr, flush=True)
     if left:
         with keep_plan(results.resolve(), name, options.engine, left), _sigterm_as_ctrl_c():
             try:

@@ -100,7 +100,10 @@ def _told(folder: RunFolder, config: dict[str, Any] | None, plan: Plan | None) -
     if holder is not None:
         return Status("", "starting" if step is None else "running", step, steps, rate, holder)
     if turn is not None:
-        return Status("", "waiting", step, steps, note=f"in {turn.name} since {turn.began.astimezone():%d %b %H:%M}")
+        where = "submitted to Slurm" if turn.engine == "slurm" else "launched"
+        return Status(
+            "", "waiting", step, steps, note=f"{where} at {turn.began.astimezone():%d %b %H:%M} ({turn.name})"
+        )
     if folder.config_path.exists():
         kept = "go on with --resume" if folder.checkpoint_path.exists() else "no checkpoint was due yet"
         return Status("", "stopped", step, steps, note=kept)
