@@ -349,6 +349,19 @@ def test_a_run_that_is_being_mirrored_is_left_alone(dashboards, tmp_path, capfd)
     assert_has(trackio_has(folder), folder, "trackio")
 
 
+@pytest.mark.parametrize("damaged", ["config.json", "result.json"])
+def test_a_damaged_run_does_not_keep_the_others_from_being_pushed(dashboards, tmp_path, capfd, damaged):
+    folders = [in_place(tmp_path, n) for n in ("one", "two")]
+    for folder in folders:
+        go(BANDIT, folder)
+    (folders[0] / damaged).write_text("{")
+    assert run(["track", "push", str(tmp_path), "--to", "trackio"]) == 2
+    out, err = capfd.readouterr()
+    assert out.splitlines()[0].startswith(f"{folders[0]}: failed")
+    assert out.splitlines()[1].startswith(f"{folders[1]}: sent up to step {STEPS}")
+    assert err.splitlines()[-1] == "error: trackio has not taken 1 of 2 runs; the same command tries again"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -496,8 +509,19 @@ def test_none_mirrors_nothing_and_auto_is_wandb(fake_wandb, tmp_path):
 
 def test_wandb_that_is_disabled_mirrors_nothing(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    (tmp_path / "wandb.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
     assert not open_tracker("wandb", tmp_path, "id")
+
+
+def test_a_folder_that_is_called_wandb_is_not_it(monkeypatch, tmp_path):
+    """As wandb itself leaves one where it was used."""
+    (tmp_path / "site" / "wandb").mkdir(parents=True)
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site")])
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    importlib.invalidate_caches()
+    assert importlib.util.find_spec("wandb") is not None
+    assert not open_tracker("auto", tmp_path, "id")
 
 
 @pytest.mark.parametrize(

@@ -45,12 +45,15 @@ class Track:
         outcomes = {}
         with progress_bar(len(folders), f"push to {self.to}", unit="run") as bar:
             for folder in folders:
-                outcomes[folder] = self._push(folder)
+                try:
+                    outcomes[folder] = self._push(folder)
+                except (OSError, ValueError, KeyError, TypeError) as e:
+                    outcomes[folder] = f"{FAILED}, its files are damaged or cannot be read ({e})"
                 bar.update()
         for folder, outcome in outcomes.items():
             print(f"{folder}: {outcome}")
         self._tell_where([folder for folder, outcome in outcomes.items() if outcome.startswith(SENT)])
-        if failed := [folder for folder, outcome in outcomes.items() if outcome == FAILED]:
+        if failed := [folder for folder, outcome in outcomes.items() if outcome.startswith(FAILED)]:
             raise RunError(
                 f"{self.to} has not taken {len(failed)} of {len(folders)} runs; the same command tries again"
             )

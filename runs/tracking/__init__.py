@@ -111,8 +111,13 @@ def require_installed(name: str) -> None:
     Raises:
         RunError: if it is not installed.
     """
-    if importlib.util.find_spec(name) is None:
+    if not _installed(name):
         raise RunError(f"{name} is not installed; run: pip install 'snail-suite[track]', or use --tracker none")
+
+
+def _installed(name: str) -> bool:
+    spec = importlib.util.find_spec(name)
+    return spec is not None and spec.origin is not None  # a folder of that name, such as wandb's own, is no package
 
 
 def open_tracker(tracker: TrackerName, folder: Path, run_id: str) -> Tracker:
@@ -122,7 +127,7 @@ def open_tracker(tracker: TrackerName, folder: Path, run_id: str) -> Tracker:
         RunError: if one is asked for and not installed.
     """
     if tracker == "auto":
-        names = ["wandb"] if importlib.util.find_spec("wandb") else []
+        names = ["wandb"] if _installed("wandb") else []
     else:
         names = [] if tracker == "none" else tracker.split("+")
     for name in names:

@@ -139,6 +139,7 @@ def _checksum(path: Path) -> str:
 def main() -> None:
     """Follow; a dashboard's own chatter is silenced, and what goes wrong is one warning line."""
     name, folder, run_id = sys.argv[1:]
+    os.nice(5)  # what the run needs comes first
     with open(os.dup(2), "w") as stderr, open(os.devnull, "w") as silence:
         os.dup2(silence.fileno(), 1)
         os.dup2(silence.fileno(), 2)
