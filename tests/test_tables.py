@@ -14,6 +14,7 @@ import pytest
 from scipy import stats
 
 from runs.catalogue import CATALOGUE
+from runs.cli import run
 from runs.readme import README, updated
 from runs.records import PUBLISHED, Result, read_results
 from runs.tables import FORMATS, choose, missing_runs, render, tables
@@ -263,3 +264,34 @@ def test_what_is_missing():
     # a comparison has a budget of its own, and a larger one is no substitute
     short = missing_runs(tables()["attention"], [result(experiment="bandit/n100-k5", budget="full")], agents=["snail"])
     assert {(c.experiment, c.budget) for c in short} == {("bandit/n100-k5", "short"), ("omniglot/5way-1shot", "short")}
+
+
+def test_what_is_missing_is_run_and_printed(tmp_path, capsys, monkeypatch):
+    """Once: the second time nothing is missing."""
+    monkeypatch.setattr("runs.commands.tables.PUBLISHED", tmp_path / "none")
+    chosen = ["table", "3", "--agents", "random", "--cells", "N=10 K=5", "--results", str(tmp_path)]
+    missing = [*chosen, "--run-missing", "--budget", "smoke", "--engine", "process", "--tracker", "none"]
+    assert run([*missing, "--seeds", "0", "1", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "bandit/n10-k5 random, smoke budget, seed 1" in out and "2 runs are missing" in out
+    assert run(missing) == 0
+    assert re.search(r"random +5 +\d\.\d{3} \+- ", capsys.readouterr().out)
+    (record,) = tmp_path.rglob("result.json")
+    before = record.stat().st_mtime_ns
+    assert run(missing) == 0 and record.stat().st_mtime_ns == before
+    assert run([*missing, "--dry-run"]) == 0 and "0 runs are missing" in capsys.readouterr().out
+    assert run([*chosen, "--seeds", "7"]) == 0 and "not run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--agents", "foo"], "table 3 has no agent 'foo'; it has "),
+        (["--cells", "N=11 K=5"], "table 3 has no cell 'N=11 K=5'; it has "),
+        (["--run-missing", "--budget", "huge"], "there is no budget 'huge'; choose full, demo"),
+    ],
+)
+def test_what_a_table_does_not_have(words, message, capsys, tmp_path):
+    assert run(["table", "3", "--results", str(tmp_path), *words]) == 2
+    err = capsys.readouterr().err
+    assert message in err and len(err.splitlines()) == 1

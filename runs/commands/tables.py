@@ -9,7 +9,7 @@ from tyro.conf import Positional
 
 from runs.errors import RunError
 from runs.folder import RESULTS
-from runs.launch import LaunchOptions, launch, require_finished
+from runs.launch import LaunchOptions, Outcome, launch, require_finished
 from runs.records import PUBLISHED, Result, read_results
 from runs.tables import Format, Table, missing_runs, render, tables
 
@@ -73,7 +73,7 @@ class PrintTable(LaunchOptions):
         results = read_results([self.results, PUBLISHED])
         return results if self.seeds is None else [r for r in results if r.seed in self.seeds]
 
-    def _run_missing(self, table: Table):
+    def _run_missing(self, table: Table) -> list[Outcome]:
         seeds = self.seeds or (0,)
         found = missing_runs(
             table, self._results(), agents=self.agents, cells=self.cells, seeds=seeds, budget=self.budget

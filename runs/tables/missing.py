@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from runs.catalogue import BUDGETS, CATALOGUE, RunConfig
+from runs.errors import RunError
 from runs.records import Result
 from runs.tables.cells import Table
 
@@ -23,8 +24,13 @@ def missing_runs(
     Args:
         agents, cells: only these, cells by setting or experiment; none: all.
         budget: None: the table's own, else the full one.
+
+    Raises:
+        RunError: if there is no such budget.
     """
     budget = budget or table.budget or "full"
+    if budget not in BUDGETS:
+        raise RunError(f"there is no budget {budget!r}; choose {', '.join(BUDGETS)}")
     enough = BUDGETS[: BUDGETS.index(budget) + 1] if table.budget is None else (budget,)
     done = {(r.experiment, r.agent, r.seed) for r in results if r.as_catalogued and r.budget in enough}
     found = {}
