@@ -411,6 +411,9 @@ def test_a_person_filters_hides_and_shares(open_page):
     visit.tick("experiment", BANDIT)
     assert visit.panel(OTHER).count() == 0 and "Runs (4)" in visit.sections()
     visit.tick("agent", "snail")
+    visit.page.keyboard.press("Space")  # the keyboard is where the mouse was: off, and on again
+    assert visit.legend(BANDIT) == ["gru", "snail (3 seeds)"]
+    visit.page.keyboard.press("Space")
     assert visit.legend(BANDIT) == ["snail (3 seeds)"]
     visit.tick("seed", "0")
     visit.tick("seed", "1")
