@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-import os
 import webbrowser
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from runs.folder import RESULTS, writing
 from runs.records import PUBLISHED
 from runs.report.page import Report, page
 from runs.report.serve import LOOPBACK, Live, Server
+from runs.tracking.trackio import keep_at_home, trackio_dir
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Dashboard:
             webbrowser.open(output.resolve().as_uri())
 
     def _serve(self, live: Live) -> None:
-        with Server(live, self.port) as server, _trackio(self.results / "trackio") as mirror:
+        with Server(live, self.port) as server, _trackio(trackio_dir(self.results)) as mirror:
             print(f"live:   {server.address}")
             if mirror is not None:
                 print(f"trackio: {mirror}")
@@ -75,7 +75,7 @@ def _trackio(folder: Path) -> Iterator[str | None]:
     if importlib.util.find_spec("trackio") is None or not any(folder.glob("*.db")):
         yield None
         return
-    os.environ["TRACKIO_DIR"] = str(folder.resolve())  # read when trackio is imported
+    keep_at_home(folder)
     with contextlib.redirect_stdout(io.StringIO()):  # it prints an address with a token that allows to write
         import trackio
 

@@ -78,7 +78,7 @@ class Track:
 
     def _tell_where(self, sent: Iterable[Path]) -> None:
         """What a person does to look at it."""
-        for where in dict.fromkeys(trackio_dir(Run.read(folder)) for folder in sent if self.to == "trackio"):
+        for where in dict.fromkeys(trackio_dir(Run.read(folder).results) for folder in sent if self.to == "trackio"):
             print(f"look at it: TRACKIO_DIR={shlex.quote(str(where))} trackio show --project {PROJECT}")
         if self.to == "wandb" and wandb_mode() == "offline":
             kept = [path for folder in sent for path in sorted((folder / "wandb").glob("offline-run-*"))]

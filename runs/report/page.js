@@ -132,6 +132,7 @@ function facets(choice) {
             { class: counts.get(value) ? null : "none" },
             make("input", {
               type: "checkbox",
+              id: `${facet} ${value}`,
               value,
               checked: choice[facet].has(value),
               onchange: () => choose({ [facet]: toggled(readChoice()[facet], value), run: null }),
@@ -511,7 +512,7 @@ function draw() {
   );
   panels = paint();
   for (const box of boxes()) box.scrollTo(...(scrolled.get(place(box)) ?? [0, 0]));
-  if (focus) document.getElementById(focus)?.focus();
+  if (focus) document.getElementById(focus)?.focus({ preventScroll: true }); // a keyboard goes on where it was
 }
 
 /** Ask the server for news; what is chosen stays, for it is in the address. */

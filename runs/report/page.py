@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import html
 import io
 import json
 import math
@@ -16,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from scipy import special
@@ -24,9 +23,9 @@ from scipy import special
 from runs.catalogue import CATALOGUE
 from runs.plots import COLOURS
 from runs.progress import progress_bar
-from runs.records import Result, read_results
+from runs.records import read_results
 from runs.report.collect import RATE, Collector, Curves, Found, Run, thinned
-from runs.tables import Format, Table, render, tables
+from runs.tables import render, tables
 
 POINTS = 2000
 """Points of a curve that are drawn; what was logged more often is averaged."""
@@ -105,17 +104,9 @@ class Report:
             with contextlib.redirect_stderr(io.StringIO()):  # what is damaged is said on the page
                 results = read_results(self.folders)
                 known = tables().values()
-                rendered = [{"name": t.name, "title": t.title, "html": table_html(t, results)} for t in known]
+                rendered = [{"name": t.name, "title": t.title, "html": render(t, results, "html")} for t in known]
             self._tables = (stamp, rendered)
         return self._tables[1]
-
-
-def table_html(table: Table, results: list[Result]) -> str:
-    """The table with its verdicts."""
-    form: Any = "html"
-    if form in get_args(Format):
-        return render(table, results, form)
-    return f"<pre>{html.escape(render(table, results))}</pre>"
 
 
 def page(data: Mapping[str, Any]) -> str:

@@ -12,9 +12,17 @@ from runs.tracking.interface import PROJECT, Run, final_numbers
 _REMOTE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_BUCKET_ID", "TRACKIO_DATASET_ID", "TRACKIO_WEBHOOK_URL")
 
 
-def trackio_dir(run: Run) -> Path:
+def trackio_dir(results: Path) -> Path:
     """Where the database is: the user's TRACKIO_DIR, or ``trackio`` in the folder of all results."""
-    return Path(os.environ.get("TRACKIO_DIR") or run.results / "trackio")
+    return Path(os.environ.get("TRACKIO_DIR") or results / "trackio")
+
+
+def keep_at_home(folder: Path) -> None:
+    """Let trackio use the database in the folder, and no network; to be called before it is imported."""
+    os.environ["TRACKIO_DIR"] = str(folder.resolve())
+    os.environ["HF_HUB_OFFLINE"] = os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # it asks who is logged in
+    for name in _REMOTE:
+        os.environ.pop(name, None)
 
 
 class TrackioMirror:
@@ -25,10 +33,7 @@ class TrackioMirror:
     """
 
     def __init__(self, run: Run, run_id: str, resumed: bool):
-        os.environ["TRACKIO_DIR"] = str(trackio_dir(run))
-        os.environ["HF_HUB_OFFLINE"] = os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # it asks who is logged in
-        for name in _REMOTE:
-            os.environ.pop(name, None)
+        keep_at_home(trackio_dir(run.results))
         import trackio
         from trackio.sqlite_storage import SQLiteStorage
         from trackio.utils import get_storage_mode
