@@ -18,7 +18,7 @@ MAY_IMPORT = {
 }
 OURS = {*MAY_IMPORT, "tests"}
 OPTIONAL = ("wandb", "trackio", "matplotlib", "mpl_toolkits", "PIL", "learn2learn", "torchvision", "gym")
-OPTIONAL += ("ray", "submitit", "plotly", "pandas")
+OPTIONAL += ("ray", "submitit", "pandas", "playwright", "nbclient", "mkdocs")
 
 
 def imported(source: str, package: str = "") -> set[str]:
