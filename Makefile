@@ -2,12 +2,13 @@
 # make demo FAST=1  the same in a minute, to see that it works
 # make test         installs and runs the tests
 # make check        formatting, lint and types
+# make docs         installs and builds the pages into site/; open site/index.html
 # make maml         installs what the agent maml needs; `make test` tries that by itself
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check maml
+.PHONY: demo test check docs maml
 demo: .venv/.demo
 	$(BIN)/snail demo $(if $(filter-out 0,$(FAST)),--fast)
 
@@ -18,6 +19,9 @@ check: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/site/mkdocs.yml
 
 maml: .venv/.maml
 

@@ -44,6 +44,8 @@ def take_extensions(args: Sequence[str]) -> list[str]:
 def load_extensions() -> None:
     """Import the files that the environment variable names, each once.
 
+    A worker process calls it before it is handed a configuration: its class may be of one of these files.
+
     Raises:
         RunError: if one is missing, or fails; the message names the file and the line.
     """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,20 @@ if os.environ.get("SNAIL_DATA"):  # tests change the working directory
 def cache(tmp_path_factory) -> None:
     """Decoded data goes to a folder of this session's, not to the user's cache."""
     os.environ["SNAIL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def own_catalogue() -> Iterator[None]:
+    """What a test adds to the catalogue is gone after it, and the extensions that it has loaded are forgotten."""
+    from runs.catalogue import CATALOGUE
+
+    before, modules = dict(CATALOGUE), set(sys.modules)
+    yield
+    CATALOGUE.clear()
+    CATALOGUE.update(before)
+    for name in set(sys.modules) - modules:
+        if name.startswith("extension_"):
+            del sys.modules[name]
 
 
 @pytest.fixture

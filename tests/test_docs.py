@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from runs.cli import run
 from runs.commands import VERBS
+from runs.extensions import VARIABLE, take_extensions
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -22,12 +24,12 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("code", blocks("python"))
-def test_the_python_runs(code):
+def test_the_python_runs(code, own_catalogue):
     exec(compile(code, "README", "exec"), {})
 
 
 def test_the_shapes_in_the_readme_are_right():
-    (code,) = [c for c in blocks("python") if "SNAIL(" in c]
+    code = next(c for c in blocks("python") if "SNAIL(" in c)  # the README is the first
     names: dict = {}
     exec(compile(code, "README", "exec"), names)
     assert names["y"].shape == (2, 100, 5)
@@ -35,17 +37,21 @@ def test_the_shapes_in_the_readme_are_right():
     assert names["alternatives"].shape == (2, 15, 5)
 
 
-def test_every_command_exists(capsys, monkeypatch, tmp_path):
+def test_every_command_exists(capsys, monkeypatch, tmp_path, own_catalogue):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(VARIABLE, "")
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
     commands = [line.split("#")[0] for code in blocks("sh") for line in code.splitlines() if line.startswith("snail ")]
     assert len(commands) > 5
     for command in commands:
-        _, verb, *words = shlex.split(command)
+        os.environ[VARIABLE] = ""  # a command knows its own extensions only
+        _, *said = shlex.split(command)
+        verb = take_extensions(said)[0]
         assert verb in VERBS, command
         if verb == "evaluate":
             continue  # needs a run
         with pytest.raises(SystemExit) as left:  # --help parses all that stands before it
-            run([verb, *words, "--help"])
+            run([*said, "--help"])
         assert left.value.code == 0, command
     capsys.readouterr()
 

@@ -25,17 +25,10 @@ EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 
 
 @pytest.fixture(autouse=True)
-def apart(monkeypatch, tmp_path):
-    """What a test adds is gone after it, and it works in a folder of its own."""
-    before, modules = dict(CATALOGUE), set(sys.modules)
+def apart(own_catalogue, monkeypatch, tmp_path):
+    """Every test works in a folder of its own, without extensions."""
     monkeypatch.setenv(VARIABLE, "")
     monkeypatch.chdir(tmp_path)
-    yield
-    CATALOGUE.clear()
-    CATALOGUE.update(before)
-    for name in set(sys.modules) - modules:
-        if name.startswith("extension_"):
-            del sys.modules[name]
 
 
 # ----- the examples of the documents, for real

@@ -1,0 +1,51 @@
+"""The notebook runs from top to bottom, and is kept without outputs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOK = ROOT / "docs" / "notebook.ipynb"
+
+
+def test_it_is_kept_without_outputs():
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    assert cells
+    for cell in cells:
+        assert not cell.get("outputs") and cell.get("execution_count") is None
+
+
+def test_it_runs(monkeypatch, tmp_path):
+    """Short, in the interpreter of the tests; over sockets that are files, which nobody else can reach."""
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    pytest.importorskip("matplotlib")
+    from jupyter_client.kernelspec import KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
+
+    folder = tmp_path / "kernels" / "ours"
+    folder.mkdir(parents=True)
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    (folder / "kernel.json").write_text(json.dumps({"argv": command, "display_name": "ours", "language": "python"}))
+    for name in ("JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "TMPDIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("SNAIL_NOTEBOOK_UPDATES", "2")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    specs = KernelSpecManager(kernel_dirs=[str(tmp_path / "kernels")])
+    kernel = AsyncKernelManager(kernel_name="ours", kernel_spec_manager=specs, transport="ipc")
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    resources = {"metadata": {"path": str(ROOT)}}
+    nbclient.NotebookClient(notebook, km=kernel, resources=resources, timeout=300).execute()
+
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    pictures = [o for o in outputs if "image/png" in o.get("data", {})]
+    assert len(pictures) == 3
+    said = "".join(o.get("text", "") for o in outputs)
+    assert "on 100 bandits; nobody: more than 6.6" in said
+    assert said.count("times what looking evenly would give") == 4
+    assert not [o for o in outputs if o.output_type == "error"]
