@@ -229,6 +229,13 @@ def test_an_engine_that_is_not_installed_is_named(tmp_path, monkeypatch, chosen,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "127.0.0.1:port"])
+def test_a_cluster_that_does_not_answer_is_named_at_once(tmp_path, address):
+    with pytest.raises(RunError, match=f"nobody answers at {address}"):
+        launch([tiny(0)], tmp_path, options("ray", address=address))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="submitit is not installed")
 def test_without_slurm_nothing_is_submitted(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from runs.errors import RunError
 from runs.launch.jobs import Job, Outcome, failed, run_job
 
+REACH_SECONDS = 10.0
 PATIENCE = 120.0
 """Seconds that interrupted jobs have to save their checkpoints."""
 
@@ -33,6 +35,8 @@ class RayCluster:
     threads: int | None = 1
 
     def __init__(self, address: str | None, slots: int, threads: int, gpus: float, retries: int):
+        if address is not None:
+            _require_reachable(address)
         # read when ray is imported
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         if address is None:
@@ -72,7 +76,8 @@ class RayCluster:
             self._ray.init(address=self.address or "local", **quiet, **({} if self.address else own))
         except (ConnectionError, RuntimeError, ValueError) as e:
             where = f"the Ray cluster at {self.address}" if self.address else "a Ray of our own"
-            raise RunError(f"cannot reach {where} ({str(e).splitlines()[0]}); look at it with `ray status`") from e
+            reason = next(iter(str(e).splitlines()), type(e).__name__)
+            raise RunError(f"cannot use {where} ({reason}); `ray status` tells more") from e
 
     def _outcome(self, job: Job, task: Any) -> Outcome:
         try:
@@ -80,3 +85,15 @@ class RayCluster:
         except self._ray.exceptions.RayError as e:  # it died once too often, or could not even begin
             lines = [line.strip() for line in str(e).splitlines() if line.strip()]
             return failed(job, f"Ray gave it up: {lines[0] if lines else type(e).__name__}", str(e))
+
+
+def _require_reachable(address: str) -> None:
+    """Ray itself tries for minutes. Addresses without a port, such as auto, it looks up at once."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
+    except (OSError, ValueError) as e:
+        reason = getattr(e, "strerror", None) or e
+        raise RunError(f"nobody answers at {address} ({reason}); give the address of a running Ray cluster") from e
