@@ -16,6 +16,8 @@ from collections.abc import Iterator, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 
+from tqdm import tqdm
+
 from runs.launch.jobs import Job, Outcome, failed, run_job
 
 
@@ -124,6 +126,7 @@ def _work(pipe: Connection, index: int) -> None:
     """What a worker does: jobs, until the pipe ends or SIGTERM says so, on which a job saves its checkpoint."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     threading.Thread(target=_stop_with_parent, daemon=True).start()
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system's, which a killed worker would leave behind
     try:
         _take_gpu(index)
         while True:
