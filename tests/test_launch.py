@@ -27,7 +27,7 @@ from runs.cli import run
 from runs.deadline import Deadline
 from runs.errors import Interrupted, OutOfTime, RunError
 from runs.folder import RunFolder, run_path
-from runs.launch import LaunchOptions, launch, require_finished
+from runs.launch import LaunchOptions, Outcome, launch, require_finished
 from runs.launch.slurm import SlurmOptions
 from runs.machine import Machine
 from runs.meta_rl import TrialTest
@@ -125,23 +125,23 @@ def signalled(folder: RunFolder, number: int) -> Iterator[list[int]]:
 # ----- engines
 
 
-@pytest.mark.parametrize("engine", ["process", "workers"])
-def test_numbers_do_not_depend_on_who_does_them(undisturbed, tmp_path, engine, capsys):
+def test_each_run_is_done_once(undisturbed, tmp_path, capsys):
     configs = [tiny(seed) for seed in range(4)]
-    outcomes = launch([*configs, configs[0]], tmp_path, options(engine, threads=1))
+    outcomes = launch([*configs, configs[0]], tmp_path, options("process", threads=1))
     assert [o.state for o in outcomes] == ["finished"] * 5
     assert_same_runs(configs, tmp_path, undisturbed)
     require_finished(outcomes)
     assert "4 runs: 0 finished already, 4 to do" in capsys.readouterr().err
     # again: nothing is run again
     written = [run_path(tmp_path, c).joinpath("result.json").stat().st_mtime_ns for c in configs]
-    assert {o.state for o in launch(configs, tmp_path, options(engine))} == {"finished"}
+    assert {o.state for o in launch(configs, tmp_path, options())} == {"finished"}
     assert [run_path(tmp_path, c).joinpath("result.json").stat().st_mtime_ns for c in configs] == written
     out, err = capsys.readouterr()
     assert "4 runs: 4 finished already, 0 to do" in err and out == ""  # which is for whoever launches
 
 
 def test_a_killed_worker_costs_its_job_some_time_and_the_others_nothing(undisturbed, tmp_path):
+    """Two workers, one of them killed, give the numbers that this process gives."""
     long, others, impossible = tiny(9, LONG), [tiny(seed) for seed in range(4)], tiny(0, minibatches=3)
     folder = RunFolder(run_path(tmp_path, long))
     first = begun(long, tmp_path)
@@ -322,6 +322,25 @@ def test_a_time_budget_is_for_all_of_them(tmp_path):
     assert "before its turn" in outcomes[1].reason
     with pytest.raises(OutOfTime, match="0 of 2 runs finished; the same command goes on"):
         require_finished(outcomes)
+
+
+@pytest.mark.parametrize(
+    ("states", "error"),
+    [
+        (["finished", "submitted"], None),
+        (["finished", "failed", "out of time", "stopped"], RunError),
+        (["finished", "out of time", "stopped"], OutOfTime),
+        (["finished", "stopped"], Interrupted),
+    ],
+)
+def test_a_launch_ends_as_its_runs_did(states, error):
+    outcomes = [Outcome(state) for state in states]
+    if error is None:
+        require_finished(outcomes)
+        return
+    with pytest.raises(RunError, match=f"of {len(states)} runs|1 of 2 runs finished") as raised:
+        require_finished(outcomes)
+    assert type(raised.value) is error
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)

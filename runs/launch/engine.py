@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
-from runs.launch.jobs import Job, Outcome
+from runs.launch.jobs import Job, Outcomes
 
 
 class Engine(Protocol):
@@ -16,7 +16,7 @@ class Engine(Protocol):
     threads: int | None
     """CPU threads of a job unless told otherwise; None: all."""
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+    def run(self, jobs: Sequence[Job]) -> Outcomes:
         """Each job with how it ended, in the order in which they end.
 
         A job that dies with its process is tried again, from its checkpoint, before it counts as failed. Closed early,

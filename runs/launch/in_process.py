@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from runs.launch.jobs import Job, Outcome, run_job
+from runs.launch.jobs import Job, Outcomes, run_job
 
 
 class InProcess:
@@ -13,7 +13,7 @@ class InProcess:
     slots: int | None = 1
     threads: int | None = None
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+    def run(self, jobs: Sequence[Job]) -> Outcomes:
         """Each job with how it ended."""
         for job in jobs:
             outcome = run_job(job)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -72,6 +73,10 @@ class Outcome:
     state: State
     reason: str = ""
     seconds: float = 0.0
+
+
+Outcomes = Generator[tuple[Job, Outcome], None, None]
+"""Jobs with how they ended, as they do; closing it stops what runs."""
 
 
 def run_job(job: Job) -> Outcome:

@@ -20,7 +20,7 @@ from runs.deadline import parse_duration
 from runs.errors import Interrupted, OutOfTime, RunError
 from runs.launch.engine import Engine
 from runs.launch.in_process import InProcess
-from runs.launch.jobs import Job, Outcome
+from runs.launch.jobs import Job, Outcome, Outcomes
 from runs.launch.plans import keep_plan
 from runs.launch.ray_cluster import RayCluster
 from runs.launch.slurm import Slurm, SlurmOptions
@@ -104,10 +104,11 @@ def launch(
     if left:
         with keep_plan(results.resolve(), name, options.engine, left), _sigterm_as_ctrl_c():
             try:
-                with _Bar(len(jobs), len(outcomes), engine.slots) as bar:
-                    for job, outcome in _until_done(engine, left):
+                ended = contextlib.closing(_until_done(engine, left))
+                with _Bar(len(jobs), len(outcomes), engine.slots) as bar, ended as pairs:
+                    for job, outcome in pairs:
                         outcomes[job.path] = outcome
-                        bar.count(job, outcome)
+                        bar.count(outcome)
             except KeyboardInterrupt as e:
                 done = sum(o.state == "finished" for o in outcomes.values())
                 stays = "; what is submitted stays in the queue" if options.engine == "slurm" else ""
@@ -131,13 +132,16 @@ def require_finished(outcomes: Sequence[Outcome]) -> None:
     Raises:
         RunError: if any failed.
         OutOfTime: if the time budget ended before all were finished.
+        Interrupted: if somebody stopped some of them.
     """
     states = Counter(outcome.state for outcome in outcomes)
+    done = f"{states['finished']} of {len(outcomes)} runs finished; the same command goes on"
     if states["failed"]:
         raise RunError(f"{states['failed']} of {len(outcomes)} runs failed; the same command tries them again")
     if states["out of time"]:
-        done = f"{states['finished']} of {len(outcomes)}"
-        raise OutOfTime(f"the time budget ended with {done} runs finished; the same command goes on")
+        raise OutOfTime(f"the time budget ended with {done}")
+    if states["stopped"]:
+        raise Interrupted(f"{states['stopped']} stopped by a signal, {done}")
 
 
 def _check(options: LaunchOptions) -> None:
@@ -165,11 +169,11 @@ def _settings(options: LaunchOptions, engine: Engine) -> dict[str, Any]:
     }
 
 
-def _until_done(engine: Engine, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+def _until_done(engine: Engine, jobs: Sequence[Job]) -> Outcomes:
     """Each job with how it ended; those that other processes have are looked at again once these let go of them."""
     while jobs:
         taken = []
-        with contextlib.closing(engine.run(jobs)) as outcomes:  # type: ignore[type-var]
+        with contextlib.closing(engine.run(jobs)) as outcomes:
             for job, outcome in outcomes:
                 if outcome.state == "taken":
                     taken.append(job)
@@ -221,7 +225,7 @@ class _Bar:
             self._clock.join()
         self._bar.close()
 
-    def count(self, job: Job, outcome: Outcome) -> None:
+    def count(self, outcome: Outcome) -> None:
         """One more has ended."""
         self._failed += outcome.state == "failed"
         self._bar.update()

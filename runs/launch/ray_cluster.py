@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from runs.errors import RunError
-from runs.launch.jobs import Job, Outcome, failed, run_job
+from runs.launch.jobs import Job, Outcome, Outcomes, failed, run_job
 
 REACH_SECONDS = 10.0
 PATIENCE = 120.0
@@ -51,7 +51,7 @@ class RayCluster:
         self._task = ray.remote(run_job).options(num_cpus=threads, num_gpus=gpus, max_retries=retries)
         self._cpus = slots * threads
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+    def run(self, jobs: Sequence[Job]) -> Outcomes:
         """Each job with how it ended, in the order in which they end."""
         ray = self._ray
         self._connect()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from runs.deadline import parse_duration
 from runs.errors import RunError
-from runs.launch.jobs import Job, Outcome, failed, run_job
+from runs.launch.jobs import Job, Outcome, Outcomes, failed, run_job
 
 REQUEUES = 100
 """How often a job may reach its time limit and queue again: each time it goes on from its checkpoint."""
@@ -69,7 +69,7 @@ class Slurm:
             slurm_array_parallelism=slots,
         )
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+    def run(self, jobs: Sequence[Job]) -> Outcomes:
         """Each job with how it ended, or as submitted. Whoever stops waiting leaves them in the queue."""
         from submitit.helpers import as_completed
 

@@ -12,13 +12,13 @@ import os
 import signal
 import threading
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 
 from tqdm import tqdm
 
-from runs.launch.jobs import Job, Outcome, failed, run_job
+from runs.launch.jobs import Job, Outcome, Outcomes, failed, run_job
 
 
 class Workers:
@@ -35,7 +35,7 @@ class Workers:
         self.slots: int | None = slots
         self._size, self._retries = slots, retries
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+    def run(self, jobs: Sequence[Job]) -> Outcomes:
         """Each job with how it ended, in the order in which they end."""
         waiting = deque(jobs)
         deaths: Counter[str] = Counter()
