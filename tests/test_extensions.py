@@ -270,3 +270,18 @@ def test_two_classes_of_one_name_are_told_apart_by_renaming():
     kept.append(make("two"))
     with pytest.raises(RunError, match="'Twin' is the name of classes in one and two; rename one"):
         from_dict(Task, {"type": "Twin"})
+
+
+def test_runs_of_an_extension_can_be_launched_in_workers(tmp_path):
+    """Which are other processes, and know nothing of it at first."""
+    words = ["--extend", "docs/examples/few_arms.py", "sweep", "few-arms/n20-k3", "--agents", "thompson"]
+    options = ["--budget", "smoke", "--workers", "1", "--tracker", "none", "--results", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "runs.cli", *words, *options],
+        cwd=EXAMPLES.parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "few-arms/n20-k3 thompson seed 0: return" in done.stdout

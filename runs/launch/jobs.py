@@ -13,6 +13,7 @@ from runs.catalogue import RunConfig
 from runs.config import from_dict, to_dict
 from runs.deadline import Deadline
 from runs.errors import Interrupted, OutOfTime, RunError, Taken
+from runs.extensions import load_extensions
 from runs.folder import RunFolder, run_path
 from runs.machine import Machine
 from runs.tracking import TrackerName
@@ -93,6 +94,7 @@ def run_job(job: Job) -> Outcome:
     if remaining is not None and remaining <= 0:
         return ended("out of time", "the time budget ended before its turn")
     try:
+        load_extensions()  # the configuration may be of one
         machine = Machine.named(job.device, None if job.data_root is None else Path(job.data_root), job.threads)
         train(
             from_dict(RunConfig, job.config),
