@@ -40,7 +40,7 @@ class Progress:
 
 
 LOGGED_STEPS = 1000  # lines of metrics in a run, besides those of looks at the validation tasks
-SHOW_SECONDS = 2.0  # from one refreshed progress bar to the next
+SHOW_SECONDS = 2.0  # from one refreshed progress bar, and look at the weights, to the next
 CHECKPOINT_SECONDS = 60.0
 
 
@@ -224,20 +224,22 @@ def _run_steps(
             stopping = bool(stop)  # once: a request during what follows is met after the next update
             save = bool(last or stopping or late or now - saved > CHECKPOINT_SECONDS)
             due = last or look or progress.step % every == 0
-            if due or save or now - shown > SHOW_SECONDS:
+            show = save or now - shown > SHOW_SECONDS
+            if due or show:
                 line = _summary(progress, learner, progress.units - units, now - logged)
-                _require_finite(line, learner, folder)
+                _require_finite(line, learner, folder, weights=show)  # of which there are too many for every line
                 if look:
                     line |= learner.validate()
                     # a look at the validation tasks is no training
                     began += time.monotonic() - now
-                bar.set_postfix_str(_postfix(line, learner.unit), refresh=False)
-                shown = time.monotonic()
+                if show:
+                    bar.set_postfix_str(_postfix(line, learner.unit), refresh=False)
+                    shown = time.monotonic()
                 if due:
                     folder.append_metrics(line)
                     mirror.wake()
                     progress.window.clear()
-                    logged, units = shown, progress.units
+                    logged, units = time.monotonic(), progress.units
             if save:
                 folder.save_checkpoint(config, vars(progress), _state(learner, progress))
                 saved = time.monotonic()
@@ -257,13 +259,13 @@ def _summary(progress: Progress, learner: Learner, units: int, elapsed: float) -
     return {"step": progress.step, "seconds": round(progress.seconds, 3), throughput: round(rate, 1), **means}
 
 
-def _require_finite(line: dict[str, Any], learner: Learner, folder: RunFolder) -> None:
-    """Stop before a loss or a weight that is no number gets into a checkpoint."""
-    weights = all(torch.isfinite(p).all() for p in learner.model.parameters())
+def _require_finite(line: dict[str, Any], learner: Learner, folder: RunFolder, weights: bool) -> None:
+    """Stop before a loss or, if ``weights`` are looked at, a weight that is no number gets into a checkpoint."""
+    good = not weights or all(torch.isfinite(p).all() for p in learner.model.parameters())
     strange = [name for name, value in line.items() if not math.isfinite(value)]
-    if weights and not strange:
+    if good and not strange:
         return
-    broken = f"the {strange[0]}" if weights else "a weight"
+    broken = f"the {strange[0]}" if good else "a weight"
     exists = folder.checkpoint_path.exists()
     kept = f"the last good checkpoint is kept in {folder.path}" if exists else "no checkpoint was due yet"
     raise RunError(
