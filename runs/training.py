@@ -41,7 +41,7 @@ class Progress:
 
 
 LOGGED_STEPS = 1000  # lines of metrics in a run, besides those of looks at the validation tasks
-SHOW_SECONDS = 2.0  # from one refreshed progress bar to the next
+SHOW_SECONDS = 2.0  # from one refreshed progress bar, and look at the weights, to the next
 CHECKPOINT_SECONDS = 60.0
 
 
@@ -243,20 +243,22 @@ def _run_steps(
             )
             save = last or stopping or late or save
             due = last or look or progress.step % every == 0
-            if due or save or show:
+            show = save or show
+            if due or show:
                 line = _summary(progress, learner, progress.units - units, now - logged, team)
-                _require_finite(line, learner, folder)
+                _require_finite(line, learner, folder, weights=show)  # of which there are too many for every line
                 if look and team.is_first:
                     line |= learner.validate()
                     # a look at the validation tasks is no training
                     began += time.monotonic() - now
-                bar.set_postfix_str(_postfix(line, learner.unit), refresh=False)
-                shown = time.monotonic()
+                if show:
+                    bar.set_postfix_str(_postfix(line, learner.unit), refresh=False)
+                    shown = time.monotonic()
                 if due:
                     folder.append_metrics(line)
                     mirror.wake()
                     progress.window.clear()
-                    logged, units = shown, progress.units
+                    logged, units = time.monotonic(), progress.units
             if save:
                 progress.window = {n: [team.total(x) / team.size for x in xs] for n, xs in progress.window.items()}
                 folder.save_checkpoint(config, vars(progress), _state(learner, progress))
@@ -278,13 +280,13 @@ def _summary(progress: Progress, learner: Learner, units: int, elapsed: float, t
     return {"step": progress.step, "seconds": round(progress.seconds, 3), throughput: round(rate, 1), **means}
 
 
-def _require_finite(line: dict[str, Any], learner: Learner, folder: RunFolder) -> None:
-    """Stop before a loss or a weight that is no number gets into a checkpoint."""
-    weights = all(torch.isfinite(p).all() for p in learner.model.parameters())
+def _require_finite(line: dict[str, Any], learner: Learner, folder: RunFolder, weights: bool) -> None:
+    """Stop before a loss or, if ``weights`` are looked at, a weight that is no number gets into a checkpoint."""
+    good = not weights or all(torch.isfinite(p).all() for p in learner.model.parameters())
     strange = [name for name, value in line.items() if not math.isfinite(value)]
-    if weights and not strange:
+    if good and not strange:
         return
-    broken = f"the {strange[0]}" if weights else "a weight"
+    broken = f"the {strange[0]}" if good else "a weight"
     exists = folder.checkpoint_path.exists()
     kept = f"the last good checkpoint is kept in {folder.path}" if exists else "no checkpoint was due yet"
     raise RunError(
