@@ -54,7 +54,8 @@ class LaunchOptions:
     data_root: Path | None = None
     """Folder with the data sets; else $SNAIL_DATA, else a cache, filled by download."""
     tracker: TrackerName = "auto"
-    """Mirror of the metrics: wandb, none, or auto (wandb if installed; offline unless you have logged in)."""
+    """Mirror of the metrics: wandb (offline unless you have logged in), trackio (on this machine), both, none; auto:
+    wandb if installed."""
     time_budget: str | None = None
     """Stop all runs in time, with checkpoints that the same command goes on from: 90s, 25m or 1h30m from the start."""
 
