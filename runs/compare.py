@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from runs.catalogue import CATALOGUE
 from runs.errors import RunError
 from runs.folder import RunFolder
 from runs.plots import Curve
-from runs.records import Result, read_results
+from runs.records import Result, read_results, task_limit
 from runs.statistics import (
     Estimate,
     interquartile_mean,
@@ -27,12 +27,15 @@ from runs.statistics import (
     t_interval,
 )
 
+IntervalOf = Callable[[Sequence[float]], Estimate]
+"""Mean of samples, with an interval; NaN ends where there is one."""
+
 
 @dataclass(frozen=True)
 class Number:
     """What the runs of a group give for one measured number.
 
-    over_tasks: their mean, with the interval over test tasks; over_seeds: the same mean, with that over seeds.
+    over_tasks: their mean, with the interval over test tasks.
     """
 
     name: str
@@ -44,11 +47,6 @@ class Number:
         mean = statistics.fmean(r.mean for r in self.results)
         half = statistics.fmean(r.ci95 for r in self.results)
         return Estimate(mean, mean - half, mean + half)
-
-    @cached_property
-    def over_seeds(self) -> Estimate:
-        """NaN ends where there is one seed."""
-        return t_interval([r.mean for r in self.results])
 
     @cached_property
     def samples(self) -> np.ndarray | None:
@@ -70,11 +68,18 @@ class Group:
     folders: tuple[RunFolder, ...]
     numbers: tuple[Number, ...]
     seconds: float
+    distinction: str = ""
+    """Settings that tell it from others of the same agent and budget."""
 
     @property
     def label(self) -> str:
-        """Agent and budget."""
-        return f"{self.agent} {self.budget}"
+        """What it is called beside the others."""
+        return f"{self.agent} {self.budget}" + (f" ({self.distinction})" if self.distinction else "")
+
+    @cached_property
+    def limit(self) -> float | None:
+        """What no agent can pass on its task, which need not be the catalogue's; None where it is not known."""
+        return task_limit(self.settings.get("task"))
 
     def curve(self) -> Curve:
         """Its learning curves."""
@@ -108,7 +113,21 @@ def find_groups(targets: Sequence[str], folders: Sequence[Path]) -> list[Group]:
     for results in found.values():
         first = results[0]
         groups.setdefault((first.experiment, first.settings), {}).setdefault(first.seed, results)
-    return [_group(list(by_seed.values())) for by_seed in groups.values()]
+    return _distinguished([_group(list(by_seed.values())) for by_seed in groups.values()])
+
+
+def _distinguished(groups: list[Group]) -> list[Group]:
+    """Groups of the same agent and budget in an experiment get the settings in which they differ into their labels."""
+    named: dict[tuple[str, str], list[Group]] = {}
+    for group in groups:
+        named.setdefault((group.experiment, group.label), []).append(group)
+    found = []
+    for group in groups:
+        alike = named[group.experiment, group.label]
+        differ = _differing([g.settings for g in alike]) if len(alike) > 1 else {}
+        own = ", ".join(f"{key}={values[alike.index(group)]}" for key, values in differ.items())
+        found.append(replace(group, distinction=own))
+    return found
 
 
 def _results(target: str, folders: Sequence[Path]) -> list[Result]:
@@ -138,23 +157,26 @@ def _group(runs: list[list[Result]]) -> Group:
     )
 
 
-def describe_groups(groups: Sequence[Group]) -> str:
-    """All that is compared of the groups, as text: an experiment a section, and what holds over experiments."""
+def describe_groups(groups: Sequence[Group], over_seeds: IntervalOf = t_interval) -> str:
+    """All that is compared of the groups, as text: an experiment a section, and what holds over experiments.
+
+    ``over_seeds`` makes the interval over seeds of their means, one each.
+    """
     by_experiment: dict[str, list[Group]] = {}
     for group in groups:
         by_experiment.setdefault(group.experiment, []).append(group)
-    sections = [_section(name, found) for name, found in by_experiment.items()]
+    sections = [_section(found, name, over_seeds) for name, found in by_experiment.items()]
     if len(by_experiment) > 1 and (over := _over_experiments(by_experiment)):
         sections.append(over)
     return "\n\n".join(sections)
 
 
-def _section(experiment: str, groups: list[Group]) -> str:
+def _section(groups: list[Group], experiment: str, over_seeds: IntervalOf) -> str:
     names = list(dict.fromkeys(n.name for g in groups for n in g.numbers))
     parts = [f"{experiment}\n{'=' * len(experiment)}"]
     for name in names:
         having = [(g, n) for g in groups for n in g.numbers if n.name == name]
-        parts.append(f"{name.replace('_', ', ')}\n{_final(experiment, having)}")
+        parts.append(f"{name.replace('_', ', ')}\n{_final(having, over_seeds)}")
         if len(having) > 1:
             parts.append(_differences(having))
     if len(groups) > 1:
@@ -162,11 +184,10 @@ def _section(experiment: str, groups: list[Group]) -> str:
     return "\n\n".join(parts)
 
 
-def _final(experiment: str, having: list[tuple[Group, Number]]) -> str:
-    limit = CATALOGUE[experiment].limit() if experiment in CATALOGUE else None
+def _final(having: list[tuple[Group, Number]], over_seeds: IntervalOf) -> str:
     rows = []
     for group, number in having:
-        tasks, seeds = number.over_tasks, number.over_seeds
+        tasks, seeds, limit = number.over_tasks, over_seeds([r.mean for r in number.results]), group.limit
         rows.append(
             [
                 group.label,
@@ -221,11 +242,10 @@ def _over_experiments(by_experiment: Mapping[str, list[Group]]) -> str:
     """Agents over all experiments that have them: shares of the limit, which are comparable."""
     shares: dict[str, dict[str, np.ndarray]] = {}
     for name, groups in by_experiment.items():
-        limit = CATALOGUE[name].limit() if name in CATALOGUE else None
         for group in groups:
-            if limit is not None:
+            if group.limit is not None:
                 for number in group.numbers:
-                    scores = np.array([r.mean for r in number.results]) / limit
+                    scores = np.array([r.mean for r in number.results]) / group.limit
                     shares.setdefault(group.label, {}).setdefault(f"{name} {number.name}", scores)
     whole = set().union(*shares.values()) if shares else set()
     complete = {label: found for label, found in shares.items() if found.keys() == whole}
@@ -245,15 +265,21 @@ def _over_experiments(by_experiment: Mapping[str, list[Group]]) -> str:
 
 
 def _settings(groups: Sequence[Group]) -> str:
-    """The keys of the configuration in which the groups differ."""
-    flat = [dict(_flatten(g.settings)) for g in groups]
-    # a setting that only one kind of agent has is no difference: its type tells
-    keys = [k for k in dict.fromkeys(k for f in flat for k in f) if len({f[k] for f in flat if k in f}) > 1]
-    keys = [k for k in keys if k not in ("agent", "budget")]
-    if not keys:
+    """The keys of the configuration in which the groups differ, each with their values."""
+    differ = _differing([g.settings for g in groups])
+    if not differ:
         return "the same settings otherwise"
-    rows = [[k, *(f.get(k, "-") for f in flat)] for k in keys]
-    return _grid(rows, ["what differs", *(g.label for g in groups)])
+    return _grid([[k, *values] for k, values in differ.items()], ["what differs", *(g.label for g in groups)])
+
+
+def _differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Settings that differ, each with the values of all; "-" where there is none.
+
+    One that only one kind of agent has is no difference: its type tells.
+    """
+    flat = [dict(_flatten(s)) for s in settings]
+    keys = [k for k in dict.fromkeys(k for f in flat for k in f) if len({f[k] for f in flat if k in f}) > 1]
+    return {k: [f.get(k, "-") for f in flat] for k in keys if k not in ("agent", "budget")}
 
 
 def _flatten(value: Any, name: str = "") -> Iterable[tuple[str, Any]]:

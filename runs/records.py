@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from runs.catalogue import RunConfig, as_catalogued
 from runs.config import from_dict, to_dict
 from runs.errors import RunError
 from runs.learner import Learner, Measurement
+from runs.tasks import Task
 from snail.sequence import parameter_count
 
 PUBLISHED = Path(__file__).parent / "published"
@@ -166,7 +168,7 @@ def read_samples(path: Path, name: str) -> np.ndarray | None:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return arrays.get(name)
-    except (OSError, ValueError, zipfile.BadZipFile) as e:
+    except (OSError, ValueError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile) as e:
         raise RunError(f"{path} is damaged; remove it, or restore it") from e
 
 
@@ -177,12 +179,20 @@ def read_results(folders: Iterable[Path]) -> list[Result]:
         for path in sorted(folder.rglob("result.json")):
             try:
                 found += _read_record(path)
-            except (ValueError, KeyError, TypeError, AttributeError) as e:
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
                 print(f"warning: {path} is not a whole record ({type(e).__name__}: {e}); left out", file=sys.stderr)
     return found
 
 
-def _settings(config: RunConfig | dict[str, Any]) -> str:
+def task_limit(task: Any) -> float | None:
+    """What no agent can pass in expectation on a task, as configurations have it; None where that is not known."""
+    try:
+        return from_dict(Task, task).limit()
+    except RunError:  # of an extension that is not there, or of settings that are no more
+        return None
+
+
+def settings_of(config: RunConfig | dict[str, Any]) -> str:
     """What runs of several seeds must share to be averaged: the configuration but for the seed."""
     plain = config if isinstance(config, dict) else to_dict(config)
     return json.dumps({k: v for k, v in plain.items() if k != "seed"}, sort_keys=True)
@@ -222,7 +232,7 @@ def _read_record(path: Path) -> list[Result]:
             task_set=r["task_set"],
             as_catalogued=record["as_catalogued"],
             current=current,
-            settings=_settings(config),
+            settings=settings_of(config),
             train_seconds=record["train_seconds"],
             parameters=record["parameters"],
             path=path,

@@ -118,6 +118,23 @@ class Team:
             return flags
         return tuple((self.total(torch.tensor(flags, dtype=torch.int32)) > 0).tolist())
 
+    def require_same(self, what: str, value: int) -> None:
+        """Make sure that all processes have the same.
+
+        Raises:
+            RunError: in all of them, if not.
+        """
+        if self.alone:
+            return
+        values: list[Any] = [None] * self.size
+        with _peers():
+            distributed.all_gather_object(values, value)
+        if len(set(values)) > 1:
+            raise RunError(
+                f"the processes have not the same {what}: {', '.join(map(str, values))}; "
+                "give them a folder of results that all of them see"
+            )
+
     @contextmanager
     def together(self) -> Iterator[None]:
         """Nobody goes on before all have done what is inside; an error of one that a person can mend ends all.

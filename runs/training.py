@@ -23,7 +23,7 @@ from runs.machine import Machine
 from runs.progress import progress_bar
 from runs.records import git_commit, make_record
 from runs.team import Team
-from runs.tracking import Tracker, TrackerName, open_tracker
+from runs.tracking import Tracker, TrackerName, open_tracker, tracker_names
 from runs.tracking.pictures import PICTURES_AFTER, draw_pictures
 
 
@@ -94,7 +94,8 @@ def train(
             if team.is_first:
                 print(f"{folder.path} is finished already")
             return record
-        with team.together():
+        with team.together():  # what is wrong shows before anything of the folder is thrown away
+            tracker_names(tracker)
             learner = build_learner(config, machine)
         with team.together():
             folder.claim(config, overwrite=overwrite)
@@ -104,6 +105,11 @@ def train(
                 progress = restore(learner, folder, config, machine)
             folder.forget_metrics_after(progress.step)
             mirror = open_tracker(tracker, folder.path, progress.run_id)
+        try:
+            team.require_same("checkpoint, by its update", progress.step)
+        except RunError:
+            mirror.close()
+            raise
         try:
             deadline = deadline or Deadline()
             _run_steps(learner, config, folder, progress, mirror, quiet, team, deadline)

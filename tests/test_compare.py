@@ -16,6 +16,7 @@ from runs.compare import describe_groups, find_groups
 from runs.curves import band, main_metric
 from runs.errors import RunError
 from runs.records import PUBLISHED
+from runs.statistics import bootstrap_interval
 
 SNAIL = PUBLISHED / "bandit/n10-k5/snail/full-seed0"
 
@@ -24,11 +25,12 @@ SNAIL = PUBLISHED / "bandit/n10-k5/snail/full-seed0"
 def made(tmp_path):
     """A function that makes a record of its own, with samples and metrics, below a folder of results."""
 
-    def make(agent: str, seed: int, samples, experiment: str = "bandit/n10-k5", tasks: str = "x", **training):
-        folder = tmp_path / experiment / agent / f"full-seed{seed}"
+    def make(agent: str, seed: int, samples, experiment="bandit/n10-k5", tasks="x", arms=0, name="full", **training):
+        folder = tmp_path / experiment / agent / f"{name}-seed{seed}"
         shutil.copytree(SNAIL, folder)
         record = json.loads((folder / "result.json").read_text())
         record["config"] |= {"seed": seed, "agent": agent, "experiment": experiment}
+        record["config"]["task"]["arms"] = arms or int(experiment.rpartition("-k")[2])
         record["config"]["training"] |= training
         samples = np.asarray(samples, dtype=np.float32)
         half = 1.96 * samples.std(ddof=1) / len(samples) ** 0.5
@@ -74,8 +76,11 @@ def test_seeds_are_put_together_and_their_interval_kept_apart(made):
     (number,) = snail.numbers
     assert len(number.results) == 3 and number.over_tasks.value == pytest.approx(6.2)
     assert number.over_tasks.half == pytest.approx(1.96 * np.std([-1, 1] * 50, ddof=1) / 10, rel=1e-3)
-    assert number.over_seeds.half == pytest.approx(4.3027 * np.std([6.0, 6.1, 6.5], ddof=1) / 3**0.5, rel=1e-3)
     text = describe_groups([snail, gru])
+    half = 4.3027 * np.std([6.0, 6.1, 6.5], ddof=1) / 3**0.5
+    assert re.search(rf"snail full +6\.2 \+- 0\.2 +\+- {half:.2g} ", text)
+    narrower = describe_groups([snail, gru], bootstrap_interval)  # which knows nothing beyond the three
+    assert float(re.search(r"snail full +6\.2 \+- 0\.2 +\+- ([\d.]+)", narrower)[1]) < half
     # 6.0 and 6.1 beat 5.8 and 5.9, 6.5 beats 6.3 too: 7 of 9 pairs; and every task differs by 0.2
     assert "0.778 [" in text and "+0.2 +-" in text
     assert "the same settings otherwise" in text
@@ -87,6 +92,21 @@ def test_runs_of_other_settings_are_other_groups(made):
     text = describe_groups(find_groups(["bandit/n10-k5"], [made.results]))
     assert re.search(r"training\.learning_rate +0\.5 +0\.002", text)
     assert "training.epochs" not in text
+
+
+def test_groups_of_the_same_name_are_told_apart_and_have_limits_of_their_own(made):
+    """A run with two arms cannot reach what is possible with five."""
+    made("gru", 0, [5.0, 6, 7])
+    made("gru", 0, [5.0, 5.1, 5.2], name="two-arms", arms=2)
+    made("gru", 0, [4.0, 5, 6], name="slower", learning_rate=0.01)
+    groups = find_groups(["bandit/n10-k5"], [made.results])
+    assert [g.label for g in groups] == [
+        "gru full (task.arms=5, training.learning_rate=0.002)",
+        "gru full (task.arms=5, training.learning_rate=0.01)",
+        "gru full (task.arms=2, training.learning_rate=0.002)",
+    ]
+    assert groups[0].limit == pytest.approx(6.66, abs=0.001) and groups[2].limit < 6.3
+    assert f"{100 * 5.1 / groups[2].limit:.2f}%" in describe_groups(groups)
 
 
 def test_over_experiments(made):

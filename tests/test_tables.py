@@ -269,18 +269,48 @@ def test_what_is_missing():
 def test_what_is_missing_is_run_and_printed(tmp_path, capsys, monkeypatch):
     """Once: the second time nothing is missing."""
     monkeypatch.setattr("runs.commands.tables.PUBLISHED", tmp_path / "none")
-    chosen = ["table", "3", "--agents", "random", "--cells", "N=10 K=5", "--results", str(tmp_path)]
+    chosen = ["table", "3", "--agents", "random", "gru", "--cells", "N=10 K=5", "--results", str(tmp_path)]
     missing = [*chosen, "--run-missing", "--budget", "smoke", "--engine", "process", "--tracker", "none"]
-    assert run([*missing, "--seeds", "0", "1", "--dry-run"]) == 0
-    out = capsys.readouterr().out
-    assert "bandit/n10-k5 random, smoke budget, seed 1" in out and "2 runs are missing" in out
+    assert run([*missing, "--seeds", "3", "4", "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines() == [  # what does not learn has no seeds
+        "bandit/n10-k5 gru, smoke budget, seed 3",
+        "bandit/n10-k5 gru, smoke budget, seed 4",
+        "bandit/n10-k5 random, smoke budget, seed 0",
+        "3 runs are missing",
+    ]
+    missing.remove("gru")
     assert run(missing) == 0
     assert re.search(r"random +5 +\d\.\d{3} \+- ", capsys.readouterr().out)
     (record,) = tmp_path.rglob("result.json")
     before = record.stat().st_mtime_ns
     assert run(missing) == 0 and record.stat().st_mtime_ns == before
     assert run([*missing, "--dry-run"]) == 0 and "0 runs are missing" in capsys.readouterr().out
-    assert run([*chosen, "--seeds", "7"]) == 0 and "not run" in capsys.readouterr().out
+    assert run([*chosen, "--seeds", "7"]) == 0
+    text = capsys.readouterr().out
+    assert "not run" in row(text, "", "gru") and "not run" not in row(text, "", "random")
+
+
+def test_present_settings_go_before_earlier_ones():
+    """A run of settings that the catalogue has no more is shown while there is no other, and is missing."""
+    old = result(budget="full", current=False, settings="old", path=Path("a"))
+    new = result(budget="full", seed=1, path=Path("b"))
+    assert choose([old, new]) == [new] and choose([old]) == [old]
+    chosen = {"agents": ["snail"], "cells": ["N=10 K=5"], "seeds": (0, 1)}
+    assert [c.seed for c in missing_runs(tables()["3"], [old, new], **chosen)] == [0]
+
+
+def test_no_damage_to_a_file_of_samples_costs_more_than_its_row(tmp_path, capsys):
+    """Any byte of it may be another: what is read is as it was, or it is told in one line."""
+    path = tmp_path / "samples.npz"
+    np.savez_compressed(path, **{"return": np.linspace(0, 1, 50, dtype=np.float32)})
+    whole = path.read_bytes()
+    found = result(path=tmp_path / "result.json")
+    for place in range(0, len(whole), 3):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        found.samples()
+    assert "is damaged; remove it, or restore it" in capsys.readouterr().err
+    (tmp_path / "odd" / "result.json").mkdir(parents=True)
+    assert read_results([tmp_path]) == [] and "IsADirectoryError" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

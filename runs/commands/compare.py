@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tyro.conf import Positional
 
-from runs.catalogue import CATALOGUE
 from runs.compare import describe_groups, find_groups
 from runs.folder import RESULTS
 from runs.plots import learning_curves
 from runs.records import PUBLISHED
+from runs.statistics import bootstrap_interval, t_interval
 
 
 @dataclass(frozen=True)
@@ -24,18 +25,21 @@ class Compare:
     """Folder of your own results; of experiments the published runs are read too."""
     metric: str | None = None
     """What to draw, by its name in metrics.jsonl; None: what tells how well the runs learn."""
+    interval: Literal["t", "bootstrap"] = "t"
+    """Over seeds: Student's, or by a bias-corrected, accelerated bootstrap."""
     plot: bool = True
     """Draw the curves, over updates and over seconds, with a band over seeds."""
 
     def run(self) -> None:
         """Compare."""
         groups = find_groups(self.targets, [self.results, PUBLISHED])
-        print(describe_groups(groups))
+        print(describe_groups(groups, {"t": t_interval, "bootstrap": bootstrap_interval}[self.interval]))
         for experiment in dict.fromkeys(g.experiment for g in groups) if self.plot else ():
-            curves = [g.curve() for g in groups if g.experiment == experiment]
+            drawn = [g for g in groups if g.experiment == experiment]
+            curves, limits = [g.curve() for g in drawn], {g.limit for g in drawn}
             if not any(any(c.runs) for c in curves):  # methods that do not learn
                 continue
-            limit = CATALOGUE[experiment].limit() if experiment in CATALOGUE else None
+            limit = limits.pop() if len(limits) == 1 else None
             path = self.results / f"compare-{experiment.replace('/', '-')}.png"
             learning_curves(curves, path, experiment, limit=limit, axes=("step", "seconds"), metric=self.metric)
             print(f"\ncurves: {path}")

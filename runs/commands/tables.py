@@ -11,7 +11,7 @@ from runs.errors import RunError
 from runs.folder import RESULTS
 from runs.launch import LaunchOptions, Outcome, launch, require_finished
 from runs.records import PUBLISHED, Result, read_results
-from runs.tables import Format, Table, missing_runs, render, tables
+from runs.tables import Format, Table, learns, missing_runs, render, tables
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,9 @@ class PrintTable(LaunchOptions):
 
     def _results(self) -> list[Result]:
         results = read_results([self.results, PUBLISHED])
-        return results if self.seeds is None else [r for r in results if r.seed in self.seeds]
+        if self.seeds is None:
+            return results
+        return [r for r in results if r.seed in self.seeds or not learns(r.experiment, r.agent)]
 
     def _run_missing(self, table: Table) -> list[Outcome]:
         seeds = self.seeds or (0,)

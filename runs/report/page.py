@@ -20,10 +20,9 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from runs.catalogue import CATALOGUE
 from runs.plots import COLOURS
 from runs.progress import progress_bar
-from runs.records import read_results
+from runs.records import read_results, task_limit
 from runs.report.collect import RATE, Collector, Curves, Found, Run, thinned
 from runs.tables import render, tables
 
@@ -215,7 +214,7 @@ def encode_picture(path: Path) -> str | None:
             small.thumbnail((PICTURE_WIDTH, 4 * PICTURE_WIDTH))
             buffer = io.BytesIO()
             small.quantize(256).save(buffer, format="PNG")
-    except (OSError, ValueError, SyntaxError):  # what a damaged file makes pillow say
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # what a damaged file makes pillow say
         return None
     return _data_address(buffer.getvalue())
 
@@ -225,6 +224,10 @@ def _data_address(png: bytes) -> str:
 
 
 def _limits(found: Found) -> dict[str, float]:
-    """What no agent can pass in expectation, where that is known."""
-    limits = {run.experiment: CATALOGUE[run.experiment].limit() for run in found.runs if run.experiment in CATALOGUE}
-    return {name: limit for name, limit in limits.items() if limit is not None}
+    """What no agent can pass in expectation, where that is known and the same for all runs of an experiment."""
+    tasks: dict[str, dict[str, Any]] = {}
+    for run in found.runs:
+        task = run.config.get("task")
+        tasks.setdefault(run.experiment, {})[json.dumps(task, sort_keys=True)] = task
+    limits = {name: {task_limit(task) for task in different.values()} for name, different in tasks.items()}
+    return {name: limit for name, (limit, *others) in limits.items() if limit is not None and not others}

@@ -1,8 +1,20 @@
 """The papers' tables beside ours: every cell with its interval, the limit, and a verdict."""
 
-from runs.tables.cells import Cell, Table, tables
+from runs.tables.cells import Cell, Table, learns, tables
 from runs.tables.missing import missing_runs
 from runs.tables.render import FORMATS, Format, render
 from runs.tables.rows import Row, choose, table_rows
 
-__all__ = ["FORMATS", "Cell", "Format", "Row", "Table", "choose", "missing_runs", "render", "table_rows", "tables"]
+__all__ = [
+    "FORMATS",
+    "Cell",
+    "Format",
+    "Row",
+    "Table",
+    "choose",
+    "learns",
+    "missing_runs",
+    "render",
+    "table_rows",
+    "tables",
+]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from baselines.trial_method import TrialMethod
 from runs.catalogue import CATALOGUE
 from snail.scores import SCORE_NAMES
 
@@ -39,6 +40,12 @@ class Cell:
     reference: str | None = None
     in_paper: bool = True
     paper_unit: float | None = None
+
+
+def learns(experiment: str, agent: str) -> bool:
+    """Whether an agent's training has a seed; methods that do not learn are the same in all of them."""
+    agents = CATALOGUE[experiment].agents if experiment in CATALOGUE else {}
+    return not isinstance(agents.get(agent), TrialMethod)
 
 
 @dataclass(frozen=True)

@@ -87,10 +87,11 @@ def choose(results: list[Result], budgets: Sequence[str] = BUDGETS) -> list[Resu
     """The results that a cell shows: of the largest of the budgets that was run, as catalogued, one a seed.
 
     The choice never looks at the numbers. Only runs of the same settings on the same tasks are put together, those of
-    the first record in the order of folders; so is one of several records of a seed.
+    the first record in the order of folders, those of the catalogue's present settings before earlier ones; so is one
+    of several records of a seed.
     """
     for budget in budgets:
-        of_budget = [r for r in results if r.budget == budget and r.as_catalogued]
+        of_budget = sorted((r for r in results if r.budget == budget and r.as_catalogued), key=lambda r: not r.current)
         by_seed: dict[int, Result] = {}
         for r in of_budget:
             if (r.settings, r.task_set) == (of_budget[0].settings, of_budget[0].task_set):

@@ -120,8 +120,8 @@ def _installed(name: str) -> bool:
     return spec is not None and spec.origin is not None  # a folder of that name, such as wandb's own, is no package
 
 
-def open_tracker(tracker: TrackerName, folder: Path, run_id: str) -> Tracker:
-    """The mirrors of that name; ``auto`` is wandb where it is installed.
+def tracker_names(tracker: TrackerName) -> list[str]:
+    """The dashboards that a choice means; ``auto`` is wandb where it is installed.
 
     Raises:
         RunError: if one is asked for and not installed.
@@ -132,4 +132,13 @@ def open_tracker(tracker: TrackerName, folder: Path, run_id: str) -> Tracker:
         names = [] if tracker == "none" else tracker.split("+")
     for name in names:
         require_installed(name)
-    return Tracker([n for n in names if n != "wandb" or wandb_mode() != "disabled"], folder, run_id)
+    return [n for n in names if n != "wandb" or wandb_mode() != "disabled"]
+
+
+def open_tracker(tracker: TrackerName, folder: Path, run_id: str) -> Tracker:
+    """The mirrors of a choice.
+
+    Raises:
+        RunError: if one is asked for and not installed.
+    """
+    return Tracker(tracker_names(tracker), folder, run_id)
