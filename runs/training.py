@@ -103,13 +103,10 @@ def train(
             progress = Progress(device=machine.device.type)
             if folder.checkpoint_path.exists():
                 progress = restore(learner, folder, config, machine)
+        team.require_same("checkpoint, by its update", progress.step)
+        with team.together():
             folder.forget_metrics_after(progress.step)
             mirror = open_tracker(tracker, folder.path, progress.run_id)
-        try:
-            team.require_same("checkpoint, by its update", progress.step)
-        except RunError:
-            mirror.close()
-            raise
         try:
             deadline = deadline or Deadline()
             _run_steps(learner, config, folder, progress, mirror, quiet, team, deadline)

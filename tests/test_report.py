@@ -12,9 +12,11 @@ import os
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
+import zlib
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -203,11 +205,15 @@ def test_pictures_are_scaled_down_and_those_beyond_the_limit_are_only_named(resu
     for n in range(3):
         picture(folder / "attention" / f"layer-{n}.png", 1800, 600)
     (folder / "attention" / "damaged.png").write_bytes(b"no picture")
+    bomb = bytearray((folder / "attention" / "layer-0.png").read_bytes())
+    bomb[16:24] = struct.pack(">II", 40_000, 40_000)  # a size that nothing should be unpacked to
+    bomb[29:33] = struct.pack(">I", zlib.crc32(bomb[12:29]))
+    (folder / "attention" / "bomb.png").write_bytes(bomb)
     report = Report([results])
     shown = next(run["pictures"] for run in report.data(report.find(), results)["runs"] if run["pictures"])
     sources = {p["name"]: p["source"] for p in shown}
-    assert list(sources) == ["damaged", "layer-0", "layer-1", "layer-2"]
-    assert sources["damaged"] is None and sources["layer-2"] is None
+    assert list(sources) == ["bomb", "damaged", "layer-0", "layer-1", "layer-2"]
+    assert sources["bomb"] is None and sources["damaged"] is None and sources["layer-2"] is None
     Image = pytest.importorskip("PIL.Image")
     png = base64.b64decode(sources["layer-0"].removeprefix("data:image/png;base64,"))
     assert Image.open(io.BytesIO(png)).size == (900, 300) and len(png) < 300_000

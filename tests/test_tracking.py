@@ -500,6 +500,14 @@ def test_a_dashboard_that_is_asked_for_and_missing_is_an_error(nothing_installed
         go(BANDIT, tmp_path, name)
 
 
+def test_a_missing_dashboard_is_noticed_before_anything_is_thrown_away(nothing_installed, tmp_path):
+    go(BANDIT, tmp_path, "none")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(RunError, match="is not installed"):
+        go(BANDIT, tmp_path, "trackio", overwrite=True)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_none_mirrors_nothing_and_auto_is_wandb(fake_wandb, tmp_path):
     fake_wandb("log", "pass")
     for tracker, names in (("none", set()), ("auto", {"mirror-wandb.json"})):

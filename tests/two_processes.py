@@ -181,6 +181,12 @@ def team_outcomes(team: Team) -> dict[str, Any]:
         error = str(e)
     with team.together():
         pass
+    team.require_same("number", 7)
+    different = ""
+    try:
+        team.require_same("checkpoint", team.rank)
+    except RunError as e:
+        different = str(e)
     norm = new_norm()
     use_team_layers(norm, team)
     normalized = normalize(norm, team.rows(batch()))
@@ -193,6 +199,7 @@ def team_outcomes(team: Team) -> dict[str, Any]:
         "mean": team.mean({"a": 1.0, "b": float(team.rank)}),
         "any": team.any(False, True, team.rank == 1),
         "error": error,
+        "different": different,
         "normalized": normalized | {"weights": [p.grad for p in norm.parameters()]},
     }
 
