@@ -99,13 +99,15 @@ def find_groups(targets: Sequence[str], folders: Sequence[Path]) -> list[Group]:
         RunError: for a target without any finished run.
     """
     found: dict[Path, list[Result]] = {}
+    if not targets:
+        raise RunError("which runs? give folders or experiments: snail compare bandit/n10-k5/snail bandit/n10-k5/gru")
     for target in targets:
-        of_target = {r.path: r for r in _results(target, folders)}
+        of_target = _results(target, folders)
         if not of_target:
             raise RunError(
                 f"there is no finished run in {target}; give the folder of a run or an experiment (`snail list`)"
             )
-        for result in _results(target, folders):
+        for result in of_target:
             found.setdefault(result.path, [])
             if result not in found[result.path]:
                 found[result.path].append(result)

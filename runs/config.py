@@ -92,7 +92,8 @@ def _read(kind: Any, data: Any, where: str) -> Any:
             return None
     elif type(data) is kind:
         return data
-    raise RunError(f"{where} must be {getattr(kind, '__name__', kind)}, got {data!r}")
+    what = "a list" if origin is tuple else getattr(kind, "__name__", kind)
+    raise RunError(f"{where} must be {what}, got {data!r}")
 
 
 def _read_union(kinds: tuple[Any, ...], data: Any, where: str) -> Any:

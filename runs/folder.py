@@ -208,7 +208,10 @@ class RunFolder:
         """
         path = self.checkpoint_path
         if not path.exists():
-            raise RunError(f"there is no checkpoint at {path}; train the run first, without --resume")
+            advice = (
+                "train anew with --overwrite" if self.result_path.exists() else "train the run first, without --resume"
+            )
+            raise RunError(f"there is no checkpoint at {path}; {advice}")
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
             found = from_dict(RunConfig, json.loads(saved["config"]), "its configuration")

@@ -61,7 +61,9 @@ def learning_curves(
     name = metric or (main_metric([line for c in curves for lines in c.runs for line in lines]) if curves else "")
     drawn = [c for c in curves if band(c.runs, name, axes[0])]
     if not drawn:
-        raise RunError(f"none of the runs has logged {metric or 'anything'} to draw")
+        known = {key for c in curves for lines in c.runs for line in lines for key in line} - set(AXES)
+        advice = f"; they have {', '.join(sorted(known))}" if known else ""
+        raise RunError(f"none of the runs has logged {metric or 'anything'} to draw{advice}")
     figure = Figure(figsize=(2.5 + 5 * len(axes), 4.5), layout="constrained")
     panels = figure.subplots(1, len(axes), squeeze=False, sharey=True)[0]
     for axis, panel in zip(axes, panels, strict=True):

@@ -147,7 +147,11 @@ class Result:
     def samples(self) -> np.ndarray | None:
         """The samples (n,) that the mean is of, in the order of the task set; None if they were not kept."""
         try:
-            return read_samples(self.path.with_name(SAMPLES), self.name)
+            path = self.path.with_name(SAMPLES)
+            samples = read_samples(path, self.name)
+            if samples is not None and samples.shape != (self.n,):
+                raise RunError(f"{path} is damaged: it has not the {self.n} samples of its record")
+            return samples
         except RunError as e:
             print(f"warning: {e}; its mean is shown without comparison", file=sys.stderr)
             return None

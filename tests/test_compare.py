@@ -150,7 +150,13 @@ def test_the_command(made, capsys):
     picture = made.results / "compare-bandit-n10-k5.png"
     assert f"curves: {picture}" in out and picture.read_bytes().startswith(b"\x89PNG")
     assert run(["compare", *folders, "--results", str(made.results), "--metric", "nonsense"]) == 2
-    assert "none of the runs has logged nonsense" in capsys.readouterr().err
+    assert "none of the runs has logged nonsense to draw; they have return" in capsys.readouterr().err
+    assert run(["compare"]) == 2 and "which runs? give folders or experiments" in capsys.readouterr().err
+    # samples that are fewer than the record says are told of, and the means are shown without comparison
+    np.savez(made.results / "bandit/n10-k5/snail/full-seed0/samples.npz", **{"return": np.zeros(2, np.float32)})
+    assert run(["compare", *folders, "--results", str(made.results), "--no-plot"]) == 0
+    out, err = capsys.readouterr()
+    assert "no samples kept" in out and "is damaged: it has not the 3 samples of its record" in err
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -257,8 +258,13 @@ def test_what_is_missing():
     found = missing_runs(table, [result(budget="full"), result(seed=1)], **chosen)
     # the demo of seed 1 is not enough; of seed 0 there is all
     assert [(c.agent, c.seed) for c in found] == [("snail", 1), ("gru", 0), ("gru", 1)]
-    found = missing_runs(table, [result(budget="full"), result(seed=1)], **chosen, budget="demo")
-    assert [(c.agent, c.seed, c.budget) for c in found] == [("gru", 0, "demo"), ("gru", 1, "demo")]
+    # another budget is another table: of it the full run is none
+    found = missing_runs(replace(table, budget="demo"), [result(budget="full"), result(seed=1)], **chosen)
+    assert [(c.agent, c.seed, c.budget) for c in found] == [
+        ("snail", 0, "demo"),
+        ("gru", 0, "demo"),
+        ("gru", 1, "demo"),
+    ]
     # one run gives both numbers of shots
     assert [c.experiment for c in missing_runs(tables()["2"], [], agents=["snail"])] == ["mini-imagenet/5way"]
     # a comparison has a budget of its own, and a larger one is no substitute
@@ -288,6 +294,11 @@ def test_what_is_missing_is_run_and_printed(tmp_path, capsys, monkeypatch):
     assert run([*chosen, "--seeds", "7"]) == 0
     text = capsys.readouterr().out
     assert "not run" in row(text, "", "gru") and "not run" not in row(text, "", "random")
+    # what is asked for is what is shown, whatever larger budgets there are
+    shutil.copytree(PUBLISHED / "bandit/n10-k5/random", tmp_path / "more" / "random")
+    monkeypatch.setattr("runs.commands.tables.PUBLISHED", tmp_path / "more")
+    for budget in ("full", "smoke"):
+        assert run([*chosen, "--budget", budget]) == 0 and f"{budget}, " in row(capsys.readouterr().out, "", "random")
 
 
 def test_present_settings_go_before_earlier_ones():

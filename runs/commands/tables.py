@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tyro.conf import Positional
 
+from runs.catalogue import BUDGETS
 from runs.errors import RunError
 from runs.folder import RESULTS
 from runs.launch import LaunchOptions, Outcome, launch, require_finished
@@ -37,7 +38,7 @@ class PrintTable(LaunchOptions):
     run_missing: bool = False
     """Launch what has no record yet, then print. What takes days is in the larger tables: choose agents and cells."""
     budget: str | None = None
-    """How much training what is missing gets; None: the table's own, else full."""
+    """Only runs of this budget; None: of the largest that was run, and --run-missing runs full ones."""
     dry_run: bool = False
     """With --run-missing: print what would be run, and run nothing."""
     results: Path = RESULTS
@@ -67,7 +68,9 @@ class PrintTable(LaunchOptions):
         for what, names, there in (("agent", self.agents, agents), ("cell", self.cells, cells)):
             if wrong := [name for name in names if name not in there]:
                 raise RunError(f"table {self.name} has no {what} {wrong[0]!r}; it has {', '.join(sorted(there))}")
-        return table
+        if self.budget is not None and self.budget not in BUDGETS:
+            raise RunError(f"there is no budget {self.budget!r}; choose {', '.join(BUDGETS)}")
+        return table if self.budget is None else replace(table, budget=self.budget)
 
     def _results(self) -> list[Result]:
         results = read_results([self.results, PUBLISHED])
@@ -77,9 +80,7 @@ class PrintTable(LaunchOptions):
 
     def _run_missing(self, table: Table) -> list[Outcome]:
         seeds = self.seeds or (0,)
-        found = missing_runs(
-            table, self._results(), agents=self.agents, cells=self.cells, seeds=seeds, budget=self.budget
-        )
+        found = missing_runs(table, self._results(), agents=self.agents, cells=self.cells, seeds=seeds)
         if self.dry_run:
             for config in found:
                 print(f"{config.experiment} {config.agent}, {config.budget} budget, seed {config.seed}")

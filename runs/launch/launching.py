@@ -209,7 +209,7 @@ class _Bar:
 
     def __init__(self, total: int, finished: int, slots: int | None):
         self._slots = slots
-        self._failed = 0
+        self._failed = self._stopped = 0
         self._bar = progress_bar(total, "runs", initial=finished, unit="run")
         self._closed = threading.Event()
         self._clock = threading.Thread(target=self._tick, daemon=True)
@@ -227,15 +227,19 @@ class _Bar:
         self._bar.close()
 
     def count(self, outcome: Outcome) -> None:
-        """One more has ended."""
+        """One more has ended; those that stopped before their end do not count."""
         self._failed += outcome.state == "failed"
-        self._bar.update()
+        if outcome.state in ("finished", "failed", "submitted"):
+            self._bar.update()
+        else:
+            self._stopped += 1
         self._show()
 
     def _show(self) -> None:
-        left = int(self._bar.total - self._bar.n)
+        left = int(self._bar.total - self._bar.n) - self._stopped
         running = left if self._slots is None else min(left, self._slots)
         shown = [f"{running} running" if self._slots else "", f"{self._failed} failed" if self._failed else ""]
+        shown.append(f"{self._stopped} stopped" if self._stopped else "")
         self._bar.set_postfix_str(", ".join(filter(None, shown)), refresh=False)
 
     def _tick(self) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -52,6 +53,7 @@ class Workers:
                         workers[worker.index] = worker = Worker(worker.index)
                         deaths[job.path] += 1
                         if deaths[job.path] <= self._retries:
+                            print(f"again: {job.path}: its process {death}", file=sys.stderr, flush=True)
                             waiting.appendleft(job)
                         else:
                             outcome = failed(job, f"its process {death}, at attempt {deaths[job.path]}")
