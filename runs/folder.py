@@ -6,7 +6,7 @@ checkpoint.pt   weights, optimiser and randomness, for an exact continuation; co
 result.json     the record of a finished run
 failed.json     why the last attempt failed, until the next one begins
 samples.npz     what its means are of, in the order of the test tasks: float32 arrays, for paired comparisons
-mirror-X.json   how far the tracker X has mirrored it, and under which id; wandb/ is what wandb keeps of it offline
+mirror-X.json   how far the tracker X has it at each place, and under which id; wandb/ is what wandb keeps of it offline
 curve.png       its learning curve, drawn for a tracker; attention/ what it attends to, also by `snail attention`
 """
 
