@@ -32,6 +32,7 @@ from runs.extensions import VARIABLE
 from runs.folder import RunFolder, run_path
 from runs.launch import LaunchOptions, Outcome, launch, require_finished
 from runs.launch.slurm import SlurmOptions
+from runs.launch.status import read_status
 from runs.machine import Machine
 from runs.meta_rl import TrialTest
 from runs.ppo import PPOTraining
@@ -254,9 +255,19 @@ def test_submitit_queues_a_preempted_job_again(undisturbed, tmp_path):
 
 @pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="submitit is not installed")
 def test_submitting_does_not_wait(tmp_path):
-    (outcome,) = launch([tiny(0)], tmp_path, options("slurm", slurm=SlurmOptions(cluster="local")))
+    chosen = options("slurm", slurm=SlurmOptions(cluster="local"))
+    (outcome,) = launch([tiny(0)], tmp_path, chosen)
     assert outcome.state == "submitted" and outcome.reason.isdigit()
+    assert all(status.pending for status in read_status(tmp_path))
     until((run_path(tmp_path, tiny(0)) / "result.json").exists)
+    # one that is killed is not waited for any more
+    (outcome,) = launch([tiny(9, 1_000_000)], tmp_path, chosen)
+    folder = RunFolder(run_path(tmp_path, tiny(9, 1_000_000)))
+    worker = until(lambda: process_at(folder))
+    os.kill(int(outcome.reason), signal.SIGKILL)
+    os.kill(worker, signal.SIGKILL)
+    until(lambda: folder.holder() is None)
+    assert sorted(status.state for status in read_status(tmp_path)) == ["finished", "stopped"]
 
 
 @pytest.mark.parametrize(

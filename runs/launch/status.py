@@ -61,7 +61,9 @@ def read_status(results: Path) -> list[Status]:
     plans: dict[Path, Plan] = {}
     for plan in read_plans(results):
         for path in plan.runs:
-            if path not in plans or plan.alive or not plans[path].alive:  # the latest that still counts
+            if (
+                path not in plans or path in plan.waiting or path not in plans[path].waiting
+            ):  # the latest that still counts
                 plans[path] = plan
     paths = {*_run_folders(results), *plans}
     return [_status(path, os.path.relpath(path, results), plans.get(path)) for path in sorted(paths)]
@@ -89,7 +91,7 @@ def _status(path: Path, run: str, plan: Plan | None) -> Status:
 def _told(folder: RunFolder, config: dict[str, Any] | None, plan: Plan | None) -> Status:
     """What a run is doing, without its name."""
     holder = folder.holder()
-    turn = plan if plan is not None and plan.alive else None
+    turn = plan if plan is not None and folder.path in plan.waiting else None
     if holder is None:
         if (record := folder.result()) is not None:
             return Status("", "finished", note=", ".join(_number(r) for r in record["results"]))
