@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,12 +16,14 @@ import pytest
 
 from runs.catalogue import RunConfig, find
 from runs.cli import run
+from runs.commands.track import _runs as pushable
 from runs.config import to_dict
-from runs.folder import RunFolder, run_path, write_json
+from runs.folder import RunFolder, find_runs, run_path, write_json
 from runs.launch.jobs import Job
 from runs.launch.plans import LONGEST_WAIT, Queue, keep_plan
 from runs.launch.queue import _squeue
 from runs.launch.status import Status, read_status, render
+from runs.report.collect import Collector
 
 CONFIG = find("bandit/n10-k5").config("gru", budget="smoke")  # of 4 updates
 
@@ -209,6 +212,27 @@ def test_a_damaged_plan_costs_a_warning(tmp_path, capsys):
     (tmp_path / "launches" / "x.json").write_text("[")
     assert told(tmp_path)[0].state == "stopped"
     assert "x.json is no whole plan" in capsys.readouterr().err
+
+
+def test_all_who_look_for_runs_find_the_same(tmp_path):
+    """What lies inside a run's folder, such as a copy of it, is no run, and neither is a folder of other things."""
+    folder = begun(tmp_path, 0)
+    shutil.copytree(folder.path, folder.path / "before")
+    record_alone = tmp_path / "published" / "x"
+    record_alone.mkdir(parents=True)
+    write_json(record_alone / "result.json", record(1))
+    (tmp_path / "trackio").mkdir()
+    (tmp_path / "trackio" / "metrics.jsonl").touch()
+    found = [folder.path, record_alone]
+    assert list(find_runs(tmp_path)) == found and list(find_runs(folder.path)) == [folder.path]
+    assert [tmp_path / s.run for s in read_status(tmp_path)] == found
+    assert [r.folder for r in Collector([tmp_path]).collect().runs] == found
+    assert pushable(tmp_path) == [folder.path]  # a record alone has no metrics to send
+    failed, starting = (RunFolder(run_path(tmp_path, config(seed))) for seed in (2, 3))
+    failed.write_failure("before it had a configuration", "")
+    with starting.lock():
+        assert {s.state for s in read_status(tmp_path)} == {"stopped", "finished", "failed", "starting"}
+        assert list(find_runs(tmp_path)) == found
 
 
 def test_settings_of_its_own_are_told(tmp_path):

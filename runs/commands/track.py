@@ -13,7 +13,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from runs.errors import RunError
-from runs.folder import RESULTS, RunFolder
+from runs.folder import RESULTS, RunFolder, find_runs
 from runs.progress import progress_bar
 from runs.tracking import require_installed, start_mirror, wait_for_mirror
 from runs.tracking.follow import Position, forget, held
@@ -91,7 +91,7 @@ def _runs(folder: Path) -> list[Path]:
     Raises:
         RunError: if there is none that has logged anything.
     """
-    found = sorted(path.parent for path in folder.rglob("config.json") if (path.parent / "metrics.jsonl").exists())
+    found = [run for run in find_runs(folder) if (run / "config.json").exists() and (run / "metrics.jsonl").exists()]
     if not found:
         raise RunError(f"there is no run with metrics in {folder}; `snail train` makes one")
     return found
