@@ -6,7 +6,7 @@ checkpoint.pt   weights, optimiser and randomness, for an exact continuation; co
 result.json     the record of a finished run
 failed.json     why the last attempt failed, until the next one begins
 samples.npz     what its means are of, in the order of the test tasks: float32 arrays, for paired comparisons
-mirror-X.json   how far the tracker X has mirrored it, and under which id; wandb/ is what wandb keeps of it offline
+mirror-X.json   how far the tracker X has it at each place, and under which id; wandb/ is what wandb keeps of it offline
 curve.png       its learning curve, drawn for a tracker; attention/ what it attends to, also by `snail attention`
 """
 
@@ -36,6 +36,8 @@ from runs.records import SAMPLES
 
 RESULTS = Path("results")
 """Where runs go unless told otherwise."""
+_RUN_FILES = {"config.json", "result.json"}
+_EARLY_FILES = _RUN_FILES | {"failed.json", ".lock"}
 
 
 def run_path(results: Path, config: RunConfig) -> Path:
@@ -44,6 +46,20 @@ def run_path(results: Path, config: RunConfig) -> Path:
     if not as_catalogued(config):
         name += "-" + hashlib.sha256(to_json(config).encode()).hexdigest()[:8]
     return results / config.experiment / config.agent / name
+
+
+def find_runs(top: Path, *, early: bool = False) -> Iterator[Path]:
+    """The folders of runs at or below ``top``, sorted; what lies inside a run's folder is its own affair.
+
+    A run has a configuration or a record. ``early``: so are those that are just being started, or failed before they
+    had any.
+    """
+    marks = _EARLY_FILES if early else _RUN_FILES
+    for place, inside, files in os.walk(top):
+        if not marks.isdisjoint(files):
+            inside.clear()
+            yield Path(place)
+        inside.sort()
 
 
 class RunFolder:

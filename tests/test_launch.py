@@ -8,8 +8,10 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,9 +28,11 @@ from runs.catalogue import RunConfig
 from runs.cli import run
 from runs.deadline import Deadline
 from runs.errors import Interrupted, OutOfTime, RunError
+from runs.extensions import VARIABLE
 from runs.folder import RunFolder, run_path
 from runs.launch import LaunchOptions, Outcome, launch, require_finished
 from runs.launch.slurm import SlurmOptions
+from runs.launch.status import read_status
 from runs.machine import Machine
 from runs.meta_rl import TrialTest
 from runs.ppo import PPOTraining
@@ -192,6 +196,48 @@ def test_ray_and_a_worker_of_it_that_is_killed(undisturbed, tmp_path):
     assert_same_runs([long, other], tmp_path, undisturbed)
 
 
+@pytest.fixture
+def cluster() -> Iterator[str]:
+    """The address of a Ray cluster of one node that knows nothing of us but where the package is."""
+    with socket.socket() as free, tempfile.TemporaryDirectory(prefix="ray") as folder:  # sockets' names must be short
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        free.close()
+        command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=1"]
+        command += ["--node-ip-address=127.0.0.1", f"--port={address.partition(':')[2]}", f"--temp-dir={folder}"]
+        command += ["--include-dashboard=false", "--disable-usage-stats", "--min-worker-port=0", "--max-worker-port=0"]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("SNAIL_")} | {"PYTHONPATH": str(ROOT)}
+        head = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0
+        )
+        try:
+            assert head.stdout is not None
+            assert any("Ray runtime started" in line for line in head.stdout)
+            yield address
+        finally:
+            head.terminate()  # it ends what it has started
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                head.wait(20)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(head.pid, signal.SIGKILL)
+            head.communicate()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
+def test_workers_of_a_cluster_have_extensions_and_know_where_data_is(cluster, tmp_path, monkeypatch):
+    told = tmp_path / "told"
+    code = f"import os\nopen({str(told)!r}, 'w').write(os.environ['SNAIL_DATA'] + ' ' + os.environ['SNAIL_CACHE'])\n"
+    (tmp_path / "mine.py").write_text(code)
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "mine.py"))
+    monkeypatch.setenv("SNAIL_DATA", "data")
+    monkeypatch.setenv("SNAIL_CACHE", str(tmp_path / "cache"))
+    (outcome,) = launch([tiny(0)], tmp_path / "results", options("ray", address=cluster))
+    assert outcome.state == "finished", outcome
+    assert told.read_text() == f"{tmp_path / 'data'} {tmp_path / 'cache'}"
+
+
 @pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="submitit is not installed")
 def test_submitit_queues_a_preempted_job_again(undisturbed, tmp_path):
     long, other = tiny(9, LONG), tiny(0)
@@ -209,9 +255,19 @@ def test_submitit_queues_a_preempted_job_again(undisturbed, tmp_path):
 
 @pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="submitit is not installed")
 def test_submitting_does_not_wait(tmp_path):
-    (outcome,) = launch([tiny(0)], tmp_path, options("slurm", slurm=SlurmOptions(cluster="local")))
+    chosen = options("slurm", slurm=SlurmOptions(cluster="local"))
+    (outcome,) = launch([tiny(0)], tmp_path, chosen)
     assert outcome.state == "submitted" and outcome.reason.isdigit()
+    assert all(status.pending for status in read_status(tmp_path))
     until((run_path(tmp_path, tiny(0)) / "result.json").exists)
+    # one that is killed is not waited for any more
+    (outcome,) = launch([tiny(9, 1_000_000)], tmp_path, chosen)
+    folder = RunFolder(run_path(tmp_path, tiny(9, 1_000_000)))
+    worker = until(lambda: process_at(folder))
+    os.kill(int(outcome.reason), signal.SIGKILL)
+    os.kill(worker, signal.SIGKILL)
+    until(lambda: folder.holder() is None)
+    assert sorted(status.state for status in read_status(tmp_path)) == ["finished", "stopped"]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,11 +16,14 @@ import pytest
 
 from runs.catalogue import RunConfig, find
 from runs.cli import run
+from runs.commands.track import _runs as pushable
 from runs.config import to_dict
-from runs.folder import RunFolder, run_path, write_json
+from runs.folder import RunFolder, find_runs, run_path, write_json
 from runs.launch.jobs import Job
-from runs.launch.plans import keep_plan
+from runs.launch.plans import LONGEST_WAIT, Queue, keep_plan
+from runs.launch.queue import _squeue
 from runs.launch.status import Status, read_status, render
+from runs.report.collect import Collector
 
 CONFIG = find("bandit/n10-k5").config("gru", budget="smoke")  # of 4 updates
 
@@ -108,10 +113,83 @@ def test_what_failed_waits_again_once_it_is_launched_again(tmp_path):
     assert told(tmp_path)[0].state == "failed"
 
 
-def test_what_is_in_the_queue_of_slurm_waits_without_its_launcher(tmp_path):
+def submitted(results: Path, seeds: dict[int, str], cluster: str = "slurm", hours: int = 12) -> None:
+    """A launch of Slurm's that did not wait: the seeds, with the ids of their jobs."""
+    jobs = {seed: Job.of(config(seed), results) for seed in seeds}
+    queue = Queue(cluster, hours * 3600.0)
+    with keep_plan(results, "test", "slurm", list(jobs.values()), queue) as plan:
+        for seed, number in seeds.items():
+            plan.submitted(jobs[seed], number)
+
+
+@pytest.fixture
+def squeue(monkeypatch, tmp_path_factory):
+    """Replaces Slurm's program by one that says what it is told to, and keeps how it was asked."""
+    folder = tmp_path_factory.mktemp("slurm")
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    _squeue.cache_clear()
+
+    def says(text: str, error: str = "", code: int = 0) -> Path:
+        program = folder / "squeue"
+        program.write_text(
+            f"#!/bin/sh\necho \"$*\" >>{folder}/asked\nprintf '{text}'\nprintf '{error}' >&2\nexit {code}\n"
+        )
+        program.chmod(0o755)
+        _squeue.cache_clear()
+        return folder / "asked"
+
+    yield says
+    _squeue.cache_clear()
+
+
+def test_what_is_in_the_queue_of_slurm_waits_until_it_has_left_it(tmp_path, squeue, capsys):
+    submitted(tmp_path, {0: "70_0", 1: "70_1", 2: "70_2", 3: "70_3", 4: "71"})
+    begun(tmp_path, 1)
+    begun(tmp_path, 2).write_result(record(2))
+    asked = squeue("70_0 PENDING\\n70_1 RUNNING\\n70_3 CANCELLED\\n9_0 RUNNING\\n")
+    found = {seed: s.state for seed, s in told(tmp_path).items()}
+    assert found == {0: "waiting", 1: "waiting", 2: "finished", 3: "not started", 4: "not started"}
+    assert told(tmp_path)[1].step == 3
+    (words,) = asked.read_text().splitlines()  # once, for all of them
+    assert "--jobs=70,71" in words.split()
+    squeue("", "slurm_load_jobs error: Invalid job id specified", 1)  # all are long gone
+    assert {told(tmp_path)[seed].state for seed in (0, 3, 4)} == {"not started"}
+    assert told(tmp_path)[1].state == "stopped"
+    assert run(["status", "--results", str(tmp_path), "--watch"]) == 0  # and it ends
+    assert "1 finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("how", ["no squeue", "no answer"])
+def test_where_no_queue_can_be_asked_its_jobs_expire(tmp_path, squeue, monkeypatch, how):
+    if how == "no answer":
+        squeue("", "Unable to contact slurm controller", 1)
+    else:
+        monkeypatch.setenv("PATH", str(tmp_path))
+    submitted(tmp_path, {0: "72"})
+    assert told(tmp_path)[0].state == "waiting"
+    (plan,) = (tmp_path / "launches").glob("*.json")
+    began = json.loads(plan.read_text())["began"]
+    for margin, state in ((timedelta(hours=-1), "waiting"), (timedelta(hours=1), "not started")):
+        earlier = datetime.fromisoformat(began) - timedelta(hours=12) - LONGEST_WAIT - margin
+        write_json(plan, json.loads(plan.read_text()) | {"began": earlier.isoformat()})
+        assert told(tmp_path)[0].state == state
+
+
+def test_a_launch_that_has_submitted_nothing_waits_for_nothing(tmp_path):
+    jobs = [Job.of(config(0), tmp_path)]
+    with keep_plan(tmp_path, "test", "slurm", jobs, Queue("slurm", 60.0)):
+        assert told(tmp_path)[0].state == "waiting"
+    assert told(tmp_path)[0].state == "not started"
+
+
+def test_plans_of_slurm_from_before_jobs_were_noted_expire(tmp_path):
     with launched(tmp_path, 0, engine="slurm"):
         pass
     assert told(tmp_path)[0].state == "waiting"
+    (plan,) = (tmp_path / "launches").glob("*.json")
+    earlier = datetime.now(UTC) - LONGEST_WAIT
+    write_json(plan, json.loads(plan.read_text()) | {"began": earlier.isoformat()})
+    assert told(tmp_path)[0].state == "not started"
 
 
 @pytest.mark.parametrize("name", ["config.json", "result.json", "metrics.jsonl", "failed.json"])
@@ -134,6 +212,27 @@ def test_a_damaged_plan_costs_a_warning(tmp_path, capsys):
     (tmp_path / "launches" / "x.json").write_text("[")
     assert told(tmp_path)[0].state == "stopped"
     assert "x.json is no whole plan" in capsys.readouterr().err
+
+
+def test_all_who_look_for_runs_find_the_same(tmp_path):
+    """What lies inside a run's folder, such as a copy of it, is no run, and neither is a folder of other things."""
+    folder = begun(tmp_path, 0)
+    shutil.copytree(folder.path, folder.path / "before")
+    record_alone = tmp_path / "published" / "x"
+    record_alone.mkdir(parents=True)
+    write_json(record_alone / "result.json", record(1))
+    (tmp_path / "trackio").mkdir()
+    (tmp_path / "trackio" / "metrics.jsonl").touch()
+    found = [folder.path, record_alone]
+    assert list(find_runs(tmp_path)) == found and list(find_runs(folder.path)) == [folder.path]
+    assert [tmp_path / s.run for s in read_status(tmp_path)] == found
+    assert [r.folder for r in Collector([tmp_path]).collect().runs] == found
+    assert pushable(tmp_path) == [folder.path]  # a record alone has no metrics to send
+    failed, starting = (RunFolder(run_path(tmp_path, config(seed))) for seed in (2, 3))
+    failed.write_failure("before it had a configuration", "")
+    with starting.lock():
+        assert {s.state for s in read_status(tmp_path)} == {"stopped", "finished", "failed", "starting"}
+        assert list(find_runs(tmp_path)) == found
 
 
 def test_settings_of_its_own_are_told(tmp_path):

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from runs.errors import Interrupted, RunError
 from runs.folder import RunFolder
 from runs.ppo import PPOLearner
 from runs.tracking import Tracker, open_tracker
-from runs.tracking.follow import Position
+from runs.tracking.follow import Position, held, mirror_file
 from runs.tracking.interface import Run, Tail
 from runs.tracking.wandb import records, wandb_mode
 
@@ -58,6 +59,11 @@ def dashboards() -> None:
 def in_place(results: Path, name: str = "run") -> Path:
     """A folder where a tiny run's would be among all results."""
     return results / BANDIT.experiment / "gru" / name
+
+
+def position(folder: Path, name: str) -> Position:
+    """How far a dashboard has the run where it would go now."""
+    return Position.of(name, Run.read(folder))
 
 
 class Kept:
@@ -135,7 +141,7 @@ def metrics(folder: Path) -> list[tuple[int, dict[str, Any]]]:
 def assert_has(kept: Kept, folder: Path, name: str, exactly: bool = True) -> str:
     """The dashboard has one run, with every step once and the values that were logged; returns its id."""
     (identity,) = kept.lines
-    assert identity == Position.at(Position.path(folder, name)).id
+    assert identity == position(folder, name).id
     expected, found = metrics(folder), kept.lines[identity]
     assert [step for step, _ in found] == [step for step, _ in expected] == list(range(1, STEPS + 1))
     for (_, values), (_, line) in zip(found, expected, strict=True):
@@ -186,7 +192,7 @@ def test_a_stopped_run_goes_on_under_its_id(dashboards, tmp_path):
         stop_at(patch, 2, lambda: signal.raise_signal(signal.SIGINT))
         with pytest.raises(Interrupted):
             go(BANDIT, folder, BOTH)
-    before = [Position.at(Position.path(folder, name)) for name in ("wandb", "trackio")]
+    before = [position(folder, name) for name in ("wandb", "trackio")]
     assert [p.step for p in before] == [3, 3] and [p.finished for p in before] == [None, None]
     go(BANDIT, folder, BOTH, resume=True)
     assert assert_has(wandb_has(folder), folder, "wandb") == before[0].id
@@ -238,7 +244,7 @@ def test_killed_mirrors_lose_nothing_for_good(dashboards, tmp_path, monkeypatch)
 
     def kill():
         until = time.monotonic() + 60  # they are at work, whatever they have written of it
-        while time.monotonic() < until and not all(Position.at(path).id for path in positions):
+        while time.monotonic() < until and not all(position(folder, n).id for n in ("wandb", "trackio")):
             time.sleep(0.05)
         time.sleep(0.3)
         for mirror in opened[-1]._mirrors.values():
@@ -246,7 +252,6 @@ def test_killed_mirrors_lose_nothing_for_good(dashboards, tmp_path, monkeypatch)
         signal.raise_signal(signal.SIGINT)
 
     folder = in_place(tmp_path)
-    positions = [Position.path(folder, name) for name in ("wandb", "trackio")]
     with pytest.MonkeyPatch.context() as patch:
         stop_at(patch, 3, kill)
         with pytest.raises(Interrupted):
@@ -259,7 +264,7 @@ def test_killed_mirrors_lose_nothing_for_good(dashboards, tmp_path, monkeypatch)
 def test_an_overwritten_run_is_a_new_one(dashboards, tmp_path):
     folder = in_place(tmp_path)
     go(replace(BANDIT, seed=2), folder, "trackio")
-    first = Position.at(Position.path(folder, "trackio")).id
+    first = position(folder, "trackio").id
     go(BANDIT, folder, "trackio", overwrite=True)
     kept = trackio_has(folder)
     assert kept.lines.pop(first)[0][1]["loss"] != metrics(folder)[0][1]["loss"]
@@ -319,7 +324,7 @@ def test_pushing_sends_what_is_not_there_yet(dashboards, tmp_path, capfd, name):
     assert first[1] == f"{folders[1]}: sent up to step 3"
     assert first[2].startswith("kept offline; once you have logged in: wandb sync" if name == "wandb" else "look at it")
     assert all(word in first[2] for word in (str(tmp_path), "wandb sync" if name == "wandb" else "trackio show"))
-    lines, identity = kept().lines, Position.at(Position.path(folders[0], name)).id
+    lines, identity = kept().lines, position(folders[0], name).id
     assert lines[identity] == metrics(folders[0])
     assert "curve" in kept().media[identity] and "test/return_ci95" in kept().summary
     assert push() == [f"{f}: {name} has all of it already; --again sends it anew" for f in folders]
@@ -327,8 +332,138 @@ def test_pushing_sends_what_is_not_there_yet(dashboards, tmp_path, capfd, name):
     go(BANDIT, folders[1], name, resume=True)  # goes on where the push has ended
     assert_has(HAS[name](folders[1]), folders[1], name)
     assert push("--again")[0] == first[0]
-    again = Position.at(Position.path(folders[0], name)).id
+    again = position(folders[0], name).id
     assert again != identity and kept().lines[again] == kept().lines[identity] == metrics(folders[0])
+
+
+ONLINE = """
+import json, os, wandb
+
+class Run:
+    summary = {}
+
+    def __init__(self, where):
+        self.where, self.starting_step = where, 0
+        if os.path.exists(where):
+            with open(where) as file:
+                self.starting_step = max((json.loads(line)[0] for line in file), default=-1) + 1
+
+    def log(self, values, step):
+        with open(self.where, "a") as file:
+            file.write(json.dumps([step, [k for k in values if k != "curve"]]) + "\\n")
+
+    def finish(self):
+        pass
+
+def init(*, id, mode, **others):
+    assert mode == "online"
+    server = os.environ["WANDB_BASE_URL"].rpartition("/")[2]
+    return Run(os.path.join(os.environ["SERVERS"], server + "-" + id))
+
+wandb.init = init
+"""
+
+
+@pytest.fixture
+def servers(monkeypatch, tmp_path) -> tuple[Callable[[str], None], Callable[[str], dict[str, list[int]]]]:
+    """Two servers of wandb, one and two, that are no real ones: in the mirrors' processes ``wandb.init`` is replaced.
+
+    All else is the real wandb. Gives what logs in to one, and the steps that it has of each run, pictures aside.
+    """
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(ONLINE)
+    monkeypatch.setenv("SERVERS", str(tmp_path))
+
+    def use(server: str) -> None:
+        monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://wandb.example.org/{server}")
+        if str(site) not in sys.path:
+            monkeypatch.syspath_prepend(site)
+
+    def has(server: str) -> dict[str, list[int]]:
+        found = {}
+        for path in sorted(tmp_path.glob(f"{server}-*")):
+            lines = map(json.loads, path.read_text().splitlines())
+            found[path.name.removeprefix(f"{server}-")] = [step for step, names in lines if names]
+        return found
+
+    return use, has
+
+
+def test_every_place_is_sent_all_that_it_does_not_have(dashboards, servers, tmp_path, monkeypatch, capfd):
+    """A run that was kept offline goes to a server whole, from step 1, and then to another one."""
+    monkeypatch.setattr(runs.training, "PICTURES_AFTER", 0.0)  # or they were drawn, and be new, by the first push
+    use, has = servers
+    folder, steps = in_place(tmp_path / "results"), list(range(1, STEPS + 1))
+    go(BANDIT, folder, "wandb")
+    first = position(folder, "wandb").id
+
+    def push(*words: str) -> str:
+        capfd.readouterr()
+        assert run(["track", "push", str(folder), *words]) == 0, capfd.readouterr()
+        return capfd.readouterr().out.splitlines()[0].removeprefix(f"{folder}: ")
+
+    everything, nothing = f"sent up to step {STEPS}, and the final numbers", "wandb has all of it already; "
+    for server in ("one", "two"):
+        use(server)
+        assert push() == everything
+        assert has(server) == {first: steps}
+        assert push().startswith(nothing)
+        assert has(server) == {first: steps}
+    assert push("--again") == everything
+    assert position(folder, "wandb").id != first and has("two") == {first: steps, position(folder, "wandb").id: steps}
+    use("one")
+    assert push().startswith(nothing) and has("one") == {first: steps}
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert push().startswith(nothing)
+    assert_has(wandb_has(folder), folder, "wandb")
+
+
+def test_what_a_server_has_by_other_ways_it_is_not_sent(dashboards, servers, tmp_path):
+    """Such as by `wandb sync` of what was kept offline: it is the same run there."""
+    use, has = servers
+    folder = in_place(tmp_path / "results")
+    go(BANDIT, folder, "wandb")
+    name = position(folder, "wandb").id
+    (tmp_path / f"one-{name}").write_text('[1, ["loss"]]\n[2, ["loss"]]\n')
+    use("one")
+    assert run(["track", "push", str(folder)]) == 0
+    assert has("one") == {name: list(range(1, STEPS + 1))}
+
+
+def test_a_position_from_before_places_were_noted_is_of_what_was_kept_offline(dashboards, servers, tmp_path):
+    use, has = servers
+    folder = in_place(tmp_path / "results")
+    go(BANDIT, folder, BOTH)
+    before = {name: position(folder, name) for name in ("wandb", "trackio")}
+    for name in before:
+        mirror_file(folder, name).write_text(json.dumps(asdict(before[name])))
+        assert position(folder, name) == before[name]
+    assert run(["track", "push", str(folder)]) == 0  # the curve is new
+    assert_has(wandb_has(folder), folder, "wandb")
+    use("one")
+    assert run(["track", "push", str(folder)]) == 0
+    assert has("one") == {before["wandb"].id: list(range(1, STEPS + 1))}
+
+
+def test_another_database_of_trackio_is_sent_all(dashboards, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(runs.training, "PICTURES_AFTER", 0.0)  # or they were drawn, and be new, by the first push
+    folder = in_place(tmp_path / "results")
+    go(BANDIT, folder, "trackio")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "other"))
+    assert run(["track", "push", str(folder), "--to", "trackio"]) == 0
+    assert f"sent up to step {STEPS}" in capfd.readouterr().out
+    monkeypatch.delenv("TRACKIO_DIR")
+    moved = tmp_path / "moved"
+    (tmp_path / "results").rename(moved)  # the database, too
+    folder = in_place(moved)
+    assert run(["track", "push", str(folder), "--to", "trackio"]) == 0
+    assert "trackio has all of it already" in capfd.readouterr().out
+    assert_has(trackio_has(folder), folder, "trackio")
+    (moved / "trackio").rename(moved / "first")
+    (tmp_path / "other").rename(moved / "trackio")  # where the reader looks
+    assert [step for lines in trackio_has(folder).lines.values() for step, _ in lines] == list(range(1, STEPS + 1))
 
 
 def test_a_run_that_is_being_mirrored_is_left_alone(dashboards, tmp_path, capfd):
@@ -337,7 +472,7 @@ def test_a_run_that_is_being_mirrored_is_left_alone(dashboards, tmp_path, capfd)
 
     def push():
         until = time.monotonic() + 60
-        while not Position.at(Position.path(folder, "trackio")).id and time.monotonic() < until:
+        while not position(folder, "trackio").id and time.monotonic() < until:
             time.sleep(0.05)
         assert run(["track", "push", str(folder), "--to", "trackio"]) == 0
         said.append(capfd.readouterr().out)
@@ -451,7 +586,7 @@ def test_a_hanging_mirror_holds_nothing_up(whole, fake_wandb, call, tmp_path, mo
     assert_same_run(tmp_path, whole)
     (warning,) = [line for line in capfd.readouterr().err.splitlines() if line.strip()]
     assert "has not finished mirroring in" in warning and "snail track push" in warning
-    assert not Position.held(Position.path(tmp_path, "wandb"))  # nothing of it is left
+    assert not held(tmp_path, "wandb")  # nothing of it is left
 
 
 def test_a_mirror_that_hangs_for_long_is_not_waited_for_by_a_line(fake_wandb, tmp_path):
@@ -572,10 +707,11 @@ def test_a_tail_gives_whole_lines_once_and_all_of_a_file_that_was_replaced(tmp_p
     assert tail.new() == [{"step": 1}]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"id": "x"}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"id": "x"}', '{"offline": {"id": "x"}}', '{"offline": 3}'])
 def test_a_damaged_position_is_none(tmp_path, text):
-    (tmp_path / "mirror-wandb.json").write_text(text)
-    assert Position.at(tmp_path / "mirror-wandb.json") == Position()
+    (tmp_path / "config.json").write_text(json.dumps({"experiment": "x", "agent": "y"}))
+    mirror_file(tmp_path, "wandb").write_text(text)
+    assert position(tmp_path, "wandb") == Position()
 
 
 def test_where_the_results_are(tmp_path):

@@ -13,10 +13,10 @@ from typing import Literal
 from tyro.conf import Positional
 
 from runs.errors import RunError
-from runs.folder import RESULTS, RunFolder
+from runs.folder import RESULTS, RunFolder, find_runs
 from runs.progress import progress_bar
 from runs.tracking import require_installed, start_mirror, wait_for_mirror
-from runs.tracking.follow import Position
+from runs.tracking.follow import Position, forget, held
 from runs.tracking.interface import PROJECT, Run
 from runs.tracking.pictures import draw_pictures
 from runs.tracking.trackio import trackio_dir
@@ -60,20 +60,19 @@ class Track:
 
     def _push(self, folder: Path) -> str:
         """Send one run; returns what became of it."""
-        path = Position.path(folder, self.to)
-        if Position.held(path):
+        if held(folder, self.to):
             return f"goes to {self.to} while it trains"
-        if self.again:
-            path.unlink(missing_ok=True)
         run = Run.read(folder)
+        if self.again:
+            forget(self.to, run)
         if run.record() is not None and not (folder / "curve.png").exists():
             draw_pictures(RunFolder(folder))
-        if not Position.at(path).lacks(run):
+        if not Position.of(self.to, run).lacks(run):
             return f"{self.to} has all of it already; --again sends it anew"
         mirror = start_mirror(self.to, folder, uuid.uuid4().hex[:8], stdin=subprocess.DEVNULL)
         if not wait_for_mirror(self.to, mirror):
             return FAILED
-        position = Position.at(path)
+        position = Position.of(self.to, run)
         return f"{SENT} up to step {position.step}" + (", and the final numbers" if position.finished else "")
 
     def _tell_where(self, sent: Iterable[Path]) -> None:
@@ -92,7 +91,7 @@ def _runs(folder: Path) -> list[Path]:
     Raises:
         RunError: if there is none that has logged anything.
     """
-    found = sorted(path.parent for path in folder.rglob("config.json") if (path.parent / "metrics.jsonl").exists())
+    found = [run for run in find_runs(folder) if (run / "config.json").exists() and (run / "metrics.jsonl").exists()]
     if not found:
         raise RunError(f"there is no run with metrics in {folder}; `snail train` makes one")
     return found

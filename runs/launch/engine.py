@@ -17,7 +17,7 @@ class Engine(Protocol):
     """CPU threads of a job unless told otherwise; None: all."""
 
     def run(self, jobs: Sequence[Job]) -> Outcomes:
-        """Each job with how it ended, in the order in which they end.
+        """Each job with how it ended, in the order in which they end; before that as submitted, if it queues.
 
         A job that dies with its process is tried again, from its checkpoint, before it counts as failed. Closed early,
         or interrupted, the iterator makes the running ones save a checkpoint and stop, and waits for that.

@@ -103,12 +103,17 @@ def launch(
     left = [job for path, job in jobs.items() if path not in outcomes]
     print(summary(len(jobs), len(outcomes)), file=sys.stderr, flush=True)
     if left:
-        with keep_plan(results.resolve(), name, options.engine, left), _sigterm_as_ctrl_c():
+        queue = options.slurm.queue() if options.engine == "slurm" else None
+        with keep_plan(results.resolve(), name, options.engine, left, queue) as plan, _sigterm_as_ctrl_c():
             try:
                 ended = contextlib.closing(_until_done(engine, left))
                 with _Bar(len(jobs), len(outcomes), engine.slots) as bar, ended as pairs:
                     for job, outcome in pairs:
                         outcomes[job.path] = outcome
+                        if outcome.state == "submitted":
+                            plan.submitted(job, outcome.reason)
+                            if options.slurm.wait:  # it will be heard of again
+                                continue
                         bar.count(outcome)
             except KeyboardInterrupt as e:
                 done = sum(o.state == "finished" for o in outcomes.values())

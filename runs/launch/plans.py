@@ -6,17 +6,33 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from runs.errors import RunError
 from runs.folder import write_json
 from runs.launch.jobs import Job
+from runs.launch.queue import still_queued
 from runs.locks import Held, holder, lock
+
+LONGEST_WAIT = timedelta(days=7)
+"""Where a queue cannot be asked, its jobs are taken to have had their turn after that and their time limit."""
+
+
+@dataclass(frozen=True)
+class Queue:
+    """Where jobs outlive their launch.
+
+    cluster: ``slurm`` or ``local``, as submitit has it.
+    limit: the seconds that a job may take.
+    """
+
+    cluster: str
+    limit: float
 
 
 @dataclass(frozen=True)
@@ -28,13 +44,32 @@ class Plan:
     engine: str
     runs: dict[Path, dict[str, Any]]
     """The configurations by the runs' folders."""
-    alive: bool
-    """Whether its runs still can have their turn: somebody is at it, or it is in a queue."""
+    waiting: frozenset[Path]
+    """Those of them that can still have their turn: somebody is at the launch, or they are in a queue."""
+
+
+class KeptPlan:
+    """The file of a launch that goes on."""
+
+    def __init__(self, path: Path, plan: dict[str, Any]):
+        self._path, self._plan = path, plan
+        self._queued: dict[str, str] = {}
+        write_json(path, plan)
+
+    def submitted(self, job: Job, number: str) -> None:
+        """A job is in a queue, under that id there. Kept once all of them are, which is in one go."""
+        self._queued[job.path] = number
+        if len(self._queued) == len(self._plan["runs"]):
+            results = self._path.parents[1]
+            jobs = {os.path.relpath(path, results): number for path, number in self._queued.items()}
+            write_json(self._path, {**self._plan, "jobs": jobs})
 
 
 @contextmanager
-def keep_plan(results: Path, name: str, engine: str, jobs: Sequence[Job]) -> Iterator[None]:
-    """Keep what is launched; as long as this lasts, the launch counts as alive.
+def keep_plan(
+    results: Path, name: str, engine: str, jobs: Sequence[Job], queue: Queue | None = None
+) -> Iterator[KeptPlan]:
+    """Keep what is launched; as long as this lasts, the launch counts as alive, and after it what is in the queue.
 
     Raises:
         RunError: if it cannot be written.
@@ -43,11 +78,13 @@ def keep_plan(results: Path, name: str, engine: str, jobs: Sequence[Job]) -> Ite
     plain = re.sub(r"[^\w.-]+", "-", name)
     path = results / "launches" / f"{began:%Y%m%d-%H%M%S-%f}-{os.getpid()}-{plain}.json"
     runs = [{"run": os.path.relpath(job.path, results), "config": job.config} for job in jobs]
-    plan = {"name": name, "began": began.isoformat(timespec="seconds"), "engine": engine, "runs": runs}
-    write_json(path, plan)
+    plan: dict[str, Any] = {"name": name, "began": began.isoformat(timespec="seconds"), "engine": engine, "runs": runs}
+    if queue is not None:
+        plan |= {"queue": asdict(queue)}
+    kept = KeptPlan(path, plan)
     try:
         with lock(_lock_path(path)):
-            yield
+            yield kept
     except Held as e:
         raise RunError(f"{path} is another launch's ({e}); start this one again") from e
 
@@ -59,11 +96,28 @@ def read_plans(results: Path) -> list[Plan]:
         try:
             plan = json.loads(path.read_text(encoding="utf-8"))
             runs = {results / r["run"]: r["config"] for r in plan["runs"]}
-            alive = plan["engine"] == "slurm" or holder(_lock_path(path)) is not None
-            found.append(Plan(plan["name"], datetime.fromisoformat(plan["began"]), plan["engine"], runs, alive))
+            began = datetime.fromisoformat(plan["began"])
+            waiting: Collection[Path] = runs if (attended := holder(_lock_path(path)) is not None) else ()
+            if plan["engine"] == "slurm":
+                waiting = _in_queue(plan, began, results, attended)
+            found.append(Plan(plan["name"], began, plan["engine"], runs, frozenset(waiting)))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
             print(f"warning: {path} is no whole plan ({type(e).__name__}: {e}); left out", file=sys.stderr)
     return found
+
+
+def _in_queue(plan: dict[str, Any], began: datetime, results: Path, attended: bool) -> Collection[Path]:
+    """The runs of a launch of Slurm's that wait or run there, asked of it if any of them is not finished."""
+    runs = [results / r["run"] for r in plan["runs"]]
+    jobs = {results / run: str(number) for run, number in plan.get("jobs", {}).items()}
+    if "queue" in plan and not jobs:  # not submitted yet, or never
+        return runs if attended else ()
+    queue = Queue(**plan.get("queue", {"cluster": "slurm", "limit": 0.0}))
+    unfinished = {run: number for run, number in jobs.items() if not (run / "result.json").exists()}
+    queued = still_queued(queue.cluster, unfinished.values()) if jobs else None
+    if queued is None:
+        return runs if datetime.now(UTC) < began + timedelta(seconds=queue.limit) + LONGEST_WAIT else ()
+    return [run for run, number in unfinished.items() if number in queued]
 
 
 def _lock_path(path: Path) -> Path:

@@ -8,17 +8,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from runs.errors import RunError
+from runs.extensions import VARIABLE
 from runs.launch.jobs import Job, Outcome, Outcomes, failed, run_job
 
 REACH_SECONDS = 10.0
 PATIENCE = 120.0
 """Seconds that interrupted jobs have to save their checkpoints."""
+TOLD = (VARIABLE, "SNAIL_DATA", "SNAIL_CACHE")
+"""Environment variables that jobs have as whoever launches them: a cluster's workers inherit those of its nodes."""
 
 
 class RayCluster:
     """Does jobs as Ray tasks.
 
-    Each node needs this package, and the results folder at the same place.
+    Each node needs this package, and at the same places as here the results folder, extensions, and what $SNAIL_DATA
+    and $SNAIL_CACHE name, where they are set.
 
     Args:
         address: of a running cluster, such as ``ray://head:10001`` or ``auto``; None: start a Ray of our own here, for
@@ -72,8 +76,11 @@ class RayCluster:
     def _connect(self) -> None:
         quiet = {"log_to_driver": False, "logging_level": "error"}
         own = {"num_cpus": self._cpus, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        theirs = {
+            "runtime_env": {"env_vars": {name: _absolute(os.environ[name]) for name in TOLD if name in os.environ}}
+        }
         try:
-            self._ray.init(address=self.address or "local", **quiet, **({} if self.address else own))
+            self._ray.init(address=self.address or "local", **quiet, **(theirs if self.address else own))
         except (ConnectionError, RuntimeError, ValueError) as e:
             where = f"the Ray cluster at {self.address}" if self.address else "a Ray of our own"
             reason = next(iter(str(e).splitlines()), type(e).__name__)
@@ -85,6 +92,11 @@ class RayCluster:
         except self._ray.exceptions.RayError as e:  # it died once too often, or could not even begin
             lines = [line.strip() for line in str(e).splitlines() if line.strip()]
             return failed(job, f"Ray gave it up: {lines[0] if lines else type(e).__name__}", str(e))
+
+
+def _absolute(paths: str) -> str:
+    """Paths as in $PATH that hold in any working directory."""
+    return os.pathsep.join(os.path.abspath(path) for path in paths.split(os.pathsep) if path)
 
 
 def _require_reachable(address: str) -> None:

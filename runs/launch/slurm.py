@@ -11,6 +11,7 @@ from typing import Any, Literal
 from runs.deadline import parse_duration
 from runs.errors import RunError
 from runs.launch.jobs import Job, Outcome, Outcomes, failed, run_job
+from runs.launch.plans import Queue
 
 REQUEUES = 100
 """How often a job may reach its time limit and queue again: each time it goes on from its checkpoint."""
@@ -28,6 +29,10 @@ class SlurmOptions:
     """Wait until all jobs have ended, instead of leaving once they are submitted."""
     cluster: Literal["slurm", "local"] = "slurm"
     """slurm, or local: submitit's imitation of it by processes of this machine, to try a launch."""
+
+    def queue(self) -> Queue:
+        """Where to ask for jobs that are submitted with these options."""
+        return Queue(self.cluster, parse_duration(self.time))
 
 
 class Slurm:
@@ -70,13 +75,13 @@ class Slurm:
         )
 
     def run(self, jobs: Sequence[Job]) -> Outcomes:
-        """Each job with how it ended, or as submitted. Whoever stops waiting leaves them in the queue."""
+        """Each job as submitted, then with how it ended if that is waited for; who stops waiting leaves them queued."""
         from submitit.helpers import as_completed
 
         with self._executor.batch():
             submitted = [self._executor.submit(Requeued(job)) for job in jobs]
+        yield from ((job, Outcome("submitted", s.job_id)) for job, s in zip(jobs, submitted, strict=True))
         if not self.wait:
-            yield from ((job, Outcome("submitted", s.job_id)) for job, s in zip(jobs, submitted, strict=True))
             return
         known = {s.job_id: job for job, s in zip(jobs, submitted, strict=True)}
         for ended in as_completed(submitted, poll_frequency=1):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -12,12 +11,10 @@ from typing import Any
 from tabulate import tabulate
 
 from runs.errors import RunError
-from runs.folder import RunFolder
+from runs.folder import RunFolder, find_runs
 from runs.launch.plans import Plan, read_plans
 from runs.launch.settings import own_settings
 
-FILES = {"config.json", "failed.json", "result.json", ".lock"}
-"""A folder with any of these is a run's."""
 RECENT = 10
 """Lines of metrics that the present rate is told from."""
 
@@ -61,17 +58,12 @@ def read_status(results: Path) -> list[Status]:
     plans: dict[Path, Plan] = {}
     for plan in read_plans(results):
         for path in plan.runs:
-            if path not in plans or plan.alive or not plans[path].alive:  # the latest that still counts
+            if (
+                path not in plans or path in plan.waiting or path not in plans[path].waiting
+            ):  # the latest that still counts
                 plans[path] = plan
-    paths = {*_run_folders(results), *plans}
+    paths = {*find_runs(results, early=True), *plans}
     return [_status(path, os.path.relpath(path, results), plans.get(path)) for path in sorted(paths)]
-
-
-def _run_folders(results: Path) -> Iterator[Path]:
-    for place, folders, files in os.walk(results):
-        if not FILES.isdisjoint(files):
-            folders.clear()  # what a run keeps in folders of its own is no run
-            yield Path(place)
 
 
 def _status(path: Path, run: str, plan: Plan | None) -> Status:
@@ -89,7 +81,7 @@ def _status(path: Path, run: str, plan: Plan | None) -> Status:
 def _told(folder: RunFolder, config: dict[str, Any] | None, plan: Plan | None) -> Status:
     """What a run is doing, without its name."""
     holder = folder.holder()
-    turn = plan if plan is not None and plan.alive else None
+    turn = plan if plan is not None and folder.path in plan.waiting else None
     if holder is None:
         if (record := folder.result()) is not None:
             return Status("", "finished", note=", ".join(_number(r) for r in record["results"]))

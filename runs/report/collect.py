@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from runs.agents import METHODS
 from runs.catalogue import RunConfig
 from runs.config import from_dict, to_dict
 from runs.errors import RunError
-from runs.folder import RunFolder
+from runs.folder import RunFolder, find_runs
 
 Floats = NDArray[np.float64]
 
@@ -111,7 +110,7 @@ class Collector:
         """All runs, in the order of folders and names; the very same object as long as nothing has changed."""
         known, self._known = self._known, {}
         for top in self.folders:
-            for folder in run_folders(top):
+            for folder in find_runs(top):
                 stamp = _stamp(folder)
                 old = known.get(folder)
                 if old is None or old[0] != stamp:
@@ -128,15 +127,6 @@ class Collector:
             if run is not None:
                 runs.setdefault((run.settings, run.seed, run.record.get("finished", run.folder)), run)
         return Found([*runs.values()], [line for _, _, warnings in self._known.values() for line in warnings])
-
-
-def run_folders(top: Path) -> Iterator[Path]:
-    """The folders of runs below ``top``, sorted; what lies inside a run's folder is its own affair."""
-    for path, inside, files in os.walk(top):
-        if {"config.json", "result.json"} & set(files):
-            inside.clear()
-            yield Path(path)
-        inside.sort()
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -27,7 +27,7 @@ MIRRORS: dict[str, type[WandbMirror] | type[TrackioMirror]] = {"wandb": WandbMir
 
 @dataclass
 class Position:
-    """How far a dashboard has a run: its id there, the last step, and what was sent at the end."""
+    """How far a destination has a run: its id there, the last step, and what was sent at the end."""
 
     id: str | None = None
     step: int = 0
@@ -36,49 +36,17 @@ class Position:
     pictures: dict[str, str] = field(default_factory=dict)
     """Checksums of those that it has."""
 
-    @staticmethod
-    def path(folder: Path, name: str) -> Path:
-        """Its file in a run's folder."""
-        return folder / f"mirror-{name}.json"
-
     @classmethod
-    def read(cls, file: IO[str]) -> Position:
-        """The position in a file; none if that is empty or damaged: the dashboard knows best what it has."""
+    def of(cls, name: str, run: Run) -> Position:
+        """That of where the dashboard ``name`` would send the run now."""
         try:
-            found = json.load(file)
-            return cls(**{f.name: found[f.name] for f in fields(cls)})
-        except (ValueError, TypeError, KeyError):
+            with open(mirror_file(run.folder, name), encoding="utf-8") as file:
+                return Positions(name, run, file).here or cls()
+        except FileNotFoundError:
             return cls()
-
-    @classmethod
-    def at(cls, path: Path) -> Position:
-        """The position in the file at ``path``, if there is one."""
-        if not path.exists():
-            return cls()
-        with open(path, encoding="utf-8") as file:
-            return cls.read(file)
-
-    @staticmethod
-    def held(path: Path) -> bool:
-        """Whether a process that mirrors holds the file."""
-        if not path.exists():
-            return False
-        with open(path, encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
-
-    def write(self, file: IO[str]) -> None:
-        """Replace what is in the file."""
-        file.seek(0)
-        file.write(json.dumps(asdict(self), indent=2) + "\n")
-        file.truncate()
-        file.flush()
 
     def lacks(self, run: Run) -> bool:
-        """Whether the run has anything that the dashboard does not."""
+        """Whether the run has anything that the destination does not."""
         lines = Tail(run.folder / "metrics.jsonl").new()
         return bool((lines and lines[-1]["step"] > self.step) or self._end_of(run))
 
@@ -100,23 +68,86 @@ class Position:
         self.pictures |= {name: _checksum(path) for name, path in pictures.items()}
 
 
+class Positions:
+    """How far a dashboard has a run at each of its destinations: what is in the file of that.
+
+    A damaged or empty file has none: the dashboard knows best what it has. One of an older version holds a single
+    position, and not whose.
+    """
+
+    def __init__(self, name: str, run: Run, file: IO[str]):
+        self.destination = MIRRORS[name].destination(run)
+        self._file = file
+        try:
+            found = json.load(file)
+            if "id" in found:
+                found = {MIRRORS[name].of_old or self.destination: found}
+            wanted = [f.name for f in fields(Position)]
+            self._all = {where: Position(**{key: p[key] for key in wanted}) for where, p in found.items()}
+        except (ValueError, TypeError, KeyError, AttributeError):
+            self._all = {}
+
+    @property
+    def here(self) -> Position | None:
+        """That of where the run would be sent now; None if nothing was ever sent there."""
+        return self._all.get(self.destination)
+
+    @property
+    def id(self) -> str | None:
+        """Of the run at any destination: what was kept offline may be brought to a server by other ways, too."""
+        return next((p.id for p in self._all.values() if p.id), None)
+
+    def write(self, position: Position) -> None:
+        """Replace that of where the run is sent now."""
+        self._all[self.destination] = position
+        self._file.seek(0)
+        self._file.write(json.dumps({where: asdict(p) for where, p in self._all.items()}, indent=2) + "\n")
+        self._file.truncate()
+        self._file.flush()
+
+
+def mirror_file(folder: Path, name: str) -> Path:
+    """The file of a dashboard's positions in a run's folder."""
+    return folder / f"mirror-{name}.json"
+
+
+def held(folder: Path, name: str) -> bool:
+    """Whether a process that mirrors holds the file of the positions."""
+    path = mirror_file(folder, name)
+    if not path.exists():
+        return False
+    with open(path, encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 @contextlib.contextmanager
-def locked(folder: Path, name: str) -> Iterator[IO[str]]:
-    """The file of a position, once no other process has it."""
-    descriptor = os.open(Position.path(folder, name), os.O_RDWR | os.O_CREAT, 0o644)
+def locked(name: str, run: Run) -> Iterator[Positions]:
+    """The positions of a run, once no other process has them."""
+    descriptor = os.open(mirror_file(run.folder, name), os.O_RDWR | os.O_CREAT, 0o644)
     with open(descriptor, "r+", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield file
+        yield Positions(name, run, file)
+
+
+def forget(name: str, run: Run) -> None:
+    """Have the run sent anew, under another id, to where it would go now."""
+    with locked(name, run) as positions:
+        positions.write(Position())
 
 
 def follow(name: str, folder: Path, run_id: str) -> None:
     """Mirror the run until stdin ends, and then its end."""
     run = Run.read(folder)
-    with locked(folder, name) as file:
-        position = Position.read(file)
+    with locked(name, run) as positions:
+        if (position := positions.here) is None:
+            position, run_id = Position(), positions.id or run_id
         mirror: Mirror = MIRRORS[name](run, position.id or run_id, resumed=position.id is not None)
         position.id = mirror.id
-        position.write(file)
+        positions.write(position)
         position.step = max(position.step, mirror.last_step)
         lines = Tail(folder / "metrics.jsonl")
         running = True
@@ -129,7 +160,7 @@ def follow(name: str, folder: Path, run_id: str) -> None:
                     position.step = step
         position.end(mirror, run)
         mirror.close(position.step)
-        position.write(file)
+        positions.write(position)
 
 
 def _checksum(path: Path) -> str:

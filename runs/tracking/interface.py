@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 PROJECT = "snail"
 """Under which all runs are found in a dashboard."""
@@ -66,10 +66,16 @@ def final_numbers(record: Mapping[str, Any]) -> dict[str, float]:
 class Mirror(Protocol):
     """One run in a dashboard."""
 
+    of_old: ClassVar[str | None]
+    """Where it went, as far as can be told, when nobody noted that; None: to where it would go now."""
     id: str
     """Under which the dashboard knows it."""
     last_step: int
     """The last step that it has of the run already; 0: none."""
+
+    @staticmethod
+    def destination(run: Run) -> str:
+        """Which of the places it goes to that the dashboard can have: what one has of a run, another may lack."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """One line of metrics; steps only grow."""

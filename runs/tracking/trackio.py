@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from runs.tracking.interface import PROJECT, Run, final_numbers
 
@@ -31,6 +31,14 @@ class TrackioMirror:
     The process that it is made in can have it for one folder of results alone: trackio decides on its database when it
     is imported.
     """
+
+    of_old: ClassVar[str | None] = None
+
+    @staticmethod
+    def destination(run: Run) -> str:
+        """The folder of the database; below that of all results it is named from there, as both may be moved."""
+        where, results = trackio_dir(run.results).resolve(), run.results.resolve()
+        return where.relative_to(results).as_posix() if where.is_relative_to(results) else str(where)
 
     def __init__(self, run: Run, run_id: str, resumed: bool):
         keep_at_home(trackio_dir(run.results))

@@ -7,11 +7,12 @@ import os
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from runs.tracking.interface import PROJECT, Run, final_numbers
 
 INIT_TIMEOUT = 20.0
+OFFLINE = "offline"
 
 
 def wandb_mode() -> Any:
@@ -23,14 +24,26 @@ def wandb_mode() -> Any:
     import netrc
 
     try:
-        host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("://")[-1].split("/")[0]
+        host = _server().split("://")[-1].split("/")[0]
         return "online" if netrc.netrc().authenticators(host) else "offline"
     except (OSError, netrc.NetrcParseError):
         return "offline"
 
 
+def _server() -> str:
+    """The address of the user's server."""
+    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").rstrip("/")
+
+
 class WandbMirror:
     """A run in wandb: experiments are groups, agents are job types, and steps are the run's own."""
+
+    of_old: ClassVar[str | None] = OFFLINE
+
+    @staticmethod
+    def destination(run: Run) -> str:
+        """The server that it goes to, or ``offline``."""
+        return OFFLINE if wandb_mode() in ("offline", "dryrun") else _server()
 
     def __init__(self, run: Run, run_id: str, resumed: bool):
         import wandb
@@ -38,7 +51,7 @@ class WandbMirror:
         self.id = run_id
         self._folder = run.folder / "wandb"
         self._wandb = wandb
-        mode = wandb_mode()
+        self._offline = self.destination(run) == OFFLINE
         self._run = wandb.init(
             project=PROJECT,
             group=run.config["experiment"],
@@ -47,13 +60,12 @@ class WandbMirror:
             id=run_id,
             config=run.config,
             dir=run.folder,
-            mode=mode,
+            mode=wandb_mode(),
             resume="allow",
             settings=wandb.Settings(init_timeout=INIT_TIMEOUT, console="off", silent=True),
         )
-        # what a server has it tells; what was kept offline is in files, also after a kill
-        self._offline = mode in ("offline", "dryrun")
-        self.last_step = max(self._kept(), self._run.starting_step - 1)
+        # what a server has it tells alone; what was kept offline is in files, also after a kill
+        self.last_step = self._kept() if self._offline else max(0, self._run.starting_step - 1)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """One line of metrics."""
@@ -74,8 +86,8 @@ class WandbMirror:
             raise RuntimeError(f"it has kept {kept} of {step} steps")
 
     def _kept(self) -> int:
-        """The last step in the files that wandb keeps of this run."""
-        files = self._folder.glob(f"*run-*-{self.id}/run-{self.id}.wandb")
+        """The last step in the files that wandb keeps of this run offline."""
+        files = self._folder.glob(f"offline-run-*-{self.id}/run-{self.id}.wandb")
         steps = (r.history.step.num for path in files for r in records(path) if r.HasField("history"))
         return max(steps, default=0)
 
