@@ -11,6 +11,7 @@ import json
 import types
 from abc import ABCMeta
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
@@ -140,14 +141,20 @@ def _choices(kind: Any) -> Iterator[Any]:
             yield found
 
 
+@cache
+def _field_types(kind: Any) -> dict[str, Any]:
+    """The types of a dataclass's fields; resolving them is most of the work of reading a record."""
+    types = get_type_hints(kind)
+    return {f.name: types[f.name] for f in dataclasses.fields(kind)}
+
+
 def _read_dataclass(kind: Any, data: Any, where: str) -> Any:
     if not isinstance(data, dict):
         raise RunError(f"{where} must be an object, got {data!r}")
     if data.get("type", kind.__name__) != kind.__name__:
         raise RunError(f"{where}.type must be {kind.__name__}, got {data['type']!r}")
     data = {k: v for k, v in data.items() if k != "type"}
-    types = get_type_hints(kind)
-    hints = {f.name: types[f.name] for f in dataclasses.fields(kind)}
+    hints = _field_types(kind)
     required = {f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING}
     unknown, missing = data.keys() - hints.keys(), required - data.keys()
     if unknown:
