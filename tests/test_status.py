@@ -256,6 +256,8 @@ def test_the_verb(capsys, tmp_path, monkeypatch):
     assert "1 stopped" in out and "bandit" not in out
     assert run(["status", "mdp/n11"]) == 2 and "did you mean mdp/n10?" in capsys.readouterr().err
     assert run(["status", "bandit/n10-k10"]) == 0 and "no runs in results" in capsys.readouterr().out
+    assert run(["status", "mdp/n10/gru"]) == 0 and "1 stopped" in capsys.readouterr().out
+    assert run(["status", "mdp/n10/snail"]) == 0 and "no runs in results" in capsys.readouterr().out
 
 
 def test_watching_ends_when_nothing_runs_any_more(capsys, tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ class ShowStatus:
     """Show what runs, waits, is finished, has stopped or failed, and why."""
 
     experiments: Positional[tuple[str, ...]] = ()
-    """Only these experiments."""
+    """Only these experiments, or EXPERIMENT/AGENT."""
     results: Path = RESULTS
     """Folder of all results."""
     watch: bool = False
@@ -31,7 +31,7 @@ class ShowStatus:
     def run(self) -> None:
         """Show it."""
         for name in self.experiments:
-            find(name)
+            find("/".join(name.split("/")[:2]))
         if not self.results.is_dir():
             raise RunError(f"there is no folder {self.results}; start something with `snail sweep` or `snail train`")
         while True:
