@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 from tabulate import tabulate
 
 from runs.catalogue import CATALOGUE
+from runs.config import flat
 from runs.errors import RunError
 from runs.folder import RunFolder
 from runs.plots import Curve
@@ -279,17 +280,9 @@ def _differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
     One that only one kind of agent has is no difference: its type tells.
     """
-    flat = [dict(_flatten(s)) for s in settings]
-    keys = [k for k in dict.fromkeys(k for f in flat for k in f) if len({f[k] for f in flat if k in f}) > 1]
-    return {k: [f.get(k, "-") for f in flat] for k in keys if k not in ("agent", "budget")}
-
-
-def _flatten(value: Any, name: str = "") -> Iterable[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _flatten(inner, f"{name}.{key}" if name else key)
-    else:
-        yield name, str(value) if isinstance(value, (list, bool)) or value is None else value
+    texts = [{k: str(x) for k, x in flat(s).items()} for s in settings]
+    keys = [k for k in dict.fromkeys(k for t in texts for k in t) if len({t[k] for t in texts if k in t}) > 1]
+    return {k: [t.get(k, "-") for t in texts] for k in keys if k not in ("agent", "budget")}
 
 
 def _grid(rows: list[list[Any]], head: list[str]) -> str:

@@ -10,7 +10,7 @@ import inspect
 import json
 import types
 from abc import ABCMeta
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -43,6 +43,14 @@ def to_json(config: Any) -> str:
 def to_dict(config: Any) -> dict[str, Any]:
     """A dataclass as what ``json.loads(to_json(config))`` gives."""
     return json.loads(to_json(config))
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under names with dots, as on the command line: ``training.learning_rate``."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return found
 
 
 def from_dict(cls: type[T], data: Any, where: str = "config") -> T:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_runs
 import torch
 from torch import nn
 
@@ -29,7 +30,7 @@ from runs.machine import Machine
 from runs.meta_rl import TrialTest
 from runs.ppo import PPOTraining
 from runs.supervised import FewShotTest, SupervisedTraining
-from runs.tasks import BanditTask, FewShotTask
+from runs.tasks import FewShotTask
 from runs.team import Team
 from runs.team_layers import use_team_layers
 from runs.training import train
@@ -37,16 +38,7 @@ from runs.trpo import TRPOTraining
 
 STEPS, HALF = 4, 2
 TRIALS = {"batch_size": 96, "minibatches": 2, "curriculum": 0.5, "curriculum_episodes": 2}
-BANDIT = RunConfig(
-    "bandit/n10-k5",
-    "gru",
-    "smoke",
-    1,
-    BanditTask(arms=3, pulls=4),
-    GRUConfig(hidden_size=8),
-    PPOTraining(STEPS, epochs=2, **TRIALS),
-    TrialTest(trials=50),
-)
+BANDIT = replace(tiny_runs.BANDIT, training=PPOTraining(STEPS, epochs=2, **TRIALS), test=TrialTest(trials=50))
 DRAWINGS = RunConfig(
     "glyphs/5way",
     "gru",

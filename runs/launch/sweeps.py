@@ -6,13 +6,13 @@ import dataclasses
 import difflib
 import itertools
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from runs.catalogue import RunConfig, find
-from runs.config import from_dict
+from runs.config import flat, from_dict
 from runs.errors import RunError
 from runs.options import changed
 
@@ -53,7 +53,8 @@ class SweepSpec:
         settings = data.pop("set", {})
         if not isinstance(settings, dict):
             raise RunError(f"{path}: set must be a table, [set], got {settings!r}")
-        return dataclasses.replace(from_dict(cls, data, str(path)), set=dict(_flat(settings)))
+        # TOML reads training.steps = 5 as a table in a table
+        return dataclasses.replace(from_dict(cls, data, str(path)), set=flat(settings))
 
     def configs(self) -> list[RunConfig]:
         """The runs.
@@ -79,12 +80,3 @@ class SweepSpec:
 
 def _choose(known: list[str]) -> str:
     return f"choose from {', '.join(known)}"
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """TOML reads ``training.steps = 5`` as a table in a table: back to one name."""
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from runs.config import flat
 from runs.plots import COLOURS
 from runs.progress import progress_bar
 from runs.records import read_results, task_limit
@@ -161,8 +162,8 @@ def _plain(run: Run, points: int, beside: Path) -> dict[str, Any]:
         "budget": run.budget,
         "seed": run.seed,
         "settings": hashlib.sha256(run.settings.encode()).hexdigest()[:16],
-        "config": flat(run.config),
-        "record": flat({k: v for k, v in run.record.items() if k != "tried"}),
+        "config": _shown(run.config),
+        "record": _shown({k: v for k, v in run.record.items() if k != "tried"}),
         "results": list(run.results),
         "finished": run.finished,
         "learns": run.learns,
@@ -190,15 +191,9 @@ def _base64(values: np.ndarray) -> str:
     return base64.b64encode(values.astype("<f4").tobytes()).decode()
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings under names with dots: ``training.learning_rate``."""
-    found: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = json.dumps(value) if isinstance(value, (list, tuple)) else value
-    return found
+def _shown(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings under one name each, lists as text."""
+    return {name: json.dumps(x) if isinstance(x, (list, tuple)) else x for name, x in flat(settings).items()}
 
 
 def encode_picture(path: Path) -> str | None:
