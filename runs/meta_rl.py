@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from envs.trials import TrialVectorEnv, require_positive
 from runs.agents import SequenceAgent
+from runs.finite import require_finite
 from runs.learner import Measurement, Test, Training
 from runs.looks import TrialLooks
 from runs.machine import Machine, stream_seed
@@ -277,7 +278,10 @@ class MetaRLLearner(ABC):
         """Total reward of a trial with sampled actions, on the frozen test tasks."""
 
         def play(env: TrialVectorEnv, generator: torch.Generator, tasks: Tensor) -> Tensor:
-            return rollout(self.model, env, generator, tasks).rewards
+            trials = rollout(self.model, env, generator, tasks)
+            # the largest of NaNs would pass for an action
+            require_finite(self.model, [trials.log_probs], lambda: self.model.policy(trials.inputs), always=True)
+            return trials.rewards
 
         return self.test.measure(self.task, self.machine, play, progress)
 

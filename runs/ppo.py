@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from envs.trials import require_positive
 from runs.agents import SequenceAgent
+from runs.finite import require_finite
 from runs.machine import Machine
 from runs.meta_rl import Batch, MetaRLLearner, MetaRLTraining, TrialTest
 from runs.returns import clipped_surrogate_loss, entropy, log_probability
@@ -73,30 +74,38 @@ class PPOLearner(MetaRLLearner):
             order = torch.randperm(len(batch.inputs), generator=self.generator, device=self.machine.device)
             for minibatch in order.chunk(training.minibatches):
                 rows = self.team.rows(minibatch)
-                logits, value, foreseen = model.foresee(batch.inputs[rows])
-                log_ratio = log_probability(logits, batch.actions[rows]) - batch.log_probs[rows]
-                policy_loss = clipped_surrogate_loss(log_ratio, batch.advantages[rows], training.clip)
-                value_loss = 0.5 * (value - batch.targets[rows]).square().mean()
-                spread = entropy(logits).mean()
-                loss = policy_loss + value_loss - training.entropy_bonus * left * spread
-                found = {"value_loss": value_loss, "entropy": spread}
-                if training.reward_prediction > 0:
-                    foreseen = foreseen.gather(-1, batch.actions[rows][..., None])[..., 0]  # (B, T), of what was done
-                    found["reward_error"] = (foreseen - batch.rewards[rows]).square().mean()
-                    loss = loss + training.reward_prediction * found["reward_error"]
+                loss, found = self._losses(batch, rows, left)
                 self.optimizer.zero_grad()
                 loss.backward()
                 self.team.average_gradients(model.parameters())
-                for part in (model.policy, model.value):
-                    if part is not None:
-                        nn.utils.clip_grad_norm_(part.parameters(), training.gradient_clip)
+                norms = [
+                    nn.utils.clip_grad_norm_(part.parameters(), training.gradient_clip)
+                    for part in (model.policy, model.value)
+                    if part is not None
+                ]
+                require_finite(model, norms, lambda: self._losses(batch, rows, left)[0])  # noqa: B023  # at once
                 self.optimizer.step()
-                with torch.no_grad():
-                    kl = (log_ratio.exp() - 1 - log_ratio).mean()
-                found |= {"loss": loss, "kl": kl}
                 for name, x in found.items():
                     logs.setdefault(name, []).append(x.detach())
         return {name: torch.stack(xs).mean() for name, xs in logs.items()}
+
+    def _losses(self, batch: Batch, rows: Tensor, left: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of some trials of the batch, and what to log of it."""
+        training = self.training
+        logits, value, foreseen = self.model.foresee(batch.inputs[rows])
+        log_ratio = log_probability(logits, batch.actions[rows]) - batch.log_probs[rows]
+        policy_loss = clipped_surrogate_loss(log_ratio, batch.advantages[rows], training.clip)
+        value_loss = 0.5 * (value - batch.targets[rows]).square().mean()
+        spread = entropy(logits).mean()
+        loss = policy_loss + value_loss - training.entropy_bonus * left * spread
+        found = {"value_loss": value_loss, "entropy": spread}
+        if training.reward_prediction > 0:
+            foreseen = foreseen.gather(-1, batch.actions[rows][..., None])[..., 0]  # (B, T), of what was done
+            found["reward_error"] = (foreseen - batch.rewards[rows]).square().mean()
+            loss = loss + training.reward_prediction * found["reward_error"]
+        with torch.no_grad():
+            kl = (log_ratio.exp() - 1 - log_ratio).mean()
+        return loss, found | {"loss": loss, "kl": kl}
 
     def state_dict(self) -> dict[str, Any]:
         """That of every learner, and the optimiser's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from envs.augmentation import UNCHANGED, Augmentation
 from envs.fewshot import EpisodeIndices, Episodes, EpisodeSampler, ImageClasses, task_set_hash
 from envs.trials import require_positive
 from runs.agents import FewShotAgent
+from runs.finite import NotFinite, not_finite
 from runs.learner import Measurement, Test, Training
 from runs.looks import EpisodeLooks
 from runs.machine import Machine
@@ -111,6 +113,7 @@ class FewShotLearner:
         self.training, self.task, self.test, self.machine, self.team = training, task, test, machine, machine.team
         self.steps = training.steps
         self.validations = training.validations
+        self._half = training.bfloat16
         require_positive(steps=training.steps)
         self.team.require_parts("batch_size", training.batch_size)
         if min(test.episodes, training.validation_episodes) < 2:
@@ -136,7 +139,7 @@ class FewShotLearner:
         self.class_head: nn.Module = nn.Identity()  # of the auxiliary task
         if self.class_weight:
             self.class_head = nn.Linear(task.embedding.size, len(self._classes("train").images)).to(machine.device)
-        self.trained = nn.ModuleList([self.model, self.class_head])
+        self.trained = nn.ModuleDict({"model": self.model, "class_head": self.class_head})
         self.optimizer = torch.optim.AdamW(
             self.trained.parameters(), training.learning_rate, weight_decay=training.weight_decay, fused=True
         )
@@ -159,10 +162,15 @@ class FewShotLearner:
                 raise ValueError(f"shots must be between 1 and {sampler.max_shots}, got {shots}")
 
     def _autocast(self):
-        return torch.autocast(self.machine.device.type, torch.bfloat16, enabled=self.training.bfloat16)
+        return torch.autocast(self.machine.device.type, torch.bfloat16, enabled=self._half)
 
     def update(self, step: int) -> dict[str, Tensor]:
-        """One step of AdamW on a batch of training episodes."""
+        """One step of AdamW on a batch of training episodes.
+
+        Raises:
+            NotFinite: before the step, if a loss or a gradient is not finite; on a GPU, where looking would wait for
+                it, nothing is checked.
+        """
         factor = one_cycle((step + 1) / (self.steps + 1), self.training.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = self.training.learning_rate * factor
@@ -170,31 +178,49 @@ class FewShotLearner:
         shots = self.task.shots[int(choice)]
         indices = self.sampler.sample_indices(self.training.batch_size, shots, self.generator)
         episodes = self.sampler.gather(indices).to(self.machine.device)
+        episodes = self._part(self._augmented(episodes))
+        images = self.team.rows(torch.cat([indices.support, indices.query], dim=1))  # (B, S + Q)
+        classes = images // self.sampler.per_class
         self.trained.train()
+        total, logs = self._losses(episodes, classes)
+        self.optimizer.zero_grad()
+        total.backward()
+        self.team.average_gradients(self.trained.parameters())
+        norm = torch.nn.utils.clip_grad_norm_(self.trained.parameters(), self.training.gradient_clip)
+        if norm.device.type == "cpu" and not norm.isfinite():
+            raise self._not_finite(lambda: self._losses(episodes, classes)[0])
+        self.optimizer.step()
+        self.updates = step + 1
+        return logs | {"gradient_norm": norm}
+
+    def _losses(self, episodes: Episodes, classes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum of the losses that are asked for, and what to log; ``classes`` (B, S + Q) are those of the images."""
         with self._autocast(), recording() as tape:
-            episodes = self._part(self._augmented(episodes))
             encoded = self.model.encode_episodes(episodes)
             logits = self.model.predict(encoded)  # (B, Q, N)
         cost = F.cross_entropy(logits.transpose(1, 2), episodes.query_y, reduction="none")  # (B, Q)
         loss = cost.mean()
         total = loss + score_function_loss(tape, cost)
-        images = self.team.rows(torch.cat([indices.support, indices.query], dim=1))  # (B, S + Q)
-        classes = images // self.sampler.per_class
         if self.class_weight:
             embedded = torch.cat([encoded.support_x, encoded.query_x], dim=1)  # (B, S + Q, E)
             class_logits = self.class_head(embedded.float())  # (B, S + Q, classes)
-            class_loss = F.cross_entropy(class_logits.flatten(0, 1), classes.flatten())
-            total = loss + self.class_weight * class_loss
+            total = total + self.class_weight * F.cross_entropy(class_logits.flatten(0, 1), classes.flatten())
         if self.prototype_weight:
             total = total + self.prototype_weight * self._prototype_loss(encoded, episodes.query_y, classes)
-        self.optimizer.zero_grad()
-        total.backward()
-        self.team.average_gradients(self.trained.parameters())
-        norm = torch.nn.utils.clip_grad_norm_(self.trained.parameters(), self.training.gradient_clip)
-        self.optimizer.step()
-        self.updates = step + 1
         accuracy = (logits.detach().argmax(-1) == episodes.query_y).float().mean()
-        return {"loss": loss.detach(), "train_accuracy": accuracy, "gradient_norm": norm}
+        return total, {"loss": loss.detach(), "train_accuracy": accuracy}
+
+    def _not_finite(self, compute: Callable[[], Any]) -> NotFinite:
+        """The error for something of the model that is not finite, when ``compute`` does it again."""
+
+        def in_float32() -> Any:
+            self._half = False
+            try:
+                return compute()
+            finally:
+                self._half = self.training.bfloat16
+
+        return not_finite(self.trained, compute, in_float32 if self._half else None)
 
     def _prototype_loss(self, encoded: EncodedEpisodes, query_y: Tensor, classes: Tensor) -> Tensor:
         """Cross-entropy of the queries' nearest prototypes; ``classes`` (B, S + Q) are those of the images."""
@@ -272,11 +298,25 @@ class FewShotLearner:
         found = []
         for i, indices in enumerate(batches):
             batch = sampler.gather(indices).to(self.machine.device)
-            with self._autocast():
-                logits = self.model.predict(batch)  # (B, Q, N)
+            logits = self._finite(self.model.predict, batch)  # (B, Q, N)
             found.append((logits.argmax(-1) == batch.query_y).float().mean(1))
             progress(i + 1, len(batches))
         return torch.cat(found), batches
+
+    def _finite(self, method: Callable[[Any], Tensor], x: Any) -> Tensor:
+        """What a method of the model makes of ``x``; NotFinite where the argmax of a NaN would pass for a class."""
+
+        def result() -> Tensor:
+            shown = x
+            if not self._half and not isinstance(x, Tensor):  # what was encoded in half precision, too
+                shown = replace(x, support_x=x.support_x.float(), query_x=x.query_x.float())
+            with self._autocast():
+                return method(shown)
+
+        found = result()
+        if not found.isfinite().all():
+            raise self._not_finite(result)
+        return found
 
     def _encode(self, images: Tensor, batches: list[EpisodeIndices]) -> Tensor:
         """Encodings (classes, per_class, ...) of the images that occur in the episodes; zeros for the others."""
@@ -284,8 +324,9 @@ class FewShotLearner:
         used = torch.cat([torch.cat([b.support.flatten(), b.query.flatten()]) for b in batches]).unique()
         flat = images.flatten(0, 1)  # (classes * per_class, C, H, W)
         at_once = max(1, 1000 * 28 * 28 // images[0, 0].numel())  # some memory for the activations
-        with self._autocast():
-            parts = [self.model.encode(flat[i].to(self.machine.device)) for i in used.split(at_once)]
+        parts = []
+        for i in used.split(at_once):
+            parts.append(self._finite(self.model.encode, flat[i].to(self.machine.device)))
         encoded = torch.cat(parts)
         scattered = encoded.new_zeros(len(flat), *encoded.shape[1:])
         scattered[used.to(self.machine.device)] = encoded

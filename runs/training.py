@@ -17,6 +17,7 @@ from torch import Tensor
 from runs.catalogue import RunConfig
 from runs.deadline import Deadline
 from runs.errors import Interrupted, OutOfTime, RunError
+from runs.finite import SMALLER_STEPS, NotFinite, strange_weight
 from runs.folder import RunFolder, WatchedFolder
 from runs.learner import Learner, Measurement
 from runs.machine import Machine
@@ -231,7 +232,9 @@ def _run_steps(
         progress_bar(learner.steps, label, initial=progress.step, unit="update", disable=quiet) as bar,
     ):
         while progress.step < learner.steps:
-            for name, value in learner.update(progress.step).items():
+            with _keeping_the_last_good(folder, progress.step + 1):
+                logs = learner.update(progress.step)
+            for name, value in logs.items():
                 progress.window.setdefault(name, []).append(value)
             progress.units += learner.units(progress.step)
             progress.step += 1
@@ -249,9 +252,11 @@ def _run_steps(
             show = save or show
             if due or show:
                 line = _summary(progress, learner, progress.units - units, now - logged, team)
-                _require_finite(line, learner, folder, weights=show)  # of which there are too many for every line
-                if look and team.is_first:
-                    line |= learner.validate()
+                with _keeping_the_last_good(folder, progress.step):
+                    _require_finite(line, learner, weights=show)  # of which there are too many for every line
+                    if look and team.is_first:
+                        line |= learner.validate()
+                if look:
                     # a look at the validation tasks is no training
                     began += time.monotonic() - now
                 if show:
@@ -283,19 +288,24 @@ def _summary(progress: Progress, learner: Learner, units: int, elapsed: float, t
     return {"step": progress.step, "seconds": round(progress.seconds, 3), throughput: round(rate, 1), **means}
 
 
-def _require_finite(line: dict[str, Any], learner: Learner, folder: RunFolder, weights: bool) -> None:
-    """Stop before a loss or, if ``weights`` are looked at, a weight that is no number gets into a checkpoint."""
-    good = not weights or all(torch.isfinite(p).all() for p in learner.model.parameters())
-    strange = [name for name, value in line.items() if not math.isfinite(value)]
-    if good and not strange:
-        return
-    broken = f"the {strange[0]}" if good else "a weight"
-    exists = folder.checkpoint_path.exists()
-    kept = f"the last good checkpoint is kept in {folder.path}" if exists else "no checkpoint was due yet"
-    raise RunError(
-        f"{broken} is no finite number any more at update {line['step']}; {kept}; "
-        "try a smaller --training.learning-rate or --training.gradient-clip"
-    )
+def _require_finite(line: dict[str, Any], learner: Learner, weights: bool) -> None:
+    """Raise NotFinite for a number to log or, if ``weights`` are looked at, a weight that is not finite."""
+    for name, value in line.items():
+        if not math.isfinite(value):
+            raise NotFinite(f"the {name}", SMALLER_STEPS)
+    if weights and (what := strange_weight(learner.model)):
+        raise NotFinite(what, SMALLER_STEPS)
+
+
+@contextlib.contextmanager
+def _keeping_the_last_good(folder: RunFolder, update: int) -> Iterator[None]:
+    """What is not finite ends the training before it gets into a checkpoint; say when, and what is left."""
+    try:
+        yield
+    except NotFinite as e:
+        exists = folder.checkpoint_path.exists()
+        kept = f"the last good checkpoint is kept in {folder.path}" if exists else "no checkpoint was due yet"
+        raise NotFinite(e.what, e.advice, f" at update {update}; {kept}") from e
 
 
 def _postfix(line: dict[str, Any], unit: str) -> str:

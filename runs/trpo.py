@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from envs.trials import require_positive
 from runs.agents import SequenceAgent
+from runs.finite import require_finite
 from runs.machine import Machine
 from runs.meta_rl import Batch, MetaRLLearner, MetaRLTraining, TrialTest
 from runs.returns import entropy, log_probability
@@ -93,12 +95,15 @@ class TRPOLearner(MetaRLLearner):
         with torch.no_grad():
             old_logits = torch.cat([self._logits(batch.inputs[rows]) for rows in pieces])  # piece after piece
 
+        def gain_of(rows: Tensor) -> Tensor:
+            log_ratio = log_probability(self._logits(batch.inputs[rows]), batch.actions[rows]) - batch.log_probs[rows]
+            return (log_ratio.exp() * batch.advantages[rows]).sum() / batch.advantages.numel()
+
         gradient = torch.zeros_like(old)
         for rows in pieces:
-            log_ratio = log_probability(self._logits(batch.inputs[rows]), batch.actions[rows]) - batch.log_probs[rows]
-            gain = (log_ratio.exp() * batch.advantages[rows]).sum() / batch.advantages.numel()
-            gradient += parameters_to_vector(torch.autograd.grad(gain, parameters))
+            gradient += parameters_to_vector(torch.autograd.grad(gain_of(rows), parameters))
         gradient = self.team.total(gradient)
+        require_finite(policy, [gradient], lambda: sum(gain_of(rows) for rows in pieces))
 
         some = order[: max(1, round(training.fisher_part * len(order)))]
         part = some[self.team.rank :: self.team.size]  # not always of equal size
@@ -149,14 +154,18 @@ class TRPOLearner(MetaRLLearner):
             order = torch.randperm(len(batch.inputs), generator=self.generator, device=self.machine.device)
             for minibatch in order.chunk(training.minibatches):
                 rows = self.team.rows(minibatch)
-                loss = 0.5 * (self.value(batch.inputs[rows])[..., 0] - batch.targets[rows]).square().mean()
+                loss = self._value_loss(batch, rows)
                 self.optimizer.zero_grad()
                 loss.backward()
                 self.team.average_gradients(self.value.parameters())
-                nn.utils.clip_grad_norm_(self.value.parameters(), training.value_gradient_clip)
+                norm = nn.utils.clip_grad_norm_(self.value.parameters(), training.value_gradient_clip)
+                require_finite(self.value, [norm], partial(self._value_loss, batch, rows))
                 self.optimizer.step()
                 losses.append(loss.detach())
         return {"value_loss": torch.stack(losses).mean()}
+
+    def _value_loss(self, batch: Batch, rows: Tensor) -> Tensor:
+        return 0.5 * (self.value(batch.inputs[rows])[..., 0] - batch.targets[rows]).square().mean()
 
     def state_dict(self) -> dict[str, Any]:
         """That of every learner, and the value network's optimiser's."""

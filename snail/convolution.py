@@ -145,7 +145,9 @@ class _DenseStackFunction(torch.autograd.Function):
         weights, biases, past = parameters[0::3], parameters[1::3], parameters[2::3]
         filters = biases[0].numel() // 2
         width = channels + len(dilations) * filters
-        h = x.new_empty(steps * batch, width)
+        # zeros, since matrix kernels may read past the columns of a slice (oneDNN's for bfloat16 with AMX do, and count
+        # on 0 times a finite number): beside what a layer reads nothing may lie that was never written
+        h = x.new_zeros(steps * batch, width)
         h[:, :channels] = x.reshape(-1, channels)
         gates = [h.new_empty(len(h), 2 * filters) for _ in dilations]
         for start, end in _pieces(h, steps):

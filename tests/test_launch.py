@@ -176,7 +176,7 @@ def test_what_fails_leaves_its_reason_and_stops_nobody(tmp_path):
     diverging, impossible = tiny(0, learning_rate=1e30), tiny(0, minibatches=3)
     outcomes = launch([diverging, impossible, tiny(1)], tmp_path, options("process"))
     assert [o.state for o in outcomes] == ["failed", "failed", "finished"]
-    assert "no finite number any more" in outcomes[0].reason
+    assert "is not finite" in outcomes[0].reason
     assert outcomes[1].reason == "bandit/n10-k5: batch_size must be a multiple of minibatches, got 8 and 3"
     for config, outcome in zip((diverging, impossible), outcomes, strict=False):
         failure = RunFolder(run_path(tmp_path, config)).failure()
