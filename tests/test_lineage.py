@@ -377,20 +377,3 @@ def test_every_variant_learns_what_only_the_support_tells(agent):
     model.eval()
     test = labelled_episodes(500, generator)
     assert (model(test).argmax(-1) == test.query_y).float().mean() > 0.9
-
-
-def test_tapes_reach_the_training_of_hard_attention(monkeypatch):
-    """The loop hands the choices of attention and the cost of each query to the score-function gradient."""
-    config = find("glyphs/5way-1shot").config("snail", budget="smoke")
-    learner = build_learner(replace(config, model=SNAILConfig(selection="hard")), Machine.named("cpu"))
-    seen = []
-
-    def spy(tape, cost):
-        seen.append((len(tape.choices), cost.shape))
-        return score_function_loss(tape, cost)
-
-    monkeypatch.setattr("runs.supervised.score_function_loss", spy)
-    learner.update(0)
-    training = config.training
-    # three attention blocks, each over the support once and over the queries once
-    assert seen == [(6, (training.batch_size, training.queries))]

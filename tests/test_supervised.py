@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 import runs.tasks
 from envs.fewshot import EpisodeSampler, ImageClasses
-from runs.agents import GRUConfig, PrototypicalConfig
+from runs.agents import GRUConfig, PrototypicalConfig, SNAILConfig
 from runs.catalogue import RunConfig
 from runs.errors import RunError
 from runs.folder import RunFolder
@@ -132,6 +132,65 @@ def test_the_class_loss_asks_for_the_class_of_every_image(monkeypatch):
     target = asked[torch.Size([len(expected), 4])]
     assert torch.equal(target, expected)
     assert not torch.equal(head, built.class_head.weight)
+
+
+SNAIL = SNAILConfig(width=0.2)
+
+
+def gradients_of_an_update(**changes: Any) -> dict[str, torch.Tensor]:
+    """Gradients (not clipped) that the first update leaves, by parameter."""
+    model = changes.pop("model", SNAIL)
+    training = replace(TRAINING, bfloat16=False, gradient_clip=1e9, **changes)
+    built = build_learner(replace(CONFIG, model=model, training=training), CPU)
+    torch.manual_seed(7)  # hard attention draws its choices
+    built.update(0)
+    return {name: p.grad for name, p in built.model.named_parameters()}
+
+
+def gradients_of_auxiliary_losses(model: SNAILConfig) -> tuple[dict[str, torch.Tensor], ...]:
+    """Those of the class loss and of the prototype loss on the first update's episodes, computed anew."""
+    training = replace(TRAINING, bfloat16=False, class_loss=1.0)
+    built = build_learner(replace(CONFIG, model=model, training=training), CPU)
+    assert isinstance(built, FewShotLearner)
+    shots = CONFIG.task.shots[int(torch.randint(2, (), generator=built.shots_generator))]
+    indices = built.sampler.sample_indices(training.batch_size, shots, built.generator)
+    encoded = built.model.train().encode_episodes(built.sampler.gather(indices))
+    x = torch.cat([encoded.support_x, encoded.query_x], dim=1).flatten(0, 1)
+    classes = torch.cat([indices.support, indices.query], dim=1).flatten() // 5
+    chance = built.class_head(x).softmax(-1)[torch.arange(len(x)), classes]
+    class_loss = -chance.log().mean()
+    prototype_loss = torch.zeros(())
+    for sx, sy, qx, qy in zip(encoded.support_x, encoded.support_y, encoded.query_x, indices.query_y, strict=True):
+        centres = torch.stack([sx[sy == way].mean(0) for way in range(2)])
+        chance = (-torch.cdist(qx, centres).square()).softmax(-1)[torch.arange(len(qy)), qy]
+        prototype_loss = prototype_loss - chance.log().mean() / training.batch_size
+    found = []
+    for loss in (class_loss, prototype_loss):
+        built.model.zero_grad()
+        loss.backward(retain_graph=True)
+        found.append({n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in built.model.named_parameters()})
+    return tuple(found)
+
+
+@pytest.mark.parametrize("selection", ["soft", "hard", "gumbel"])
+@pytest.mark.parametrize("class_loss, prototype_loss", [(0.5, 0.0), (0.0, 0.25), (0.5, 0.25)])
+def test_gradients_are_the_sum_over_all_losses_asked_for(selection, class_loss, prototype_loss):
+    model = replace(SNAIL, selection=selection)
+    of_episodes = gradients_of_an_update(model=model)
+    of_classes, of_prototypes = gradients_of_auxiliary_losses(model)
+    found = gradients_of_an_update(model=model, class_loss=class_loss, prototype_loss=prototype_loss)
+    for name, gradient in found.items():
+        expected = of_episodes[name] + class_loss * of_classes[name] + prototype_loss * of_prototypes[name]
+        torch.testing.assert_close(gradient, expected, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("losses", [{}, {"class_loss": 0.5}, {"prototype_loss": 0.5}])
+def test_the_queries_of_hard_attention_learn_beside_all_losses(losses):
+    """Nothing but the score-function gradient reaches them."""
+    model = replace(SNAIL, selection="hard")
+    block = build_learner(replace(CONFIG, model=model), CPU).model.model.blocks[0]
+    asking = gradients_of_an_update(model=model, **losses)["model.blocks.0.qkv.weight"][: 2 * block.key_size]
+    assert asking.abs().max() > 1e-4
 
 
 def test_the_class_loss_changes_what_the_embedding_learns():
