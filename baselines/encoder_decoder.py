@@ -18,6 +18,7 @@ from baselines.transformer import PositionEncoding, Positions, TransformerLayer
 from snail.classifier import EpisodeModel, FewShotEpisodes, labelled
 from snail.scores import Additive
 from snail.selection import record_weights, weights_wanted
+from snail.sequence import at_least_float32
 
 
 class EncoderDecoderClassifier(EpisodeModel):
@@ -39,7 +40,7 @@ class EncoderDecoderClassifier(EpisodeModel):
 
     def predict(self, encoded: FewShotEpisodes) -> Tensor:
         """Embeddings (B, S, E), labels (B, S), embeddings (B, Q, E) -> logits (B, Q, N)."""
-        return self.model(*labelled(encoded, self.ways)).float()
+        return at_least_float32(self.model(*labelled(encoded, self.ways)))
 
 
 class RecurrentEncoderDecoder(nn.Module):

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from snail.classifier import EpisodeModel, FewShotEpisodes
+from snail.sequence import at_least_float32
 
 
 def prototypes(support: Tensor, labels: Tensor, ways: int) -> Tensor:
@@ -23,7 +24,8 @@ def prototypical_logits(encoded: FewShotEpisodes, ways: int) -> Tensor:
 
     The episodes hold embeddings, (B, S, E) and (B, Q, E).
     """
-    support, query = encoded.support_x.float(), encoded.query_x.float()  # distances are differences: no rounding
+    # distances are differences: no rounding
+    support, query = at_least_float32(encoded.support_x), at_least_float32(encoded.query_x)
     with torch.autocast(query.device.type, enabled=False):
         centres = prototypes(support, encoded.support_y, ways)  # (B, N, E)
         return -(query[:, :, None] - centres[:, None]).square().sum(-1)  # (B, Q, N)
@@ -41,7 +43,7 @@ def pooled_prototypical_logits(encoded: FewShotEpisodes, classes: Tensor, ways: 
         classes: (B, S + Q) which of all classes the images are of.
         ways: classes N in an episode.
     """
-    support, query = encoded.support_x.float(), encoded.query_x.float()
+    support, query = at_least_float32(encoded.support_x), at_least_float32(encoded.query_x)
     of_support, of_query = classes.split([support.shape[1], query.shape[1]], dim=1)
     with torch.autocast(query.device.type, enabled=False):
         centres = prototypes(support, encoded.support_y, ways).flatten(0, 1)  # (B N, E)

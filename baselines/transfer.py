@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from snail.classifier import EpisodeModel, FewShotEpisodes
+from snail.sequence import at_least_float32
 
 
 @torch.no_grad()
@@ -51,7 +52,7 @@ class TransferClassifier(EpisodeModel):
     @torch.no_grad()
     def predict(self, encoded: FewShotEpisodes) -> Tensor:
         """Logits (B, Q, N) of episodes whose images have been embedded; they carry no gradient."""
-        support, query = (F.normalize(x.float(), dim=-1) for x in (encoded.support_x, encoded.query_x))
+        support, query = (F.normalize(at_least_float32(x), dim=-1) for x in (encoded.support_x, encoded.query_x))
         with torch.autocast(query.device.type, enabled=False):
             weight, bias = fit_linear_classifier(support, encoded.support_y, self.ways, self.steps, self.learning_rate)
             return query @ weight.transpose(1, 2) + bias[:, None]

@@ -16,9 +16,10 @@ Positions = Literal["sinusoidal", "learned", "none"]
 Combination = Literal["add", "concatenate"]
 
 
-def sinusoidal_encoding(positions: Tensor, size: int) -> Tensor:
+def sinusoidal_encoding(positions: Tensor, size: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Sines and cosines of spaced frequencies (Vaswani et al. 2017, section 3.5): (...,) -> (..., size)."""
-    frequency = torch.exp(torch.arange(0, size, 2, device=positions.device) * (-math.log(10_000.0) / size))
+    index = torch.arange(0, size, 2, device=positions.device, dtype=dtype)
+    frequency = torch.exp(index * (-math.log(10_000.0) / size))
     angle = positions[..., None] * frequency  # (..., ceil(size / 2))
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)[..., :size]
 
@@ -48,7 +49,8 @@ class PositionEncoding(nn.Module):
                 )
             encoding = self.table[positions]
         else:
-            encoding = sinusoidal_encoding(positions, self.size).to(x.dtype)
+            exact = torch.promote_types(x.dtype, torch.float32)
+            encoding = sinusoidal_encoding(positions, self.size, exact).to(x.dtype)
         encoding = encoding.expand(*x.shape[:2], -1)
         return x + encoding if self.combination == "add" else torch.cat([x, encoding], dim=-1)
 

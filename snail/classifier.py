@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from snail.sequence import SequenceModel
+from snail.sequence import SequenceModel, at_least_float32
 
 
 class FewShotEpisodes(Protocol):
@@ -97,4 +97,4 @@ class SequenceClassifier(EpisodeModel):
         """Embeddings (B, S, E), labels (B, S), embeddings (B, Q, E) -> logits (B, Q, N)."""
         past, queries = labelled(encoded, self.ways)
         _, cache = self.model.prefill(past, max_len=past.shape[1])
-        return self.model.branch(queries, cache).float()  # (B, Q, N)
+        return at_least_float32(self.model.branch(queries, cache))  # (B, Q, N)

@@ -8,6 +8,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from snail.sequence import at_least_float32
+
 ReachName = Literal["global", "local-m", "local-p"]
 REACH_NAMES: tuple[ReachName, ...] = get_args(ReachName)
 
@@ -73,7 +75,7 @@ class LocalPredictive(Reach):
         """Queries (B, H, T, K) at (T,) or (B, T) -> where each looks, (B, H, T)."""
         hidden = self.hidden(query.transpose(1, 2).flatten(2)).tanh()  # (B, T, H K)
         hidden = hidden.unflatten(-1, (self.heads, self.size)).transpose(1, 2)  # (B, H, T, K)
-        share = (hidden.float() * self.vector[:, None]).sum(-1).sigmoid()  # (B, H, T)
+        share = (at_least_float32(hidden) * self.vector[:, None]).sum(-1).sigmoid()  # (B, H, T)
         return share * (query_positions if query_positions.dim() == 1 else query_positions[:, None])
 
     def forward(

@@ -11,6 +11,8 @@ from typing import Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor
 
+from snail.sequence import at_least_float32
+
 Selection = Literal["soft", "hard", "gumbel"]
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)
 
@@ -83,7 +85,7 @@ def select(logits: Tensor, how: Selection, random: bool, alternatives: bool = Fa
         return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
     if how == "gumbel":
         return F.gumbel_softmax(logits, hard=True)
-    log_probs = logits.float().log_softmax(-1)  # (B, H, T, S)
+    log_probs = at_least_float32(logits).log_softmax(-1)  # (B, H, T, S)
     chosen = log_probs.detach().exp().flatten(0, -2).multinomial(1).view(*logits.shape[:-1], 1)  # (B, H, T, 1)
     if (tape := _running.get()) is not None:
         tape.choices.append(Choice(log_probs.gather(-1, chosen)[..., 0].sum(1), alternatives))

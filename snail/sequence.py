@@ -84,7 +84,8 @@ class SequenceModel(nn.Module, ABC):
 
     * unrolled ``step`` equals ``forward``; ``prefill`` then ``step`` equals ``forward``;
     * ``branch`` equals Q separate sequences that share their past;
-    * inputs after t do not change outputs up to t at all; no row of the batch sees another.
+    * inputs after t do not change outputs up to t at all; no row of the batch sees another. That holds as long as all
+      is finite: what attention masks has weight 0, and 0 times an infinity or a NaN, or a score that overflows, is NaN.
 
     A subclass defines `init_cache` and `step`. Where its cache is a state of fixed size, a tensor (B, ...) or a tuple
     of them, all else follows, by as many steps; whatever it can do in parallel it overrides. One whose cache grows
@@ -144,6 +145,11 @@ def _map(change: Callable[..., Tensor], *states: Any) -> Any:
     if isinstance(states[0], tuple):
         return tuple(_map(change, *parts) for parts in zip(*states, strict=True))
     return change(*states)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision as float32; float32 and float64 as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def parameter_count(module: nn.Module) -> int:

@@ -155,7 +155,7 @@ def test_reach_by_definition(reach, window):
     query, key, value = doubles(7, 4), doubles(7, 4) * 2, doubles(7, 3)
     mechanism, expected = attended(AttentionKind(reach=reach, window=window), query, key, value)
     got = mechanism.causal(*(x[None, None] for x in (query, key, value)))
-    torch.testing.assert_close(got[0, 0], expected)
+    torch.testing.assert_close(got[0, 0], expected, rtol=1e-12, atol=1e-13)
 
 
 def test_the_predicted_centre_learns():

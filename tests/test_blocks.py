@@ -487,6 +487,8 @@ def test_sinusoidal_encoding_is_that_of_the_paper(size):
     positions = torch.tensor([0, 1, 2, 10, 99])
     expected = encoding_by_definition(positions.tolist(), size)
     torch.testing.assert_close(sinusoidal_encoding(positions, size).double(), expected, rtol=1e-4, atol=1e-5)
+    exact = PositionEncoding(size, 100, "sinusoidal", "add")(torch.zeros(1, 5, size, dtype=torch.float64), positions)
+    torch.testing.assert_close(exact[0], expected, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("kind", ["sinusoidal", "learned"])
