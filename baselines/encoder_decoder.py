@@ -18,7 +18,7 @@ from baselines.transformer import PositionEncoding, Positions, TransformerLayer
 from snail.classifier import EpisodeModel, FewShotEpisodes, labelled
 from snail.scores import Additive
 from snail.selection import record_weights, weights_wanted
-from snail.sequence import at_least_float32
+from snail.sequence import ReadOut, at_least_float32
 
 
 class EncoderDecoderClassifier(EpisodeModel):
@@ -58,7 +58,7 @@ class RecurrentEncoderDecoder(nn.Module):
         super().__init__()
         self.encoder = nn.GRU(input_size, hidden_size, batch_first=True)
         self.decoder = nn.GRUCell(input_size, hidden_size)
-        self.head = nn.Linear(hidden_size, output_size)
+        self.head = ReadOut(hidden_size, output_size)
 
     def forward(self, source: Tensor, targets: Tensor) -> Tensor:
         """(B, S, C), (B, Q, C) -> (B, Q, D)."""
@@ -88,7 +88,7 @@ class AligningEncoderDecoder(nn.Module):
         self.query, self.key = nn.Linear(hidden_size, hidden_size), nn.Linear(2 * hidden_size, hidden_size)
         self.score = Additive(1, hidden_size, 1)
         self.decoder = nn.GRUCell(2 * hidden_size, hidden_size)
-        self.head = nn.Linear(hidden_size, output_size)
+        self.head = ReadOut(hidden_size, output_size)
 
     def forward(self, source: Tensor, targets: Tensor) -> Tensor:
         """(B, S, C), (B, Q, C) -> (B, Q, D)."""
@@ -173,7 +173,7 @@ class TransformerEncoderDecoder(nn.Module):
         self.encoder = cast(Sequence[TransformerLayer], nn.ModuleList(encoder))
         self.decoder = cast(Sequence[DecoderLayer], nn.ModuleList(DecoderLayer(width, heads) for _ in range(layers)))
         self.encoder_norm, self.norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.head = nn.Linear(width, output_size)
+        self.head = ReadOut(width, output_size)
 
     def encode(self, source: Tensor) -> Tensor:
         """(B, S, C) -> (B, S, W)."""

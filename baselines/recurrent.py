@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from snail.sequence import SequenceModel
+from snail.sequence import ReadOut, SequenceModel
 
 State = tuple[Tensor, ...]  # each (B, H): (hidden,) for a GRU, (hidden, cell) for an LSTM
 
@@ -32,7 +32,7 @@ class Recurrent(SequenceModel):
             raise ValueError(f"hidden_size must be at least 1, got {hidden_size}")
         self.input_size, self.output_size, self.hidden_size = input_size, output_size, hidden_size
         self.rnn = self.layer(input_size, hidden_size, batch_first=True)
-        self.head = nn.Linear(hidden_size, output_size)
+        self.head = ReadOut(hidden_size, output_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """All steps in parallel: (B, T, C) -> (B, T, D)."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from snail.attention import PLAIN, AttentionCache, AttentionKind, Mechanism, next_positions
-from snail.sequence import SequenceModel
+from snail.sequence import ReadOut, SequenceModel
 
 Positions = Literal["sinusoidal", "learned", "none"]
 Combination = Literal["add", "concatenate"]
@@ -115,7 +115,7 @@ class Transformer(SequenceModel):
         built = [TransformerLayer(width, heads, max_len, kind) for _ in range(layers)]
         self.layers = cast(Sequence[TransformerLayer], nn.ModuleList(built))
         self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, output_size)
+        self.head = ReadOut(width, output_size)
         self.heads, self.head_size = heads, width // heads
 
     def forward(self, x: Tensor) -> Tensor:

@@ -85,16 +85,23 @@ class SequenceAgent(FewShotAgent):
         return SequenceClassifier(embedding, model, ways)
 
     def build_actor_critic(
-        self, num_observations: int, num_actions: int, horizon: int, shared: bool = False, foresees: bool = False
+        self,
+        num_observations: int,
+        num_actions: int,
+        horizon: int,
+        shared: bool = False,
+        foresees: bool = False,
+        told: int = 0,
     ) -> ActorCritic:
         """What plays trials of ``horizon`` steps.
 
         shared: with one trunk for policy and value.
         foresees: with an output for the reward of every action.
+        told: channels that the value network alone is told of the task in training.
         """
         channels = ActorCritic.input_size(num_observations, num_actions)
         policy = self.build("policy", channels, num_actions * (1 + foresees) + shared, horizon)
-        value = None if shared else self.build("value", channels, 1, horizon)
+        value = None if shared else self.build("value", channels + told, 1, horizon)
         return ActorCritic(policy, value, num_observations, num_actions)
 
 

@@ -23,7 +23,7 @@ from runs.looks import TrialLooks
 from runs.machine import Machine, stream_seed
 from runs.returns import generalized_advantages, log_probability, standardized
 from runs.rollout import Player, Trajectories, player, rollout
-from runs.schedules import geometric_growth
+from runs.schedules import geometric_growth, ramp
 from runs.tasks import TrialTask
 from runs.team_layers import use_team_layers
 from snail.selection import recording
@@ -37,7 +37,9 @@ class Batch:
     """Judged trials: what an algorithm improves policy and value function with.
 
     inputs: (B, T, C); actions, log_probs: (B, T), as in `Trajectories`, those of all processes.
-    rewards: (B, T).
+    rewards: (B, T) as the agent got them.
+    expected: (B, T) those that it is judged by, which are their means where the training asks for that.
+    told: (B, T, F) what the critic is told of the task; None: nothing.
     advantages: (B, T) standardised.
     targets: (B, T) what the value function should have said, in its own scale.
     """
@@ -46,8 +48,14 @@ class Batch:
     actions: Tensor
     log_probs: Tensor
     rewards: Tensor
+    expected: Tensor
+    told: Tensor | None
     advantages: Tensor
     targets: Tensor
+
+    def critic_inputs(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Those of some trials: inputs and what the critic is told."""
+        return self.inputs[rows], None if self.told is None else self.told[rows]
 
 
 TESTED_AT_ONCE = 4000
@@ -142,8 +150,18 @@ class MetaRLTraining(Training):
     """Discount of later rewards; 1 makes the objective the total reward that is reported."""
     gae_lambda: float = 0.3
     """Lambda of the generalised advantages that the policy learns from."""
+    final_lambda: float | None = None
+    """What it rises to, along a straight line: less bias once there is less noise; None: it stays."""
+    lambda_rise: tuple[float, float] = (0.2, 0.7)
+    """The part of the training in which it rises."""
     value_lambda: float = 1.0
     """Lambda of the returns that the value function learns; 1: what was really collected."""
+    expected_rewards: bool = False
+    """Judge actions by the mean rewards that the task gives them instead of those drawn; the agent sees the latter."""
+    privileged_critic: bool = False
+    """Tell the value network, which only training uses, the task: success probabilities, or an MDP's optimal values."""
+    bfloat16: bool = False
+    """Learn with matrix products in bfloat16 (parameters and losses stay in float32, and so does playing)."""
     curriculum: float = 0.0
     """Part of the training in which trials grow, at a constant rate, to their full length; 0: full from the start."""
     curriculum_episodes: int = 10
@@ -175,14 +193,22 @@ class MetaRLLearner(ABC):
         )
         if not 0 <= training.curriculum <= 1:
             raise ValueError(f"curriculum must be between 0 and 1, got {training.curriculum}")
+        begin, end = training.lambda_rise
+        if not 0 <= begin < end <= 1:
+            raise ValueError(f"lambda_rise must be two rising fractions of the training, got {begin} and {end}")
         if test.trials < 2:
             raise ValueError(f"an interval needs at least 2 trials, got {test.trials}")
+        told = task.privileged_size if training.privileged_critic else 0
+        if training.privileged_critic and (shared_trunk or not told):
+            why = "a shared trunk acts as well" if shared_trunk else f"{type(task).__name__} tells it nothing"
+            raise ValueError(f"the critic cannot be privileged: {why}; give --training.no-privileged-critic")
         self.training, self.task, self.test, self.machine, self.team = training, task, test, machine, machine.team
         self.steps = training.steps
         self.env = env = task.make_env(training.batch_size, machine.device)
         self.horizon, self.episodes = env.horizon, env.horizon // env.episode_length
         torch.manual_seed(seed)
-        model = agent.build_actor_critic(env.num_observations, env.num_actions, env.horizon, shared_trunk, foresees)
+        sizes = env.num_observations, env.num_actions, env.horizon
+        model = agent.build_actor_critic(*sizes, shared_trunk, foresees, told)
         use_team_layers(model, self.team)
         self.model = model.to(machine.device)
         self.scale = RunningScale(env.horizon).to(machine.device)
@@ -202,7 +228,7 @@ class MetaRLLearner(ABC):
     def update(self, step: int) -> dict[str, Tensor]:
         """Play a batch of trials, judge it, improve."""
         self._set_length(self._episodes_at(step))
-        batch, mismatch = self._judge(self._play())
+        batch, mismatch = self._judge(self._play(), self._lambda(step / self.steps))
         logs = self.improve(batch, 1 - step / self.steps)
         return {**logs, "return": batch.rewards.sum(1).mean(), "step_forward_mismatch": mismatch}
 
@@ -210,6 +236,15 @@ class MetaRLLearner(ABC):
         """Environment steps that update number ``step`` plays."""
         episodes = self._episodes_at(step)
         return self._trials_of(episodes) * episodes * self.env.episode_length
+
+    def _lambda(self, fraction: float) -> float:
+        """Of the advantages, at a fraction of the training."""
+        training = self.training
+        last = training.gae_lambda if training.final_lambda is None else training.final_lambda
+        return ramp(fraction, training.gae_lambda, last, *training.lambda_rise)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.machine.device.type, torch.bfloat16, enabled=self.training.bfloat16)
 
     def _episodes_at(self, step: int) -> int:
         first = min(self.training.curriculum_episodes, self.episodes)
@@ -240,23 +275,32 @@ class MetaRLLearner(ABC):
         return self._player()
 
     @torch.no_grad()
-    def _judge(self, trials: Trajectories) -> tuple[Batch, Tensor]:
+    def _judge(self, trials: Trajectories, gae_lambda: float) -> tuple[Batch, Tensor]:
         """Advantages and value targets of the trials; and the largest difference between streaming and parallel form.
 
         Each process passes its own trials through the model, and has all of them judged afterwards.
 
         That difference is a free check: the policy is still the one that acted, so it must be rounding.
         """
-        training = self.training
+        training, told, expected = self.training, None, trials.rewards
+        if training.expected_rewards or training.privileged_critic:
+            seen = self.model.observations(trials.inputs)  # (B, T)
+            if training.expected_rewards:
+                expected = self.task.expected_rewards(trials.tasks, seen, trials.actions)
+            if training.privileged_critic:
+                told = self.task.privileged(trials.tasks, seen)
         rows = max(1, JUDGED_AT_ONCE // trials.inputs.shape[1])
-        logits, values = map(torch.cat, zip(*(self.model(x) for x in trials.inputs.split(rows)), strict=True))
+        inputs = trials.inputs.split(rows)
+        pieces = zip(inputs, [None] * len(inputs) if told is None else told.split(rows), strict=True)
+        with self._autocast():
+            logits, values = map(torch.cat, zip(*(self.model(x, t) for x, t in pieces), strict=True))
         log_probs = self.team.gather(log_probability(logits, trials.actions))  # (B, T)
         values = self.scale.restore(self.team.gather(values))
-        parts = trials.inputs, trials.actions, trials.log_probs, trials.rewards
-        trials = Trajectories(*map(self.team.gather, parts))
+        trials = Trajectories(*map(self.team.gather, vars(trials).values()))
+        expected, told = self.team.gather(expected), None if told is None else self.team.gather(told)
 
         def advantages(gae_lambda: float) -> Tensor:
-            return generalized_advantages(trials.rewards, values, training.discount, gae_lambda)
+            return generalized_advantages(expected, values, training.discount, gae_lambda)
 
         returns = advantages(training.value_lambda) + values  # (B, T)
         self.scale.update(returns)
@@ -265,7 +309,9 @@ class MetaRLLearner(ABC):
             trials.actions,
             log_probs,
             trials.rewards,
-            standardized(advantages(training.gae_lambda)),
+            expected,
+            told,
+            standardized(advantages(gae_lambda)),
             self.scale.normalize(returns),
         )
         return batch, (log_probs - trials.log_probs).abs().max()

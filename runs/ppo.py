@@ -92,7 +92,8 @@ class PPOLearner(MetaRLLearner):
     def _losses(self, batch: Batch, rows: Tensor, left: float) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of some trials of the batch, and what to log of it."""
         training = self.training
-        logits, value, foreseen = self.model.foresee(batch.inputs[rows])
+        with self._autocast():
+            logits, value, foreseen = self.model.foresee(*batch.critic_inputs(rows))
         log_ratio = log_probability(logits, batch.actions[rows]) - batch.log_probs[rows]
         policy_loss = clipped_surrogate_loss(log_ratio, batch.advantages[rows], training.clip)
         value_loss = 0.5 * (value - batch.targets[rows]).square().mean()
@@ -101,7 +102,7 @@ class PPOLearner(MetaRLLearner):
         found = {"value_loss": value_loss, "entropy": spread}
         if training.reward_prediction > 0:
             foreseen = foreseen.gather(-1, batch.actions[rows][..., None])[..., 0]  # (B, T), of what was done
-            found["reward_error"] = (foreseen - batch.rewards[rows]).square().mean()
+            found["reward_error"] = (foreseen - batch.expected[rows]).square().mean()
             loss = loss + training.reward_prediction * found["reward_error"]
         with torch.no_grad():
             kl = (log_ratio.exp() - 1 - log_ratio).mean()

@@ -21,12 +21,14 @@ class Trajectories:
     inputs: (B, T, C) what the agent saw at each step.
     actions: (B, T) what it did; log_probs: (B, T) how probable that was.
     rewards: (B, T) what came of it.
+    tasks: (B, ...) what was played, as in `envs.trials.TrialVectorEnv.tasks`: no agent sees it.
     """
 
     inputs: Tensor
     actions: Tensor
     log_probs: Tensor
     rewards: Tensor
+    tasks: Tensor
 
 
 @torch.no_grad()
@@ -65,7 +67,8 @@ def rollout(
         observation, reward, _, _, info = env.step(team.spread(action))
         rewards[t] = team.rows(reward)
         x = agent.encode(team.rows(observation), action, rewards[t], team.rows(info["episode_end"]))
-    return Trajectories(*(y.transpose(0, 1) for y in (inputs, actions, log_probs, rewards)))
+    inputs, actions, log_probs, rewards = (y.transpose(0, 1) for y in (inputs, actions, log_probs, rewards))
+    return Trajectories(inputs, actions, log_probs, rewards, team.rows(env.tasks))
 
 
 Player = Callable[[], Trajectories]

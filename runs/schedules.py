@@ -12,6 +12,13 @@ def one_cycle(fraction: float, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (fraction - warmup) / (1 - warmup)))
 
 
+def ramp(fraction: float, first: float, last: float, begin: float, end: float) -> float:
+    """``first`` up to the fraction ``begin``, ``last`` from ``end`` on, and a straight line between."""
+    if fraction >= end:
+        return last
+    return first + (last - first) * max(0.0, fraction - begin) / (end - begin)
+
+
 def geometric_growth(fraction: float, first: float, last: float, until: float) -> float:
     """Grow from ``first`` to ``last`` at a constant rate, and stay there from the fraction ``until`` on."""
     return last if fraction >= until else first * (last / first) ** (fraction / until)

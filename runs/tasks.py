@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
+from torch import Tensor
 
 from baselines.bayes_optimal import bayes_optimal_value, feasible
+from baselines.planning import value_iteration
 from envs.bandits import BernoulliBanditVectorEnv
 from envs.fewshot import ImageClasses, load_classes
 from envs.mdps import TabularMDPVectorEnv
@@ -36,6 +38,29 @@ class TrialTask(Task):
         Its ``autoreset_mode`` is "Disabled": whoever plays resets.
         """
 
+    def expected_rewards(self, tasks: Tensor, observations: Tensor, actions: Tensor) -> Tensor:
+        """Mean rewards of what was done, for training only.
+
+        Args:
+            tasks: (B, ...), as in `envs.trials.TrialVectorEnv.tasks`.
+            observations: (B, T) integers.
+            actions: (B, T) integers.
+
+        Returns:
+            (B, T).
+
+        Raises:
+            ValueError: if the task cannot tell.
+        """
+        raise ValueError(f"{type(self).__name__} cannot tell expected rewards; give --training.no-expected-rewards")
+
+    privileged_size: int = 0
+    """Channels F of `privileged`; 0: the task tells nothing."""
+
+    def privileged(self, tasks: Tensor, observations: Tensor) -> Tensor:
+        """What a critic may be told of the task in training, and no agent sees: tasks, (B, T) -> (B, T, F)."""
+        raise ValueError(f"{type(self).__name__} tells a critic nothing; give --training.no-privileged-critic")
+
 
 @dataclass(frozen=True)
 class BanditTask(TrialTask):
@@ -51,6 +76,20 @@ class BanditTask(TrialTask):
         return BernoulliBanditVectorEnv(
             num_envs, self.arms, episodes or self.pulls, device=device, autoreset_mode="Disabled"
         )
+
+    def expected_rewards(self, tasks: Tensor, observations: Tensor, actions: Tensor) -> Tensor:
+        """The success probabilities of the arms pulled."""
+        return tasks.gather(1, actions)
+
+    @property
+    def privileged_size(self) -> int:  # type: ignore[override]
+        """As many as arms, and one."""
+        return self.arms + 1
+
+    def privileged(self, tasks: Tensor, observations: Tensor) -> Tensor:
+        """Success probabilities of all arms, and that of the best: (B, T, K + 1)."""
+        told = torch.cat([tasks, tasks.amax(1, keepdim=True)], dim=1)  # (B, K + 1)
+        return told[:, None].expand(-1, observations.shape[1], -1)
 
     def limit(self) -> float | None:
         """Expected total reward of the best possible agent, or None where computing it takes too long."""
@@ -81,6 +120,29 @@ class MDPTask(TrialTask):
             device=device,
             autoreset_mode="Disabled",
         )
+
+    def expected_rewards(self, tasks: Tensor, observations: Tensor, actions: Tensor) -> Tensor:
+        """Mean rewards of states and actions."""
+        rows = torch.arange(len(tasks), device=tasks.device)[:, None]
+        return tasks[rows, observations, actions, -1]
+
+    @property
+    def privileged_size(self) -> int:  # type: ignore[override]
+        """Two for each action, and one."""
+        return 2 * self.actions + 1
+
+    def privileged(self, tasks: Tensor, observations: Tensor) -> Tensor:
+        """What can still be earned in the episode and what is earned now by each action, and by an episode: per step.
+
+        (B, T, 2 A + 1): optimal values of the actions in the present state, by value iteration, their mean rewards,
+        and the optimal value of an episode; values divided by the length of an episode.
+        """
+        q = value_iteration(tasks[..., :-1], tasks[..., -1], self.episode_length)  # (B, H, S, A)
+        steps = torch.arange(observations.shape[1], device=tasks.device) % self.episode_length
+        rows = torch.arange(len(tasks), device=tasks.device)[:, None]
+        values, means = q[rows, steps, observations], tasks[rows, observations, :, -1]  # (B, T, A)
+        episode = q[:, 0, 0].amax(-1)[:, None, None].expand(-1, len(steps), 1)  # (B, T, 1)
+        return torch.cat([values / self.episode_length, means, episode / self.episode_length], dim=-1)
 
     def limit(self) -> float | None:
         """Not known exactly: the expectation over MDPs of what an oracle collects has no closed form."""

@@ -144,7 +144,8 @@ class TRPOLearner(MetaRLLearner):
         return {"loss": -gain, "kl": kl, "entropy": spread, "step_scale": torch.tensor(scale)}
 
     def _logits(self, inputs: Tensor) -> Tensor:
-        return self.model.policy(inputs)[..., : self.model.num_actions]
+        with self._autocast():
+            return self.model.policy(inputs)[..., : self.model.num_actions]
 
     def _fit_value(self, batch: Batch, left: float) -> dict[str, Tensor]:
         training, losses = self.training, []
@@ -165,7 +166,10 @@ class TRPOLearner(MetaRLLearner):
         return {"value_loss": torch.stack(losses).mean()}
 
     def _value_loss(self, batch: Batch, rows: Tensor) -> Tensor:
-        return 0.5 * (self.value(batch.inputs[rows])[..., 0] - batch.targets[rows]).square().mean()
+        x, told = batch.critic_inputs(rows)
+        with self._autocast():
+            values = self.value(x if told is None else torch.cat([x, told], dim=-1))[..., 0]
+        return 0.5 * (values - batch.targets[rows]).square().mean()
 
     def state_dict(self) -> dict[str, Any]:
         """That of every learner, and the value network's optimiser's."""

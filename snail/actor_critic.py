@@ -23,7 +23,8 @@ class ActorCritic(nn.Module):
     Args:
         policy: reads ``input_size(...)`` channels; writes ``num_actions`` logits, ``num_actions`` more if it foresees
             rewards, and one more with a shared trunk.
-        value: reads the same, writes 1; None for a trunk shared with the policy, whose last output is then the value.
+        value: reads the same and, in training, what it is told of the task; writes 1. None for a trunk shared with the
+            policy, whose last output is then the value.
         num_observations: size of the one-hot observation; 1 where there is nothing to observe (no channel then).
         num_actions: actions A.
     """
@@ -46,21 +47,32 @@ class ActorCritic(nn.Module):
             parts.insert(0, F.one_hot(observation, self.num_observations).float())
         return torch.cat(parts, dim=-1)
 
+    def observations(self, x: Tensor) -> Tensor:
+        """The observations that inputs were encoded from: (..., C) -> (...) integers."""
+        shown = x[..., : self.num_observations] if self.num_observations > 1 else x[..., :1]
+        return shown.argmax(-1)
+
     def first_input(self, observation: Tensor) -> Tensor:
         """The input before the first action, for observations (B,): (B, C)."""
         reward = torch.zeros(observation.shape, device=observation.device)
         return self.encode(observation, torch.zeros_like(observation), reward, torch.ones_like(reward))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """All steps in parallel: (B, T, C) -> logits (B, T, A), values (B, T)."""
-        logits, values, _ = self.foresee(x)
+    def forward(self, x: Tensor, told: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """All steps in parallel: (B, T, C) -> logits (B, T, A), values (B, T).
+
+        told: (B, T, F) what the value network alone is told of the task, where it was built for that.
+        """
+        logits, values, _ = self.foresee(x, told)
         return logits, values
 
-    def foresee(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def foresee(self, x: Tensor, told: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """``forward``, and the rewards foreseen of every action, (B, T, A); (B, T, 0) if the policy foresees none."""
         y = self.policy(x)
         A = self.num_actions
-        value = y[..., -1] if self.value is None else self.value(x)[..., 0]
+        if self.value is None:
+            value = y[..., -1]
+        else:
+            value = self.value(x if told is None else torch.cat([x, told], dim=-1))[..., 0]
         return y[..., :A], value, y[..., A : A + self.num_foreseen]
 
     def init_cache(self, batch_size: int, max_len: int) -> Any:

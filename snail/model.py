@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from snail.attention import PLAIN, AttentionBlock, AttentionKind
 from snail.convolution import TCBlock
-from snail.sequence import SequenceModel
+from snail.sequence import ReadOut, SequenceModel
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class SNAIL(SequenceModel):
             built.append(block.build(width, max_len, kernel_size, first_dilation))
             width = built[-1].output_size
         self.blocks = cast(Sequence[SequenceModel], nn.ModuleList(built))
-        self.head = nn.Linear(width, output_size)  # the paper's final 1x1 convolution
+        self.head = ReadOut(width, output_size)  # the paper's final 1x1 convolution
 
     @classmethod
     def fewshot(cls, embedding_size: int, ways: int, max_shots: int = 5) -> SNAIL:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -150,6 +151,16 @@ def _map(change: Callable[..., Tensor], *states: Any) -> Any:
 def at_least_float32(x: Tensor) -> Tensor:
     """Half precision as float32; float32 and float64 as they are."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class ReadOut(nn.Linear):
+    """The last layer of a model: in float32 under autocast too, since half precision would round what it decides by."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., D)."""
+        with torch.autocast(x.device.type, enabled=False):
+            x = at_least_float32(x)
+            return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
 
 def parameter_count(module: nn.Module) -> int:

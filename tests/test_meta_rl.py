@@ -28,7 +28,7 @@ def judged(**changes):
     trials = rollout(learner.model, learner.env, learner.generator)
     with torch.no_grad():
         values = learner.model(trials.inputs)[1]  # nothing is known of their scale yet
-    batch, mismatch = learner._judge(trials)
+    batch, mismatch = learner._judge(trials, learner.training.gae_lambda)
     assert mismatch < 1e-5
     return learner, trials.rewards, values, batch
 
