@@ -159,7 +159,7 @@ class _DenseStackFunction(torch.autograd.Function):
                     z[first - start :].addmm_(h[first - shift : end - shift, :c], weights[i][j])
                 if past[i] is not None:
                     z.view(len(past[i]), -1, 2 * filters).add_(past[i][:, None])
-                f, g = _tanh_(z[:, :filters]), z[:, filters:].sigmoid_()
+                f, g = _tanh_(z[:, :filters]), _sigmoid_(z[:, filters:])
                 torch.mul(f, g, out=h[start:end, c : c + filters])
         ctx.save_for_backward(h, *gates, x, *parameters)
         ctx.dilations = dilations
@@ -222,9 +222,23 @@ def _taps(weight: Tensor, rows: int, end: int) -> list[tuple[int, int]]:
 
 def _tanh_(x: Tensor) -> Tensor:
     """In place. On processors the sigmoid is the several times faster kernel, and as exact to 2e-7."""
-    if x.device.type != "cpu" or x.element_size() < 4 or x.numel() < 2**13:
+    if x.device.type != "cpu" or x.numel() < 2**13:
         return x.tanh_()
-    return x.mul_(2).sigmoid_().mul_(2).sub_(1)
+    y = x if x.element_size() >= 4 else _in_a_row(x)
+    y.mul_(2).sigmoid_().mul_(2).sub_(1)
+    return x if y is x else x.copy_(y)
+
+
+def _sigmoid_(x: Tensor) -> Tensor:
+    """In place."""
+    if x.device.type != "cpu" or x.element_size() >= 4 or x.numel() < 2**13:
+        return x.sigmoid_()
+    return x.copy_(_in_a_row(x).sigmoid_())
+
+
+def _in_a_row(x: Tensor) -> Tensor:
+    """A contiguous copy in float32: processors are several times faster at it than at slices in half precision."""
+    return x.to(torch.float32, memory_format=torch.contiguous_format)
 
 
 def _differentiable_backward(x, dilations, parameters, grad):
@@ -357,7 +371,7 @@ class DenseStack(SequenceModel):
             for past, weight in zip(cache.past(conv.offsets), conv.weight, strict=False):
                 if past is not None:
                     z.addmm_(past[:, :c], weight)
-            f, g = _tanh_(z[:, : self.filters]), z[:, self.filters :].sigmoid_()
+            f, g = _tanh_(z[:, : self.filters]), _sigmoid_(z[:, self.filters :])
             torch.mul(f, g, out=row[:, c : c + self.filters])
         return row, ConvCache(cache.rows, cache.clock.tick())
 
