@@ -118,7 +118,7 @@ def test_records_are_read_back(finished):
     records = [json.loads((finished[loop] / "result.json").read_text()) for loop in LOOPS]
     expected = [(r["metric"], r.get("shots"), r["mean"], r["ci95"]) for record in records for r in record["results"]]
     assert [(r.metric, r.shots, r.mean, r.ci95) for r in results] == expected
-    assert len(expected) == 4
+    assert len(expected) == 5
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -131,6 +131,7 @@ def test_metrics_lines(finished, loop):
         assert all(math.isfinite(v) for v in line.values())
         rate, logged = {
             "bandit": ("env_steps_per_second", {"loss", "return", "kl"}),
+            "told": ("env_steps_per_second", {"loss", "return", "kl"}),
             "trpo": ("env_steps_per_second", {"loss", "return", "kl", "step_scale"}),
             "few-shot": ("episodes_per_second", {"loss", "train_accuracy"}),
         }[loop]

@@ -59,7 +59,16 @@ FEWSHOT = RunConfig(
     ),
     FewShotTest(episodes=10, queries=3),
 )
-LOOPS = {"bandit": (BANDIT, PPOLearner), "trpo": (TRPO, TRPOLearner), "few-shot": (FEWSHOT, FewShotLearner)}
+TOLD = replace(
+    BANDIT,
+    training=replace(BANDIT.training, expected_rewards=True, privileged_critic=True, final_lambda=0.9, bfloat16=True),
+)
+LOOPS: dict[str, tuple[RunConfig, type]] = {
+    "bandit": (BANDIT, PPOLearner),
+    "told": (TOLD, PPOLearner),
+    "trpo": (TRPO, TRPOLearner),
+    "few-shot": (FEWSHOT, FewShotLearner),
+}
 
 
 def few_classes(name: str, split: str, **options: Any) -> ImageClasses:

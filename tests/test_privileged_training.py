@@ -1,0 +1,227 @@
+"""What training knows of a task and no agent sees: mean rewards, and a critic that is told; and a lambda that rises."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import runs.tasks
+from runs.agents import GRUConfig, SNAILConfig
+from runs.catalogue import RunConfig
+from runs.errors import RunError
+from runs.meta_rl import MetaRLLearner, TrialTest
+from runs.ppo import PPOLearner, PPOTraining
+from runs.returns import generalized_advantages, standardized
+from runs.rollout import rollout
+from runs.schedules import ramp
+from runs.tasks import BanditTask, MDPTask
+from runs.training import build_learner, evaluate
+from runs.trpo import TRPOTraining
+from tests.tiny_runs import BANDIT, CPU
+
+TOLD = PPOTraining(4, 16, minibatches=2, expected_rewards=True, privileged_critic=True)
+MDP = MDPTask(episodes=2, states=3, actions=2, episode_length=4)
+TASKS = {"bandit": BanditTask(arms=3, pulls=5), "mdp": MDP}
+
+
+def learner_of(task: str = "mdp", model=GRUConfig(8), **changes) -> PPOLearner:  # noqa: B008
+    config = replace(BANDIT, task=TASKS[task], model=model, training=replace(TOLD, **changes), test=TrialTest(50))
+    built = build_learner(config, CPU)
+    assert isinstance(built, PPOLearner)
+    return built
+
+
+def played(built: MetaRLLearner):
+    trials = rollout(built.model, built.env, built.generator)
+    return trials, built.model.observations(trials.inputs)
+
+
+def test_expected_rewards_are_the_tasks_means():
+    for name, task in TASKS.items():
+        trials, seen = played(learner_of(name))
+        expected = task.expected_rewards(trials.tasks, seen, trials.actions)
+        for b in range(len(seen)):
+            for t in range(seen.shape[1]):
+                s, a = int(seen[b, t]), int(trials.actions[b, t])
+                mean = trials.tasks[b, a] if name == "bandit" else trials.tasks[b, s, a, -1]
+                assert expected[b, t] == mean
+
+
+def test_the_mean_of_drawn_rewards_is_the_expected_one():
+    """On one task, many times over: by the environment itself."""
+    for task in TASKS.values():
+        env = task.make_env(4000, "cpu")
+        one = env.sample_tasks(1, torch.Generator().manual_seed(1)).expand(4000, *env.task_shape)
+        observations, _ = env.reset(seed=0, options={"tasks": one})
+        actions = torch.ones(4000, dtype=torch.long)
+        rewards = env.step(actions)[1]
+        expected = task.expected_rewards(one, observations[:, None], actions[:, None])
+        assert expected.std() < 1e-6
+        assert (rewards.mean() - expected.mean()).abs() < 4 * rewards.std() / 4000**0.5
+
+
+def best(task: torch.Tensor, state: int, left: int) -> list[float]:
+    """Optimal values of all actions in a state with so many decisions left, by the definition."""
+    if left == 0:
+        return [0.0] * task.shape[1]
+    later = [max(best(task, s, left - 1)) for s in range(task.shape[0])]
+    return [
+        float(task[state, a, -1]) + sum(float(task[state, a, s]) * later[s] for s in range(task.shape[0]))
+        for a in range(task.shape[1])
+    ]
+
+
+def test_critics_of_mdps_are_told_optimal_values():
+    trials, seen = played(learner_of())
+    told = MDP.privileged(trials.tasks, seen)
+    assert told.shape == (*seen.shape, MDP.privileged_size)
+    for b in range(3):
+        for t in range(8):
+            s, left = int(seen[b, t]), 4 - t % 4
+            values, means = best(trials.tasks[b], s, left), trials.tasks[b, s, :, -1].tolist()
+            expected = torch.tensor([*(v / 4 for v in values), *means, max(best(trials.tasks[b], 0, 4)) / 4])
+            torch.testing.assert_close(told[b, t], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_critics_of_bandits_are_told_the_arms():
+    tasks = torch.tensor([[0.25, 0.75, 0.5]])
+    told = TASKS["bandit"].privileged(tasks, torch.zeros(1, 5, dtype=torch.long))
+    assert torch.equal(told, torch.tensor([0.25, 0.75, 0.5, 0.75]).expand(1, 5, 4))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_neither_acting_nor_testing_sees_it(task, monkeypatch):
+    """Test returns are the same where asking for it is an error; and a policy never reads what the critic is told."""
+    built = learner_of(task)
+    built.update(0)
+    plain = build_learner(
+        replace(
+            BANDIT, task=TASKS[task], training=replace(TOLD, expected_rewards=False, privileged_critic=False),
+            test=TrialTest(50), model=GRUConfig(8),
+        ),
+        CPU,
+    )  # fmt: skip
+    plain.model.policy.load_state_dict(built.model.policy.state_dict())  # it has the same inputs
+
+    def forbidden(*args):
+        raise AssertionError("asked for what no agent may see")
+
+    for kind in (BanditTask, MDPTask):
+        for name in ("expected_rewards", "privileged"):
+            monkeypatch.setattr(kind, name, forbidden)
+    trials, _ = played(built)
+    assert trials.inputs.shape[2] == built.model.policy.input_size
+    assert built.model.value.input_size == built.model.policy.input_size + TASKS[task].privileged_size
+    found = [m.samples for m in evaluate(built, quiet=True)]
+    assert all(torch.equal(a, m.samples) for a, m in zip(found, evaluate(plain, quiet=True), strict=True))
+    with pytest.raises(AssertionError, match="no agent may see"):
+        built.update(1)
+
+
+def test_agents_get_and_logs_show_the_rewards_that_were_drawn():
+    built = learner_of("bandit")
+    trials, _ = played(built)
+    assert set(trials.rewards.flatten().tolist()) <= {0.0, 1.0}
+    shown = trials.inputs[:, 1:, -2]  # the previous reward
+    assert torch.equal(shown, trials.rewards[:, :-1])
+    batch, _ = built._judge(trials, 0.3)
+    assert torch.equal(batch.rewards, trials.rewards) and not torch.equal(batch.expected, trials.rewards)
+
+
+@pytest.mark.parametrize("gae_lambda", [0.3, 0.95])
+def test_actions_are_judged_by_expected_rewards_and_told_values(gae_lambda):
+    built = learner_of()
+    trials, seen = played(built)
+    told = MDP.privileged(trials.tasks, seen)
+    expected = MDP.expected_rewards(trials.tasks, seen, trials.actions)
+    with torch.no_grad():
+        values = built.model.value(torch.cat([trials.inputs, told], dim=-1))[..., 0]
+    batch, _ = built._judge(trials, gae_lambda)
+    advantages = generalized_advantages(expected, values, 1.0, gae_lambda)
+    torch.testing.assert_close(batch.advantages, standardized(advantages))
+    torch.testing.assert_close(batch.expected, expected)
+
+
+@pytest.mark.parametrize("expected_rewards", [False, True])
+def test_gradients_of_the_loss_are_those_of_its_definition(expected_rewards):
+    built = learner_of("bandit", expected_rewards=expected_rewards, epochs=1, minibatches=1, gradient_clip=1e9)
+    batch, _ = built._judge(built._play(), 0.3)
+    loss, _ = built._losses(batch, torch.arange(16), 1.0)
+    names, parameters = zip(*built.model.named_parameters(), strict=True)
+    found = torch.autograd.grad(loss, parameters)
+    y = built.model.policy(batch.inputs)
+    p, A = y[..., :3].softmax(-1), 3
+    chosen = p.gather(-1, batch.actions[..., None])[..., 0]
+    surrogate = (chosen / chosen.detach() * batch.advantages).mean()  # nothing is clipped where the policy is the same
+    entropy = -(p * p.log()).sum(-1).mean()
+    foreseen = y[..., A : 2 * A].gather(-1, batch.actions[..., None])[..., 0]
+    rewards = batch.expected if expected_rewards else batch.rewards
+    v = built.model.value(torch.cat([batch.inputs, batch.told], dim=-1))[..., 0]
+    by_hand = -surrogate - 0.02 * entropy + (foreseen - rewards).square().mean()
+    by_hand = by_hand + 0.5 * (v - batch.targets).square().mean()
+    for name, a, b in zip(names, found, torch.autograd.grad(by_hand, parameters), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_learning_in_half_precision_has_nearly_the_same_gradient():
+    built = learner_of("bandit", model=SNAILConfig(width=0.5))
+    batch, _ = built._judge(built._play(), 0.3)
+    found = []
+    for half in (False, True):
+        built.training = replace(built.training, bfloat16=half)
+        loss, _ = built._losses(batch, torch.arange(16), 1.0)
+        assert loss.dtype == torch.float32
+        found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(built.model.parameters()))]))
+    assert not torch.equal(*found)
+    assert torch.cosine_similarity(*found, dim=0) > 0.99
+
+
+def test_the_ratio_is_taken_between_numerics_of_the_same_kind():
+    """At the first minibatch of an update the policy is the one that was judged: the ratio is 1."""
+    built = learner_of("bandit", bfloat16=True, model=SNAILConfig(width=0.5))
+    batch, _ = built._judge(built._play(), 0.3)
+    with torch.no_grad():
+        _, logs = built._losses(batch, torch.arange(16), 1.0)
+    assert logs["kl"].abs() < 1e-7
+
+
+def test_lambda_rises_where_it_is_told_to():
+    assert [ramp(x, 0.3, 0.9, 0.2, 0.7) for x in (0.0, 0.2, 0.45, 0.7, 1.0)] == pytest.approx([0.3, 0.3, 0.6, 0.9, 0.9])
+    built = learner_of("bandit", gae_lambda=0.3, final_lambda=0.9, lambda_rise=(0.0, 0.5))
+    assert [built._lambda(x) for x in (0.0, 0.25, 0.5, 1.0)] == pytest.approx([0.3, 0.6, 0.9, 0.9])
+    assert learner_of("bandit")._lambda(1.0) == 0.3
+
+
+def test_trust_regions_can_have_it_all():
+    training = TRPOTraining(
+        2, 16, minibatches=2, cg_steps=2, expected_rewards=True, privileged_critic=True, final_lambda=0.9, bfloat16=True
+    )
+    built = build_learner(replace(BANDIT, task=MDP, training=training, model=SNAILConfig(width=0.25)), CPU)
+    assert all(x.isfinite().all() for step in range(2) for x in built.update(step).values())
+
+
+class _Silent(runs.tasks.BanditTask):
+    privileged_size = 0
+    privileged = runs.tasks.TrialTask.privileged
+    expected_rewards = runs.tasks.TrialTask.expected_rewards
+
+
+@pytest.mark.parametrize(
+    "config, why",
+    [
+        (replace(BANDIT, training=replace(TOLD, shared_trunk=True)), "a shared trunk acts as well"),
+        (replace(BANDIT, task=_Silent(3, 4), training=TOLD), "_Silent tells it nothing; give --training.no-privileged"),
+        (replace(BANDIT, training=replace(TOLD, lambda_rise=(0.5, 0.5))), "two rising fractions"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_training(config: RunConfig, why):
+    with pytest.raises(RunError, match=why):
+        build_learner(config, CPU)
+
+
+def test_a_task_without_means_says_so():
+    config = replace(BANDIT, task=_Silent(3, 4), training=replace(TOLD, privileged_critic=False))
+    with pytest.raises(ValueError, match="_Silent cannot tell expected rewards"):
+        build_learner(config, CPU).update(0)
