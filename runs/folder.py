@@ -3,6 +3,7 @@
 config.json     what decides the run's numbers
 metrics.jsonl   one line a logged step, at most some thousand: the truth that trackers mirror
 checkpoint.pt   weights, optimiser and randomness, for an exact continuation; configuration inside
+previous.pt     the checkpoint before that, until the run is finished: for when that is damaged
 result.json     the record of a finished run
 failed.json     why the last attempt failed, until the next one begins
 samples.npz     what its means are of, in the order of the test tasks: float32 arrays, for paired comparisons
@@ -17,8 +18,9 @@ import io
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,6 +35,7 @@ from runs.errors import RunError, Taken
 from runs.learner import Measurement
 from runs.locks import Held, holder, lock
 from runs.records import SAMPLES
+from runs.stored import Damaged, logged_step, read_json, read_record, sealed, unsealed, with_digest
 
 RESULTS = Path("results")
 """Where runs go unless told otherwise."""
@@ -70,6 +73,7 @@ class RunFolder:
         self.config_path = path / "config.json"
         self.metrics_path = path / "metrics.jsonl"
         self.checkpoint_path = path / "checkpoint.pt"
+        self.previous_path = path / "previous.pt"
         self.result_path = path / "result.json"
         self.samples_path = path / SAMPLES
         self.curve_path = path / "curve.png"
@@ -134,8 +138,7 @@ class RunFolder:
                 left.unlink(missing_ok=True)
         except OSError as e:
             raise _unwritable(self.path, e) from e
-        with writing(self.config_path) as file:
-            file.write(to_json(config).encode())
+        write_json(self.config_path, to_dict(config))
 
     def config(self) -> RunConfig:
         """The configuration of the run.
@@ -149,28 +152,29 @@ class RunFolder:
         """The configuration as its file has it, of whatever version of this program.
 
         Raises:
-            RunError: if there is none, or it is no JSON.
+            RunError: if there is none, or it is damaged.
         """
-        return self._json(self.config_path)
+        try:
+            return read_json(self.config_path)
+        except FileNotFoundError as e:
+            raise RunError(f"there is no config.json in {self.path}; is it the folder of a run?") from e
 
     def result(self) -> dict[str, Any] | None:
         """The record of the finished run, or None."""
-        if not self.result_path.exists():
-            return None
-        record = self._json(self.result_path)
-        if not isinstance(record, dict) or "results" not in record:
-            raise _damaged(self.result_path)
-        return record
+        return read_record(self.result_path) if self.result_path.exists() else None
 
     def write_result(self, record: dict[str, Any]) -> None:
         """Finish the run."""
         write_json(self.result_path, record)
+        self.previous_path.unlink(missing_ok=True)
 
     def write_samples(self, results: Iterable[Measurement]) -> None:
         """Keep the samples behind the measured numbers."""
         arrays = {m.name: m.samples.numpy().astype(np.float32) for m in results if m.samples is not None}
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
         with writing(self.samples_path) as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+            file.write(sealed(buffer.getvalue()))
 
     def write_failure(self, reason: str, traceback: str) -> None:
         """Keep why an attempt failed; the next one removes it."""
@@ -179,7 +183,14 @@ class RunFolder:
 
     def failure(self) -> dict[str, Any] | None:
         """``reason``, ``traceback`` and ``time`` of the last attempt's failure; None if it has not failed."""
-        return self._json(self.failure_path) if self.failure_path.exists() else None
+        if not self.failure_path.exists():
+            return None
+        failure = read_json(self.failure_path)
+        try:
+            datetime.fromisoformat(failure["time"])
+            return {key: str(failure[key]) for key in ("reason", "traceback", "time")}
+        except (KeyError, TypeError, ValueError) as e:
+            raise Damaged(self.failure_path, f"no failure: {e}") from e
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Log one step."""
@@ -193,14 +204,17 @@ class RunFolder:
         """All logged steps. A last line that was cut short by a crash is left out."""
         if not self.metrics_path.exists():
             return []
-        lines = self.metrics_path.read_bytes().removesuffix(b"\n").split(b"\n")
+        try:
+            lines = self.metrics_path.read_bytes().removesuffix(b"\n").split(b"\n")
+        except OSError as e:
+            raise Damaged(self.metrics_path, e.strerror or str(e)) from e
         found = []
         for number, line in enumerate(lines, 1):
             try:
-                found.append(_logged(line))
+                found.append(logged_step(line))
             except ValueError as e:
                 if number < len(lines):
-                    raise RunError(f"{self.metrics_path} is damaged in line {number}; remove that line") from e
+                    raise Damaged(self.metrics_path, f"line {number}: {e}", "remove that line") from e
         return found
 
     def forget_metrics_after(self, step: int) -> None:
@@ -210,14 +224,22 @@ class RunFolder:
             file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def save_checkpoint(self, config: RunConfig, progress: dict[str, Any], state: dict[str, Any]) -> None:
-        """Replace the checkpoint. ``progress`` says how far the run is, ``state`` is what goes on from there."""
+        """Replace the checkpoint. ``progress`` says how far the run is, ``state`` is what goes on from there.
+
+        The one before it is kept beside it, until the run is finished.
+        """
+        buffer = io.BytesIO()
+        torch.save({"config": to_json(config), "progress": progress, **state}, buffer)
+        with suppress(OSError):  # of a file system without hard links; there is never no checkpoint
+            self.previous_path.unlink(missing_ok=True)
+            os.link(self.checkpoint_path, self.previous_path)
         with writing(self.checkpoint_path) as file:
-            buffer = io.BytesIO()  # so that a full disk is an OSError that says so
-            torch.save({"config": to_json(config), "progress": progress, **state}, buffer)
-            file.write(buffer.getbuffer())
+            file.write(sealed(buffer.getvalue()))
 
     def load_checkpoint(self, config: RunConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         """The last checkpoint's progress and state. Tensors and plain values only: nothing is executed.
+
+        Where it is damaged, a line says so, and the one before it is taken.
 
         Raises:
             RunError: if it is missing, damaged, holds anything else, or belongs to another configuration.
@@ -229,13 +251,25 @@ class RunFolder:
             )
             raise RunError(f"there is no checkpoint at {path}; {advice}")
         try:
-            saved = torch.load(path, map_location="cpu", weights_only=True)
+            return self._load_checkpoint(path, config)
+        except Damaged:
+            if not self.previous_path.exists():
+                raise
+            progress, state = self._load_checkpoint(self.previous_path, config)
+            print(f"warning: {path} is damaged; going on from the checkpoint before it", file=sys.stderr)
+            return progress, state
+
+    def _load_checkpoint(self, path: Path, config: RunConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+        try:
+            saved = torch.load(io.BytesIO(unsealed(path)), map_location="cpu", weights_only=True)
             found = from_dict(RunConfig, json.loads(saved["config"]), "its configuration")
             progress = saved["progress"]
+        except Damaged as e:
+            raise Damaged(path, e.why, "start over with --overwrite") from e
         except RunError as e:
             raise RunError(f"{path} is of another version of this program: {e}") from e
         except Exception as e:  # whatever a truncated or foreign file makes the unpickler say
-            raise RunError(f"{path} is damaged or is no checkpoint of this program; start over with --overwrite") from e
+            raise Damaged(path, "no checkpoint of this program", "start over with --overwrite") from e
         if found != config:
             raise RunError(
                 f"{path} is of another configuration ({_difference(found, config)}); "
@@ -244,7 +278,8 @@ class RunFolder:
         return progress, saved
 
     def _clear(self) -> None:
-        kept = (self.result_path, self.samples_path, self.checkpoint_path, self.metrics_path, self.config_path)
+        checkpoints = self.checkpoint_path, self.previous_path
+        kept = (self.result_path, self.samples_path, *checkpoints, self.metrics_path, self.config_path)
         for path in (*kept, self.curve_path, *self.path.glob("mirror-*.json")):
             path.unlink(missing_ok=True)
         for folder in ("wandb", "attention"):
@@ -257,14 +292,6 @@ class RunFolder:
                 path.rmdir()
             except OSError:  # not empty
                 return
-
-    def _json(self, path: Path) -> Any:
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as e:
-            raise RunError(f"there is no {path.name} in {self.path}; is it the folder of a run?") from e
-        except (json.JSONDecodeError, UnicodeDecodeError) as e:
-            raise _damaged(path) from e
 
 
 class WatchedFolder(RunFolder):
@@ -304,21 +331,10 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         raise RunError(f"cannot write {path}: {e}") from e
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Write indented JSON as a whole or not at all."""
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write indented JSON with its digest, as a whole or not at all."""
     with writing(path) as file:
-        file.write((json.dumps(data, indent=2) + "\n").encode())
-
-
-def _logged(line: bytes) -> dict[str, Any]:
-    found = json.loads(line)
-    if not isinstance(found, dict) or not isinstance(found.get("step"), int):
-        raise ValueError("no logged step")
-    return found
-
-
-def _damaged(path: Path) -> RunError:
-    return RunError(f"{path} is damaged; remove that file alone, and --resume goes on from what the folder still holds")
+        file.write((json.dumps(with_digest(data), indent=2) + "\n").encode())
 
 
 def _unwritable(path: Path, error: OSError) -> RunError:

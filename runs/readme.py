@@ -8,6 +8,7 @@ from pathlib import Path
 
 from runs.folder import writing
 from runs.records import PUBLISHED, Result, read_results
+from runs.stored import read_record
 from runs.tables import render, tables
 
 README = Path(__file__).parent.parent / "README.md"
@@ -35,7 +36,7 @@ def _tables(results: list[Result], of_paper: bool = True) -> str:
 
 def _machines() -> str:
     """Where and when the records were made."""
-    records = [json.loads(path.read_text()) for path in sorted(PUBLISHED.rglob("result.json"))]
+    records = [read_record(path) for path in sorted(PUBLISHED.rglob("result.json"))]
     if not records:
         return "No records yet."
     devices = ", ".join(sorted({r["device"] for r in records}))

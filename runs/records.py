@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import platform
 import subprocess
@@ -22,6 +23,7 @@ from runs.catalogue import RunConfig, as_catalogued
 from runs.config import from_dict, to_dict
 from runs.errors import RunError
 from runs.learner import Learner, Measurement
+from runs.stored import Damaged, read_record, unsealed
 from runs.tasks import Task
 from snail.sequence import parameter_count
 
@@ -150,15 +152,20 @@ class Result:
             path = self.path.with_name(SAMPLES)
             samples = read_samples(path, self.name)
             if samples is not None and samples.shape != (self.n,):
-                raise RunError(f"{path} is damaged: it has not the {self.n} samples of its record")
+                raise Damaged(path, f"it has not the {self.n} samples of its record", _RESTORE)
             return samples
         except RunError as e:
             print(f"warning: {e}; its mean is shown without comparison", file=sys.stderr)
             return None
 
 
+LARGEST_SAMPLES = 2**28
+"""Bytes of one array of samples."""
 SAMPLES = "samples.npz"
 """Beside a record: what its means are of."""
+
+
+_RESTORE = "remove it, or restore it"
 
 
 def read_samples(path: Path, name: str) -> np.ndarray | None:
@@ -170,10 +177,24 @@ def read_samples(path: Path, name: str) -> np.ndarray | None:
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return arrays.get(name)
-    except (OSError, ValueError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile) as e:
-        raise RunError(f"{path} is damaged; remove it, or restore it") from e
+        with zipfile.ZipFile(io.BytesIO(unsealed(path, _RESTORE))) as archive:
+            if f"{name}.npy" not in archive.namelist():
+                return None
+            member = archive.getinfo(f"{name}.npy")
+            if member.file_size > LARGEST_SAMPLES:
+                raise ValueError("too large")
+            file = io.BytesIO(archive.read(member))
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        # before anything of that shape is allocated
+        if dtype != np.float32 or len(shape) != 1 or 4 * shape[0] != file.getbuffer().nbytes - file.tell():
+            raise ValueError(f"{name} is no list of numbers")
+        samples = np.frombuffer(file.read(), np.float32)
+    except (OSError, ValueError, EOFError, RuntimeError, NotImplementedError, zlib.error, zipfile.BadZipFile) as e:
+        raise Damaged(path, str(e), _RESTORE) from e
+    if not np.isfinite(samples).all():
+        raise Damaged(path, f"{name} has numbers that are not finite", _RESTORE)
+    return samples
 
 
 def read_results(folders: Iterable[Path]) -> list[Result]:
@@ -182,9 +203,9 @@ def read_results(folders: Iterable[Path]) -> list[Result]:
     for folder in folders:
         for path in sorted(folder.rglob("result.json")):
             try:
-                found += _read_record(path)
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-                print(f"warning: {path} is not a whole record ({type(e).__name__}: {e}); left out", file=sys.stderr)
+                found += _results(path)
+            except RunError as e:
+                print(f"warning: {e}; left out", file=sys.stderr)
     return found
 
 
@@ -218,8 +239,8 @@ def _is_current(config: RunConfig | dict[str, Any]) -> bool:
         return False
 
 
-def _read_record(path: Path) -> list[Result]:
-    record = json.loads(path.read_text(encoding="utf-8"))
+def _results(path: Path) -> list[Result]:
+    record = read_record(path)
     config = _read_config(record["config"])
     current = _is_current(config)
     return [

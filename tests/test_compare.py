@@ -15,6 +15,7 @@ from runs.cli import run
 from runs.compare import describe_groups, find_groups
 from runs.curves import band, main_metric
 from runs.errors import RunError
+from runs.folder import write_json
 from runs.records import PUBLISHED
 from runs.statistics import bootstrap_interval
 
@@ -41,7 +42,7 @@ def made(tmp_path):
                 **{"mean": float(samples.mean()), "ci95": float(half), "n": len(samples)},
             }
         ]
-        (folder / "result.json").write_text(json.dumps(record))
+        write_json(folder / "result.json", record)
         np.savez(folder / "samples.npz", **{"return": samples})
         lines = [{"step": s, "seconds": 2.0 * s, "return": s + seed} for s in range(1, 11)]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -45,7 +45,17 @@ def begun(results: Path, seed: int, lines: int = 3, checkpoint: bool = True) -> 
 
 def record(seed: int) -> dict:
     key = {"experiment": "bandit/n10-k5", "agent": "gru", "seed": seed, "n": 50, "task_set": "x"}
-    return {"results": [{**key, "metric": "return", "mean": 6.5, "ci95": 0.25}], "config": to_dict(config(seed))}
+    return {
+        "results": [{**key, "metric": "return", "mean": 6.5, "ci95": 0.25}],
+        "budget": "smoke",
+        "as_catalogued": True,
+        "steps": 4,
+        "train_seconds": 2.0,
+        "parameters": 100,
+        "device": "a processor",
+        "finished": "2026-01-01T00:00:00+00:00",
+        "config": to_dict(config(seed)),
+    }
 
 
 @contextmanager

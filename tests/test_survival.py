@@ -202,7 +202,7 @@ def test_damage_in_the_middle_of_the_metrics_is_named_and_mended_as_told(capsys,
     monkeypatch.setattr("runs.commands.training.run_path", lambda *_: unfinished)
     monkeypatch.setattr("runs.commands.training.Train.defaults", defaults_of(unfinished))
     message = one_line(capsys, "train", "bandit/n10-k5", "--resume", "--tracker", "none")
-    assert f"{path} is damaged in line 2; remove that line" in message
+    assert f"{path} is damaged: line 2: " in message and message.rstrip().endswith("; remove that line")
     assert {k: v for k, v in contents(unfinished).items() if k in before} == before
     path.write_bytes(first + third)
     go(BANDIT, unfinished, resume=True)
@@ -225,7 +225,8 @@ def test_a_damaged_record_is_made_anew_as_told(capsys, finished, tmp_path, text)
     path.write_bytes(text.encode(errors="surrogateescape"))
     before = everything(tmp_path)
     for words in ([*GRU, "--resume", "--results", str(tmp_path)], ["evaluate", str(done)]):
-        assert f"{path} is damaged; remove that file alone, and --resume" in one_line(capsys, *words)
+        message = one_line(capsys, *words)
+        assert f"{path} is damaged: " in message and "; remove that file alone, and --resume" in message
     assert everything(tmp_path) == before
     path.unlink()
     assert run([*GRU, "--resume", "--results", str(tmp_path)]) == 0
@@ -240,7 +241,7 @@ def test_a_damaged_record_costs_a_table_a_warning(capsys, tmp_path, text):
     assert run(["table", "3", "--results", str(tmp_path)]) == 0
     out, err = capsys.readouterr()
     assert "Table 3" in out and len(err.splitlines()) == 1
-    assert err.startswith(f"warning: {tmp_path / 'run' / 'result.json'} is not a whole record")
+    assert err.startswith(f"warning: {tmp_path / 'run' / 'result.json'} is damaged: ")
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "attention"])
@@ -259,7 +260,8 @@ def test_a_damaged_configuration_is_restored_as_told(capsys, finished, tmp_path)
     (done / "result.json").unlink()
     path.write_bytes(whole[:100])
     words = [*GRU, "--resume", "--results", str(tmp_path)]
-    assert f"{path} is damaged; remove that file alone, and --resume" in one_line(capsys, *words)
+    message = one_line(capsys, *words)
+    assert f"{path} is damaged: " in message and "; remove that file alone, and --resume" in message
     path.unlink()
     assert run(words) == 0
     assert path.read_bytes() == whole

@@ -8,6 +8,7 @@ import math
 import os
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -430,7 +431,7 @@ def test_other_damage_to_the_metrics_is_named(tmp_path):
     for step in (1, 2, 3):
         folder.append_metrics({"step": step})
     folder.metrics_path.write_text(folder.metrics_path.read_text().replace('{"step": 2}', '{"st'))
-    with pytest.raises(RunError, match=r"metrics.jsonl is damaged in line 2"):
+    with pytest.raises(RunError, match=r"metrics.jsonl is damaged: line 2"):
         folder.metrics()
 
 
@@ -461,7 +462,7 @@ def test_overwriting_starts_anew(finished, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     go(BANDIT, tmp_path, overwrite=True)
     assert_same_run(tmp_path, finished["bandit"])
-    assert json.loads((tmp_path / "config.json").read_text()) == to_dict(BANDIT)
+    assert RunFolder(tmp_path).plain_config() == to_dict(BANDIT)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
@@ -570,6 +571,7 @@ DAMAGE = {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_bad_checkpoint_is_refused_and_not_executed(unfinished, damage):
     path = unfinished / "checkpoint.pt"
+    (unfinished / "previous.pt").unlink()
     DAMAGE[damage](path)
     before = path.read_bytes()
     with pytest.raises(RunError) as e:
@@ -578,6 +580,55 @@ def test_a_bad_checkpoint_is_refused_and_not_executed(unfinished, damage):
     assert not canary_path(path).exists()
     assert path.read_bytes() == before
     assert [line["step"] for line in untimed_metrics(unfinished)] == [1, 2, 3]
+
+
+def flip(path: Path, place: float) -> None:
+    """Change one byte, at that part of the file."""
+    data = bytearray(path.read_bytes())
+    data[min(int(place * len(data)), len(data) - 1)] ^= 0x10
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("place", [i / 39 for i in range(40)])
+def test_one_changed_byte_of_a_checkpoint_is_noticed(unfinished, place):
+    path = unfinished / "checkpoint.pt"
+    (unfinished / "previous.pt").unlink()
+    flip(path, place)
+    with pytest.raises(RunError, match=r"checkpoint.pt is damaged: .*; start over with --overwrite") as e:
+        go(BANDIT, unfinished, resume=True)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("damage", [lambda path: flip(path, 0.5), lambda path: path.write_bytes(b"")])
+def test_a_damaged_checkpoint_costs_the_way_from_the_one_before(unfinished, finished, damage, capsys):
+    damage(unfinished / "checkpoint.pt")
+    go(BANDIT, unfinished, resume=True)
+    warning = f"warning: {unfinished / 'checkpoint.pt'} is damaged; going on from the checkpoint before it"
+    assert warning in capsys.readouterr().err
+    assert_same_run(unfinished, finished["bandit"])
+    assert not (unfinished / "previous.pt").exists()
+
+
+def test_both_damaged_is_said(unfinished):
+    for name in ("checkpoint.pt", "previous.pt"):
+        flip(unfinished / name, 0.3)
+    with pytest.raises(RunError, match=r"previous.pt is damaged: its digest is another; start over"):
+        go(BANDIT, unfinished, resume=True)
+
+
+@pytest.mark.parametrize("name", ["config.json", "result.json", "samples.npz"])
+def test_what_is_changed_by_hand_is_noticed(finished, tmp_path, name):
+    folder = shutil.copytree(finished["bandit"], tmp_path / "run")
+    text = (folder / name).read_bytes()
+    changed = text.replace(b'"seed": 1', b'"seed": 2') if name.endswith("json") else text.replace(b"PK", b"PQ", 1)
+    assert changed != text
+    (folder / name).write_bytes(changed)
+    with pytest.raises(RunError, match=f"{name} is damaged: its digest is another"):
+        {
+            "config.json": lambda: RunFolder(folder).config(),
+            "result.json": lambda: RunFolder(folder).result(),
+            "samples.npz": lambda: read_samples(folder / name, "return"),
+        }[name]()
 
 
 def test_the_canary_sings(tmp_path):
@@ -592,7 +643,7 @@ def test_weights_of_another_shape_are_refused(unfinished):
     state = torch.load(path, weights_only=True)
     name = next(iter(state["learner"]["model"]))
     state["learner"]["model"][name] = torch.zeros(1, 2)
-    torch.save(state, path)
+    torch.save(state, path)  # without a seal, as before there were any
     with pytest.raises(RunError) as e:
         go(BANDIT, unfinished, resume=True)
     assert str(path) in str(e.value) and "\n" not in str(e.value)
@@ -688,7 +739,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(finished, tmp_path):
         patch.setattr(os, "replace", full)
         with pytest.raises(RunError, match=r"cannot write .*checkpoint.pt: No space left on device; make room"):
             go(BANDIT, tmp_path)
-    assert set(contents(tmp_path)) == {"config.json", "metrics.jsonl", "checkpoint.pt"}
+    assert set(contents(tmp_path)) == {"config.json", "metrics.jsonl", "checkpoint.pt", "previous.pt"}
     assert saved_state(tmp_path)["progress"]["step"] == 2
     go(BANDIT, tmp_path, resume=True)
     assert_same_run(tmp_path, finished["bandit"])

@@ -47,7 +47,7 @@ class Track:
             for folder in folders:
                 try:
                     outcomes[folder] = self._push(folder)
-                except (OSError, ValueError, KeyError, TypeError) as e:
+                except (RunError, OSError, ValueError, KeyError, TypeError) as e:
                     outcomes[folder] = f"{FAILED}, its files are damaged or cannot be read ({e})"
                 bar.update()
         for folder, outcome in outcomes.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -18,6 +17,7 @@ from runs.folder import write_json
 from runs.launch.jobs import Job
 from runs.launch.queue import still_queued
 from runs.locks import Held, holder, lock
+from runs.stored import read_json
 
 LONGEST_WAIT = timedelta(days=7)
 """Where a queue cannot be asked, its jobs are taken to have had their turn after that and their time limit."""
@@ -94,14 +94,14 @@ def read_plans(results: Path) -> list[Plan]:
     found = []
     for path in sorted((results / "launches").glob("*.json")):
         try:
-            plan = json.loads(path.read_text(encoding="utf-8"))
+            plan = read_json(path)
             runs = {results / r["run"]: r["config"] for r in plan["runs"]}
             began = datetime.fromisoformat(plan["began"])
             waiting: Collection[Path] = runs if (attended := holder(_lock_path(path)) is not None) else ()
             if plan["engine"] == "slurm":
                 waiting = _in_queue(plan, began, results, attended)
-            found.append(Plan(plan["name"], began, plan["engine"], runs, frozenset(waiting)))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+            found.append(Plan(str(plan["name"]), began, str(plan["engine"]), runs, frozenset(waiting)))
+        except (RunError, OSError, ValueError, KeyError, TypeError, AttributeError) as e:
             print(f"warning: {path} is no whole plan ({type(e).__name__}: {e}); left out", file=sys.stderr)
     return found
 

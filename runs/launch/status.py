@@ -14,6 +14,7 @@ from runs.errors import RunError
 from runs.folder import RunFolder, find_runs
 from runs.launch.plans import Plan, read_plans
 from runs.launch.settings import own_settings
+from runs.stored import is_count
 
 RECENT = 10
 """Lines of metrics that the present rate is told from."""
@@ -105,6 +106,8 @@ def _told(folder: RunFolder, config: dict[str, Any] | None, plan: Plan | None) -
 def _progress(folder: RunFolder, config: dict[str, Any] | None) -> tuple[int | None, int | None, float | None]:
     """Updates done and to do, and how many a second."""
     steps = None if config is None else config["training"].get("steps")  # methods that are tuned have none
+    if not is_count(steps):
+        steps = None
     lines = folder.metrics()
     if not lines:
         return None, steps, None

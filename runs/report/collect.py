@@ -153,7 +153,7 @@ def _read_safely(folder: Path, top: Path, published: bool) -> tuple[Run | None, 
         return _read(folder, top, published, warnings), warnings
     except RunError as e:
         return None, [*warnings, f"{e}; left out"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as e:
         return None, [*warnings, f"{folder} is not a whole run ({type(e).__name__}: {e}); left out"]
 
 
@@ -166,7 +166,7 @@ def _read(folder: Path, top: Path, published: bool, warnings: list[str]) -> Run:
         if not files.config_path.exists():
             raise
         warnings.append(f"{e}; the run is shown without its record")
-    config = record.pop("config", None) or json.loads(files.config_path.read_text(encoding="utf-8"))
+    config = record.pop("config", None) or files.plain_config()
     config = dict(_with_defaults(config))
     config.pop("type", None)
     key = {name: config.pop(name) for name in ("experiment", "agent", "budget", "seed")}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
+
+from runs.stored import logged_step, read_json, read_record
 
 PROJECT = "snail"
 """Under which all runs are found in a dashboard."""
@@ -25,9 +26,9 @@ class Run:
         """The run in a folder.
 
         Raises:
-            OSError, ValueError: if it has no readable ``config.json``.
+            FileNotFoundError, RunError: if it has no readable ``config.json``.
         """
-        return cls(folder.resolve(), json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        return cls(folder.resolve(), read_json(folder / "config.json"))
 
     @property
     def name(self) -> str:
@@ -44,7 +45,7 @@ class Run:
     def record(self) -> dict[str, Any] | None:
         """The record, if the run is finished."""
         try:
-            return json.loads((self.folder / "result.json").read_text(encoding="utf-8"))
+            return read_record(self.folder / "result.json")
         except FileNotFoundError:
             return None
 
@@ -106,7 +107,7 @@ class Tail:
                     self._inode, self._read = inode, 0
                 file.seek(self._read)
                 data = file.read()
-        except FileNotFoundError:
+        except OSError:
             return []
         data = data[: data.rfind(b"\n") + 1]
         self._read += len(data)
@@ -115,7 +116,6 @@ class Tail:
 
 def _line(line: bytes) -> dict[str, Any] | None:
     try:
-        found = json.loads(line)
+        return logged_step(line)
     except ValueError:
         return None
-    return found if isinstance(found, dict) and isinstance(found.get("step"), int) else None
