@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -12,6 +15,18 @@ from runs.errors import Interrupted, OutOfTime, RunError
 
 def main() -> None:
     """Entry point of the ``snail`` command."""
+    closed = sys.stdout is None
+    for number in range(3):  # or the first file that is opened would take the place of one that is closed
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if closed:
+        print("error: there is nowhere to print to: standard output is closed", file=sys.stderr)
+        sys.exit(2)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # signs that a plain terminal lacks
     sys.exit(run(sys.argv[1:]))
 
 
@@ -47,11 +62,44 @@ def run(args: Sequence[str]) -> int:
         print("\nstopped", file=sys.stderr)
         return 130
     except (RunError, DataError) as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
+        return _failed(str(e))
     except BrokenPipeError:  # the reader, head say, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
+    except OSError as e:
+        if e.filename is None and e.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF):
+            raise
+        if e.filename is None:
+            _drop_output()
+        where = "standard output" if e.filename is None else e.filename
+        return _failed(f"{where}: {e.strerror}")
+    except (MemoryError, RuntimeError) as e:
+        if (wanted := _too_large(e)) is None:
+            raise
+        return _failed(f"{wanted}; make the model, the batch or the task smaller")
     return 0
+
+
+def _failed(message: str) -> int:
+    """Say it in one line, in which no word is longer than a person would read."""
+    line = re.sub(r"\S{300,}", lambda word: f"{word[0][:100]}...{word[0][-100:]}", " ".join(message.split("\n")))
+    print(f"error: {line}", file=sys.stderr)
+    return 2
+
+
+def _drop_output() -> None:
+    """What could not be written shall not be tried again when Python ends."""
+    with contextlib.suppress(OSError):  # of a stream that is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _too_large(error: BaseException) -> str | None:
+    """What was asked for, of an error for want of memory; None for another."""
+    if not isinstance(error, MemoryError) and "memory" not in str(error):
+        return None
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    asked = re.search(r"allocate (\d+) bytes", str(error))
+    what = f"{int(asked[1]) / 2**30:,.0f} GiB at once were asked for" if asked else "more was asked for"
+    return f"not enough memory: {what}, this machine has {there:.0f} GiB"
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import math
 import types
 from abc import ABCMeta
 from collections.abc import Iterator, Mapping
@@ -51,6 +52,34 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in settings.items():
         found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return found
+
+
+LARGEST = 10**12
+"""The largest size or count that a setting can be; seeds go to 2^63."""
+
+
+def check_values(config: Any) -> None:
+    """See that the values of a configuration can be computed with, whatever they mean.
+
+    Raises:
+        ValueError: for a seed that is negative or beyond 63 bits, another integer beyond `LARGEST`, a number that is
+            not finite, a list without entries, or a size of the task or the model below 0.
+    """
+    for name, value in flat(to_dict(config)).items():
+        if isinstance(value, list) and not value:
+            raise ValueError(f"{name} needs at least one value, got none")
+        for x in value if isinstance(value, list) else [value]:
+            if isinstance(x, bool) or not isinstance(x, (int, float)):
+                continue
+            if name.endswith("seed"):
+                if not 0 <= x < 2**63:
+                    raise ValueError(f"{name} must be between 0 and {2**63 - 1}, got {x}")
+            elif not math.isfinite(x):
+                raise ValueError(f"{name} must be finite, got {x}")
+            elif abs(x) > LARGEST:
+                raise ValueError(f"{name} must be at most {LARGEST:,}, got {x}")
+            elif x < 0 and name.startswith(("task.", "model.")):
+                raise ValueError(f"{name} must not be negative, got {x}")
 
 
 def from_dict(cls: type[T], data: Any, where: str = "config") -> T:

@@ -9,14 +9,18 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from runs.errors import RunError
+from runs.catalogue import CATALOGUE
+from runs.errors import Interrupted, RunError
 
 VARIABLE = "SNAIL_EXTENSIONS"
 """The environment variable: paths, separated as those of $PATH."""
+PATIENCE = 5.0
+"""Seconds after which a person is told which extension is taking its time."""
 
 
 def take_extensions(args: Sequence[str]) -> list[str]:
@@ -66,14 +70,23 @@ def _load(path: Path) -> None:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their own module up
+    patience = threading.Timer(PATIENCE, print, [f"still loading the extension {path} ..."], {"file": sys.stderr})
+    patience.daemon = True
+    patience.start()
     try:
         spec.loader.exec_module(module)
-    except Exception as e:
+    except KeyboardInterrupt as e:
+        raise Interrupted(f"stopped while the extension {path}{_line(e, path)} was loading") from e
+    except BaseException as e:  # an extension that wants to exit, too
         del sys.modules[name]
         raise RunError(f"the extension {path}{_line(e, path)} fails: {_words(e)}") from e
+    finally:
+        patience.cancel()
+    if not CATALOGUE:
+        raise RunError(f"the extension {path} leaves no experiment in the catalogue")
 
 
-def _words(error: Exception) -> str:
+def _words(error: BaseException) -> str:
     if isinstance(error, RunError):
         return str(error)
     if isinstance(error, SyntaxError):
@@ -81,7 +94,7 @@ def _words(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def _line(error: Exception, path: Path) -> str:
+def _line(error: BaseException, path: Path) -> str:
     """Where in the file it failed, as far as that is known."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     return f", line {lines[-1]}," if lines else ""

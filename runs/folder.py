@@ -154,6 +154,9 @@ class RunFolder:
         Raises:
             RunError: if there is none, or it is damaged.
         """
+        if self.path.is_file():
+            advice = f", {self.path.parent}" if (self.path.parent / "config.json").exists() else ""
+            raise RunError(f"{self.path} is a file; give the folder of a run{advice}")
         try:
             return read_json(self.config_path)
         except FileNotFoundError as e:
@@ -166,7 +169,8 @@ class RunFolder:
     def write_result(self, record: dict[str, Any]) -> None:
         """Finish the run."""
         write_json(self.result_path, record)
-        self.previous_path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.previous_path.unlink(missing_ok=True)
 
     def write_samples(self, results: Iterable[Measurement]) -> None:
         """Keep the samples behind the measured numbers."""

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -22,14 +23,41 @@ def parse(kind: type[T], args: Sequence[str], verb: str, **known: Any) -> T:
     Raises:
         RunError: for an option that does not exist; the message suggests the nearest.
     """
-    parsed, unknown = tyro.cli(
-        kind, args=args, prog=f"snail {verb}", return_unknown_args=True, config=(tyro.conf.AvoidSubcommands,), **known
-    )
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            parsed, unknown = tyro.cli(
+                kind,
+                args=args,
+                prog=f"snail {verb}",
+                return_unknown_args=True,
+                config=(tyro.conf.AvoidSubcommands,),
+                **known,
+            )
+    except SystemExit as e:
+        if not e.code:  # it was asked for help
+            raise
+        raise RunError(f"{_first_words(said.getvalue())}; `snail {verb} --help` shows all options") from e
     if unknown:
         wanted = unknown[0].split("=")[0].lstrip("-").replace("_", "-")
         advice = suggestion(wanted, option_names(parsed), "--", f"snail {verb} --help")
         raise RunError(f"unknown option {unknown[0]!r}; {advice}")
     return parsed
+
+
+def _first_words(box: str) -> str:
+    """What tyro says in the first part of its box, in one line."""
+    plain = re.sub(r"(?m)\x1b\[[0-9;]*m|^[│|]|[│|]$", "", box)
+    title = "" if "╭" in plain else r".*\n"  # a plain terminal's box has its title in a line of its own
+    found = re.search(rf"{title}\s*[╭─-].*\n((?:.*\n)*?)\s*[╰─-]", plain)
+    words = " ".join(found[1].split("\n\n")[0].split()).rstrip(".") if found else ""
+    for form, better in (
+        (r"invalid literal for int\(\) with base 10:", r"\1 must be an integer, got"),
+        (r"could not convert string to float:", r"\1 must be a number, got"),
+        (r"no type matching (\S+) could be instantiated from \[(.*?)\].*", r"\1 must be \2, got \3"),
+    ):
+        words = re.sub(rf"^Error parsing (\S+): {form}", better, words)
+    return words[:1].lower() + words[1:] if words else "an option has a value that it cannot have"
 
 
 def changed(config: T, settings: Mapping[str, Any], verb: str) -> T:

@@ -200,7 +200,10 @@ def started_by_torchrun(device: torch.device) -> Iterator[Team]:
     Raises:
         RunError: if the environment announces other processes, which cannot be reached.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    announced = os.environ.get("WORLD_SIZE") or "1"
+    if not announced.isdecimal() or announced == "0":
+        raise RunError(f"WORLD_SIZE must be a number of processes, got {announced!r}; torchrun sets it, else unset it")
+    size = int(announced)
     if size == 1:
         yield ALONE
         return

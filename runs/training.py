@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from runs.catalogue import RunConfig
+from runs.config import check_values
 from runs.deadline import Deadline
 from runs.errors import Interrupted, OutOfTime, RunError
 from runs.finite import SMALLER_STEPS, NotFinite, strange_weight
@@ -53,8 +54,9 @@ def build_learner(config: RunConfig, machine: Machine) -> Learner:
         RunError: if the configuration asks for what the task or the data cannot give.
     """
     try:
+        check_values(config)
         return config.training.learner(config.task, config.model, config.test, config.seed, machine)
-    except ValueError as e:
+    except (ValueError, OverflowError) as e:
         raise RunError(f"{config.experiment}: {e}") from e
 
 

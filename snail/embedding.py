@@ -9,6 +9,12 @@ from torch import Tensor, nn
 from snail.visual_attention import SelfAttention2d
 
 
+def require_sizes(*sizes: int) -> None:
+    """Raise ValueError unless all numbers of channels are at least 1."""
+    if min(sizes) < 1:
+        raise ValueError(f"an embedding needs at least 1 channel in each layer, got {min(sizes)}")
+
+
 class OmniglotEmbedding(nn.Module):
     """Four blocks of {3x3 convolution, batch norm, ReLU, 2x2 max-pool} and a linear layer (Vinyals et al. 2016).
 
@@ -27,6 +33,7 @@ class OmniglotEmbedding(nn.Module):
         self, output_size: int = 64, filters: int = 64, pool_first: bool = False, self_attention: bool = False
     ):
         super().__init__()
+        require_sizes(output_size, filters)
         self.output_size = output_size
         blocks: list[nn.Module] = []
         for i, channels in enumerate((1, filters, filters, filters)):
@@ -96,6 +103,7 @@ class ResidualEmbedding(nn.Module):
     ):
         super().__init__()
         self.output_size = output_size
+        require_sizes(output_size, *filters, wide)
         sizes = (3, *filters)
         self.blocks = nn.Sequential(*(ResidualBlock(c, d, dropout) for c, d in zip(sizes, filters, strict=False)))
         self.wide = nn.Linear(sizes[-1], wide)

@@ -54,6 +54,8 @@ class GlimpseEmbedding(nn.Module):
         super().__init__()
         if glimpses < 1:
             raise ValueError(f"glimpses must be at least 1, got {glimpses}")
+        if min(output_size, filters) < 1:
+            raise ValueError(f"an embedding needs at least 1 channel in each layer, got {min(output_size, filters)}")
         self.output_size, self.glimpses, self.selection = output_size, glimpses, selection
         layers: list[nn.Module] = []
         for channels, pool in ((1, True), (filters, True), (filters, False), (filters, False)):

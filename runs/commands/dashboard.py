@@ -40,6 +40,8 @@ class Dashboard:
         if not self.results.is_dir() and (self.results != RESULTS or not self.published):
             raise RunError(f"there is no folder {self.results}; give the one with your runs by --results")
         output = self.output or self.results / "report.html"
+        if output.is_dir():
+            raise RunError(f"{output} is a folder; give a file: --output {output / 'report.html'}")
         folders = [self.results, *([PUBLISHED] if self.published else [])]
         report = Report(folders, published=PUBLISHED)
         found = report.find()

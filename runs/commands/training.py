@@ -113,7 +113,7 @@ class Evaluate:
     @classmethod
     def defaults(cls, args: Sequence[str]) -> Evaluate:
         """What all options are before ``args`` are read: those of the test are the run's."""
-        folders = [a for a in args if (Path(a) / "config.json").exists()] or [a for a in args[:1] if a[0] != "-"]
+        folders = [a for a in args if (Path(a) / "config.json").exists()] or [a for a in args[:1] if a and a[0] != "-"]
         if folders:
             return cls(Path(folders[0]), RunFolder(Path(folders[0])).config().test)
         if "-h" in args or "--help" in args:

@@ -16,6 +16,9 @@ from runs.config import flat, from_dict
 from runs.errors import RunError
 from runs.options import changed
 
+MOST_RUNS = 20_000
+"""In a sweep: about what can be listed in ten seconds."""
+
 
 @dataclass(frozen=True)
 class SweepSpec:
@@ -46,6 +49,8 @@ class SweepSpec:
             data = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as e:
             raise RunError(f"cannot read {path}: {getattr(e, 'strerror', None) or e}") from e
+        except RecursionError as e:
+            raise RunError(f"cannot read {path}: it is nested too deep") from e
         known = [f.name for f in dataclasses.fields(cls)]
         for key in data.keys() - set(known):
             near = difflib.get_close_matches(key, known, n=1)
@@ -63,6 +68,9 @@ class SweepSpec:
             RunError: for an experiment, an agent, a budget, an algorithm or an option that does not exist, or a value
                 that an option cannot have.
         """
+        runs = len(self.experiments) * len(self.agents) * len(self.seeds) * len(self._grid())
+        if runs > MOST_RUNS:
+            raise RunError(f"a sweep can have at most {MOST_RUNS:,} runs, this one has {runs:,}; make several of it")
         found = []
         for experiment, agent in itertools.product(self.experiments, self.agents):
             base = find(experiment).config(agent, 0, self.budget, self.algorithm)
