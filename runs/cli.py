@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -24,6 +25,8 @@ def main() -> None:
     if closed:
         print("error: there is nowhere to print to: standard output is closed", file=sys.stderr)
         sys.exit(2)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell does that to what it starts in the background, and
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # then nothing but SIGTERM could stop it in order
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # signs that a plain terminal lacks

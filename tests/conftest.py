@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +17,8 @@ import torch
 from baselines.learn2learn import MissingLibrary, import_learn2learn
 
 torch.set_num_threads(1)  # tiny tensors: more threads only get in each other's way
+# whoever started this may have it ignored, as a shell does for what it starts in the background
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 if os.environ.get("SNAIL_DATA"):  # tests change the working directory
@@ -23,6 +29,26 @@ if os.environ.get("SNAIL_DATA"):  # tests change the working directory
 def cache(tmp_path_factory) -> None:
     """Decoded data goes to a folder of this session's, not to the user's cache."""
     os.environ["SNAIL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running(monkeypatch) -> Iterator[None]:
+    """Processes that a test has started end with it, and so do those of their groups, whatever happens."""
+    started: list[subprocess.Popen] = []
+    begin = subprocess.Popen.__init__
+
+    def tracked(self: subprocess.Popen, *args: Any, **options: Any) -> None:
+        begin(self, *args, **options)
+        started.append(self)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", tracked)
+    yield
+    for process in started:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)  # if it has a group of its own
+        if process.poll() is None:
+            process.kill()
+            process.wait()
 
 
 @pytest.fixture

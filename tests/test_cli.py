@@ -258,12 +258,16 @@ def test_checkpoints_that_cannot_be_trusted(capsys, results):
     assert "there is no checkpoint" in assert_one_line(capsys, "evaluate", str(folder))
 
 
-def test_ctrl_c_saves_and_resume_goes_on(tmp_path):
+@pytest.mark.parametrize("inherited", [signal.SIG_DFL, signal.SIG_IGN], ids=["default", "ignored"])
+def test_ctrl_c_saves_and_resume_goes_on(tmp_path, inherited):
     words = ["train", "bandit/n10-k5", "--training.steps", "4000", "--training.batch-size", "8", "--tracker", "none"]
     command = [sys.executable, "-m", "runs.cli", *words, "--test.trials", "50", "--results", str(tmp_path)]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    before = signal.signal(signal.SIGINT, inherited)  # which a child keeps, but for handlers
+    try:
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment)
+    finally:
+        signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 120
     while not list(tmp_path.rglob("metrics.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.2)

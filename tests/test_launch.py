@@ -317,15 +317,19 @@ def sweep(results: Path, *words: str, steps: int = 3) -> subprocess.Popen:
     )
 
 
-@pytest.mark.parametrize("how", ["ctrl-c", "killed"])
+@pytest.mark.parametrize("how", ["ctrl-c", "ctrl-c, ignored by who started it", "killed"])
 def test_a_launch_that_ends_early_leaves_checkpoints_and_nobody_behind(tmp_path, how):
     results = tmp_path / "results"
-    workers = 2 if how == "ctrl-c" else 1
-    launched = sweep(results, "--workers", str(workers), steps=1_000_000)
+    workers = 1 if how == "killed" else 2
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN if "ignored" in how else signal.default_int_handler)
+    try:
+        launched = sweep(results, "--workers", str(workers), steps=1_000_000)
+    finally:
+        signal.signal(signal.SIGINT, before)
     folders = [RunFolder(run_path(results, tiny(seed, 1_000_000))) for seed in (0, 9)][:workers]
     until(lambda: all(process_at(folder) for folder in folders))
     time.sleep(0.2)  # from about to train to training
-    if how == "ctrl-c":
+    if how.startswith("ctrl-c"):
         os.killpg(launched.pid, signal.SIGINT)  # as a terminal does
     else:
         launched.kill()

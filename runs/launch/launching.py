@@ -104,7 +104,7 @@ def launch(
     print(summary(len(jobs), len(outcomes)), file=sys.stderr, flush=True)
     if left:
         queue = options.slurm.queue() if options.engine == "slurm" else None
-        with keep_plan(results.resolve(), name, options.engine, left, queue) as plan, _sigterm_as_ctrl_c():
+        with keep_plan(results.resolve(), name, options.engine, left, queue) as plan, _stopped_by_signals():
             try:
                 ended = contextlib.closing(_until_done(engine, left))
                 with _Bar(len(jobs), len(outcomes), engine.slots) as bar, ended as pairs:
@@ -196,17 +196,21 @@ def _late(job: Job) -> bool:
 
 
 @contextlib.contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Stop on SIGTERM as on Ctrl-C: in order."""
+def _stopped_by_signals() -> Iterator[None]:
+    """Stop in order on SIGTERM as on Ctrl-C; on that, too, where the process was started with SIGINT ignored."""
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        numbers.append(signal.SIGINT)
     try:
-        old = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        old = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     except ValueError:  # not the main thread: whoever runs that one sees to signals
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, old)
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 class _Bar:
