@@ -76,7 +76,7 @@ def check_values(config: Any) -> None:
                     raise ValueError(f"{name} must be between 0 and {2**63 - 1}, got {x}")
             elif not math.isfinite(x):
                 raise ValueError(f"{name} must be finite, got {x}")
-            elif abs(x) > LARGEST:
+            elif isinstance(x, int) and abs(x) > LARGEST:
                 raise ValueError(f"{name} must be at most {LARGEST:,}, got {x}")
             elif x < 0 and name.startswith(("task.", "model.")):
                 raise ValueError(f"{name} must not be negative, got {x}")

@@ -18,8 +18,10 @@ from runs.tables import render, tables
 from runs.tracking import TrackerName
 from runs.training import train
 
-BANDIT = "bandit/n10-k5"
-AGENTS = {BANDIT: ("snail", "lstm", "gru", "transformer"), "few-shot": ("snail", "lstm", "transformer")}
+BANDIT, OMNIGLOT, GLYPHS = "bandit/n10-k5", "omniglot/5way-1shot", "glyphs/5way-1shot"
+FEWSHOT_AGENTS = ("snail", "lstm", "transformer")
+AGENTS = {BANDIT: ("snail", "lstm", "gru", "transformer"), OMNIGLOT: FEWSHOT_AGENTS, GLYPHS: FEWSHOT_AGENTS}
+"""What is run: the bandits, and one of the others."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +54,15 @@ class Demo:
         budget = "smoke" if self.fast else "demo"
         status = dataset_status("omniglot", self.data_root)
         if status.cached or len(status.sources) == 2:
-            fewshot = "omniglot/5way-1shot"
+            fewshot = OMNIGLOT
             print("few-shot data: Omniglot")
         else:
-            fewshot = "glyphs/5way-1shot"
+            fewshot = GLYPHS
             print("few-shot data: glyphs, made from fonts (no Omniglot found; --data-root or SNAIL_DATA point to it)")
         pictures = []
-        for experiment, agents in ((BANDIT, AGENTS[BANDIT]), (fewshot, AGENTS["few-shot"])):
+        for experiment in (BANDIT, fewshot):
             folders = []
-            for agent in agents:
+            for agent in AGENTS[experiment]:
                 config = find(experiment).config(agent, budget=budget)
                 folder = RunFolder(run_path(self.results, config))
                 print(describe(self._train(config, folder, machine)))

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+from runs.demo import AGENTS
 from runs.folder import writing
 from runs.records import PUBLISHED, Result, read_results
 from runs.stored import read_record
@@ -20,7 +21,7 @@ def sections() -> dict[str, str]:
     benches = [json.loads(path.read_text()) for path in sorted(PUBLISHED.glob("bench/*.json"))]
     return {
         "results": f"{_tables(results)}\n\n{_machines()}",
-        "demo": _tables([r for r in results if r.budget == "demo"]),
+        "demo": _tables([r for r in results if r.budget == "demo" and r.agent in AGENTS.get(r.experiment, ())]),
         "comparisons": _tables(results, of_paper=False),
         "bench": "\n\n".join(f"```\n{b['text']}\n```" for b in benches),
     }

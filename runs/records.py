@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -66,15 +67,37 @@ def make_record(
     }
 
 
+INSTRUCTION_SETS = {
+    "amx_bf16": "AMX",
+    "avx512_bf16": "AVX-512 with bfloat16",
+    "avx512f": "AVX-512",
+    "avx2": "AVX2",
+    "asimd": "NEON",
+}
+"""Flags of processors as Linux has them, the widest instructions first; each includes those after it."""
+_ONEDNN_LEVELS = {"AMX": "AMX", "AVX512_CORE_BF16": "AVX-512 with bfloat16", "AVX512": "AVX-512", "AVX2": "AVX2"}
+
+
 def device_name(device: torch.device) -> str:
-    """What a reader would call the machine: the GPU's name, or the processor's."""
+    """What a reader would call the machine: the GPU's name, or the processor's and its widest instructions.
+
+    They decide in which order and precision products are summed: by them, numbers differ within noise.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
+    except OSError:
+        lines = []
+    told = {key.strip(): value.strip() for key, _, value in reversed(lines)}
+    name = told.get("model name") or platform.processor() or platform.machine()
+    flags = told.get("flags", told.get("Features", "")).split()
+    widest = [title for flag, title in INSTRUCTION_SETS.items() if flag in flags]
+    allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    limit = next((title for level, title in _ONEDNN_LEVELS.items() if level in allowed), None)
+    if limit in widest:
+        widest = widest[widest.index(limit) :]
+    return f"{name}, {widest[0]}" if widest else name
 
 
 def git_commit() -> str | None:

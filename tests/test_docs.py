@@ -88,3 +88,23 @@ def test_files_named_in_the_notes_exist():
     for document in DOCUMENTS:
         for name in re.findall(r"`((?:snail|envs|baselines|runs|tests)/[\w/]+\.py)`", document.read_text()):
             assert (ROOT / name).exists(), name
+
+
+def test_every_published_number_has_its_samples():
+    from runs.records import PUBLISHED, read_results
+
+    results = read_results([PUBLISHED])
+    assert len(results) > 100
+    for r in results:
+        samples = r.samples()
+        assert samples is not None, r.path
+        assert abs(samples.mean(dtype="float64") - r.mean) < 1e-4 * max(1, abs(r.mean)), r.path
+
+
+def test_the_demos_table_is_of_what_the_demo_runs():
+    from runs.demo import AGENTS, BANDIT, OMNIGLOT
+    from runs.readme import sections
+
+    rows = re.findall(r"^\| (\S.*?) \| (\w+) \| .*\| demo, \d+ s \|$", sections()["demo"], re.M)
+    expected = {BANDIT: "N=10 K=5", OMNIGLOT: "5-way 1-shot only"}
+    assert sorted(rows) == sorted((expected[e], agent) for e in expected for agent in AGENTS[e])

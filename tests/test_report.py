@@ -234,7 +234,7 @@ def test_the_verb_writes_the_page(results, capsys):
     [
         (["--results", "nowhere"], "there is no folder nowhere"),
         (["--results", "empty", "--no-published"], "there are no runs below empty"),
-        (["--results", "{results}", "--output", "empty"], "cannot write empty"),
+        (["--results", "{results}", "--output", "empty"], "empty is a folder; give a file: --output empty/report.html"),
         (["--results", "{results}", "--port", "{port}"], "cannot serve on port"),
         (["--results", "{results}", "--port", "99999"], "cannot serve on port"),
     ],
