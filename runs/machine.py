@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import hashlib
 import os
 from collections.abc import Iterator
@@ -34,6 +36,7 @@ class Machine:
             if threads < 1:
                 raise RunError(f"threads must be at least 1, got {threads}")
             torch.set_num_threads(threads)
+        keep_freed_memory()
         return cls(_device(device), data_root)
 
     @contextmanager
@@ -45,6 +48,21 @@ class Machine:
     def generator(self, seed: int) -> torch.Generator:
         """A source of randomness on the device."""
         return torch.Generator(self.device).manual_seed(seed)
+
+
+def keep_freed_memory() -> None:
+    """Let the allocator keep what is freed for what is asked for next, instead of giving it back to the system.
+
+    By default glibc returns every large tensor at once, and the system clears its pages anew for the next: up to half of
+    the time of an update on images. Other C libraries are left as they are.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**26)):
+            mallopt(parameter, value)
+
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of malloc.h
 
 
 def stream_seed(seed: int, stream: str) -> int:
