@@ -10,7 +10,6 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from envs.storage import DataError
 from runs.errors import Interrupted, OutOfTime, RunError
 
 
@@ -41,15 +40,16 @@ def run(args: Sequence[str]) -> int:
         again later" in sysexits.h: --resume goes on), 130 when stopped.
     """
     try:
-        from runs.commands import VERBS, run_verb  # takes a second: inside, so that Ctrl-C is answered from the start
+        # some take a second: inside, so that Ctrl-C is answered from the start
+        from runs.commands import VERBS, about, run_verb
         from runs.extensions import load_extensions, take_extensions
 
         args = take_extensions(args)
         load_extensions()
         if not args or args[0] in ("-h", "--help", "help"):
             print("snail: launch meta-learning experiments, compare them, reproduce the papers' tables.\n")
-            for name, verb in VERBS.items():
-                print(f"  {name:9} {verb.__doc__.splitlines()[0]}")
+            for name in VERBS:
+                print(f"  {name:9} {about(name)}")
             print("\n`snail VERB --help` explains each. Start with: snail list")
             print("`snail --extend FILE VERB ...` knows what a Python file of yours adds, too: see docs/experiment.md")
             return 0
@@ -64,21 +64,12 @@ def run(args: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130
-    except (RunError, DataError) as e:
-        return _failed(str(e))
     except BrokenPipeError:  # the reader, head say, has had enough
         _drop_output()
-    except OSError as e:
-        if e.filename is None and e.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF):
+    except Exception as e:
+        if (message := _mendable(e)) is None:
             raise
-        if e.filename is None:
-            _drop_output()
-        where = "standard output" if e.filename is None else e.filename
-        return _failed(f"{where}: {e.strerror}")
-    except (MemoryError, RuntimeError) as e:
-        if (wanted := _too_large(e)) is None:
-            raise
-        return _failed(f"{wanted}; make the model, the batch or the task smaller")
+        return _failed(message)
     return 0
 
 
@@ -87,6 +78,23 @@ def _failed(message: str) -> int:
     line = re.sub(r"\S{300,}", lambda word: f"{word[0][:100]}...{word[0][-100:]}", " ".join(message.split("\n")))
     print(f"error: {line}", file=sys.stderr)
     return 2
+
+
+def _mendable(error: Exception) -> str | None:
+    """What a person should know of an error that they can mend; None for a fault of the program."""
+    from envs.storage import DataError
+
+    if isinstance(error, (RunError, DataError)):
+        return str(error)
+    if isinstance(error, OSError):
+        if error.filename is not None:
+            return f"{error.filename}: {error.strerror}"
+        if error.errno in (errno.ENOSPC, errno.EIO, errno.EBADF):
+            _drop_output()
+            return f"standard output: {error.strerror}"
+    if isinstance(error, (MemoryError, RuntimeError)) and (wanted := _too_large(error)) is not None:
+        return f"{wanted}; make the model, the batch or the task smaller"
+    return None
 
 
 def _drop_output() -> None:

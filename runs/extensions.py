@@ -14,7 +14,6 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from runs.catalogue import CATALOGUE
 from runs.errors import Interrupted, RunError
 
 VARIABLE = "SNAIL_EXTENSIONS"
@@ -82,6 +81,8 @@ def _load(path: Path) -> None:
         raise RunError(f"the extension {path}{_line(e, path)} fails: {_words(e)}") from e
     finally:
         patience.cancel()
+    from runs.catalogue import CATALOGUE  # which an extension has imported, to add to it
+
     if not CATALOGUE:
         raise RunError(f"the extension {path} leaves no experiment in the catalogue")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any, TypeVar
 import tyro
 
 from runs.errors import RunError
+from runs.suggestions import suggestion
 
 T = TypeVar("T")
 
@@ -86,12 +86,6 @@ def changed(config: T, settings: Mapping[str, Any], verb: str) -> T:
         except SystemExit as e:
             raise RunError(f"{name} cannot be {value!r}; `snail {verb} --help` tells what it takes") from e
     return config
-
-
-def suggestion(word: str, known: Sequence[str], prefix: str, help_command: str) -> str:
-    """What to do about a word that is not known."""
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {prefix}{near[0]}?" if near else f"`{help_command}` shows all"
 
 
 def option_names(options: Any, prefix: str = "") -> list[str]:

@@ -1,40 +1,45 @@
-"""The verbs of the command line: each a frozen dataclass of its options, parsed by tyro."""
+"""The verbs of the command line: each a frozen dataclass of its options, parsed by tyro.
+
+They are imported when they are used: most bring torch along, which takes more than a second.
+"""
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Sequence
-from typing import Any
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 
-from runs.commands.attention import Attention
-from runs.commands.bench import Bench
-from runs.commands.compare import Compare
-from runs.commands.dashboard import Dashboard
-from runs.commands.data import Data
-from runs.commands.listing import List
-from runs.commands.status import ShowStatus
-from runs.commands.sweep import Sweep
-from runs.commands.tables import PrintTable
-from runs.commands.track import Track
-from runs.commands.training import Evaluate, Train
-from runs.demo import Demo
 from runs.errors import RunError
-from runs.options import parse, suggestion
+from runs.suggestions import suggestion
 
-VERBS: dict[str, Any] = {
-    "list": List,
-    "train": Train,
-    "sweep": Sweep,
-    "status": ShowStatus,
-    "evaluate": Evaluate,
-    "attention": Attention,
-    "table": PrintTable,
-    "compare": Compare,
-    "dashboard": Dashboard,
-    "track": Track,
-    "data": Data,
-    "bench": Bench,
-    "demo": Demo,
+VERBS: dict[str, str] = {
+    "list": "runs.commands.listing:List",
+    "train": "runs.commands.training:Train",
+    "sweep": "runs.commands.sweep:Sweep",
+    "status": "runs.commands.status:ShowStatus",
+    "evaluate": "runs.commands.training:Evaluate",
+    "attention": "runs.commands.attention:Attention",
+    "table": "runs.commands.tables:PrintTable",
+    "compare": "runs.commands.compare:Compare",
+    "dashboard": "runs.commands.dashboard:Dashboard",
+    "track": "runs.commands.track:Track",
+    "data": "runs.commands.data:Data",
+    "bench": "runs.commands.bench:Bench",
+    "demo": "runs.demo:Demo",
 }
+"""Where each is defined."""
+
+
+def about(verb: str) -> str:
+    """The first line of what its class says, read from the source without importing it."""
+    module, _, name = VERBS[verb].partition(":")
+    spec = find_spec(module)
+    assert spec is not None and spec.origin is not None
+    tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    found = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    return (ast.get_docstring(found) or "").splitlines()[0]
 
 
 def run_verb(verb: str, args: Sequence[str]) -> None:
@@ -45,6 +50,9 @@ def run_verb(verb: str, args: Sequence[str]) -> None:
     """
     if verb not in VERBS:
         raise RunError(f"unknown verb {verb!r}; {suggestion(verb, list(VERBS), '', 'snail --help')}")
-    kind = VERBS[verb]
+    module, _, name = VERBS[verb].partition(":")
+    kind = getattr(import_module(module), name)
+    from runs.options import parse
+
     known = {"default": kind.defaults(args)} if hasattr(kind, "defaults") else {}
     parse(kind, args, verb, **known).run()
