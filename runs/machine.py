@@ -53,8 +53,8 @@ class Machine:
 def keep_freed_memory() -> None:
     """Let the allocator keep what is freed for what is asked for next, instead of giving it back to the system.
 
-    By default glibc returns every large tensor at once, and the system clears pages anew for the next: up to half of the
-    time of an update on images. Other C libraries are left as they are.
+    By default glibc returns every large tensor at once, and the system clears pages anew for the next: it took up to
+    half of the time of an update on images. Other C libraries are left as they are.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
