@@ -223,8 +223,10 @@ def meta_rl(steps: int, **settings: Any) -> dict[str, Training]:
     return {"ppo": PPOTraining(steps, **settings), "trpo": TRPOTraining(steps, **common), "tuning": Tuning()}
 
 
-FULL_STEPS = {10: 600, 100: 1000, 500: 600, 1000: 600}
+FULL_STEPS = {10: 600, 100: 2000, 500: 600, 1000: 600}
 """Updates of the full budget, by pulls."""
+PASSES: dict[str, Any] = {"epochs": 2, "minibatches": 8}
+"""As many steps as 4 epochs of 4 minibatches, for half the time."""
 FULL_BATCH = {10: 1024, 100: 128, 500: 256, 1000: 128}
 """Trials in an update of the full budget, by pulls: some 10,000 steps where a processor does it, 128,000 for a GPU."""
 
@@ -232,14 +234,15 @@ FULL_BATCH = {10: 1024, 100: 128, 500: 256, 1000: 128}
 def _bandit(arms: int, pulls: int, **others: AnyAgentConfig) -> Experiment:
     task = BanditTask(arms, pulls)
     trials = 60_000 if pulls == 10 else 20_000  # an interval of less than 0.3% of the value
-    demo = {"demo": Budget(task, meta_rl(190), TrialTest())} if pulls == 10 else {}
-    short = {"short": Budget(task, meta_rl(40, batch_size=FULL_BATCH[pulls]), TrialTest())} if others else {}
+    demo = {"demo": Budget(task, meta_rl(190, **PASSES), TrialTest())} if pulls == 10 else {}
+    few = meta_rl(40, batch_size=FULL_BATCH[pulls], **PASSES)
+    short = {"short": Budget(task, few, TrialTest())} if others else {}
     return Experiment(
         f"bandit/n{pulls}-k{arms}",
         f"{pulls} pulls of a {arms}-armed Bernoulli bandit",
         {**AGENTS, **others, **BANDIT_METHODS},
         {
-            "full": Budget(task, meta_rl(FULL_STEPS[pulls], batch_size=FULL_BATCH[pulls]), TrialTest(trials)),
+            "full": Budget(task, meta_rl(FULL_STEPS[pulls], batch_size=FULL_BATCH[pulls], **PASSES), TrialTest(trials)),
             **demo,
             **short,
             "smoke": Budget(task, meta_rl(4, batch_size=4 * max(2, 640 // pulls)), TrialTest(trials=2000)),
@@ -250,13 +253,13 @@ def _bandit(arms: int, pulls: int, **others: AnyAgentConfig) -> Experiment:
 def _mdp(episodes: int) -> Experiment:
     task = MDPTask(episodes)
     batch_size = {10: 128, 25: 64}.get(episodes, 256)  # 13,000 to 16,000 steps for a processor, more for a GPU
-    settings = {"batch_size": batch_size, "minibatches": 8, "learning_rate": 1e-3}
+    settings = {"batch_size": batch_size, "epochs": 2, "minibatches": 16, "learning_rate": 1e-3}
     return Experiment(
         f"mdp/n{episodes}",
         f"{episodes} episodes of 10 steps in a random MDP of 10 states and 5 actions",
         {**AGENTS, **MDP_METHODS},
         {
-            "full": Budget(task, meta_rl(800, **settings), TrialTest(trials=10_000)),
+            "full": Budget(task, meta_rl(1600, **settings), TrialTest(trials=10_000)),
             "smoke": Budget(task, meta_rl(4, batch_size=32), TrialTest(trials=200)),
         },
     )

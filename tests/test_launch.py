@@ -499,9 +499,10 @@ def test_a_sweep_of_a_file_is_every_combination(capsys, here):
         training.selection = "final"
         """
     )
-    from runs.launch.sweeps import SweepSpec
+    from runs.launch.sweeps import read_sweeps
 
-    configs = SweepSpec.read(here / "grid.toml").configs()
+    (spec,) = read_sweeps(here / "grid.toml")
+    configs = spec.configs()
     assert len(configs) == len(set(configs)) == 2 * 2 * 2 * 3
     assert {(c.training.learning_rate, c.model.hidden_size) for c in configs} == {
         (rate, size) for rate in (1e-3, 3e-4) for size in (32, 64, 128)
@@ -520,6 +521,25 @@ def test_a_sweep_of_a_file_is_every_combination(capsys, here):
     code, out, _ = cli(capsys, "sweep", "grid.toml", "--dry-run", "--seeds", "7")  # what is typed goes first
     assert code == 0 and "12 runs" in out and out.count("-seed7-") == 12
     assert "training.learning-rate=0.0003" in out and "model.hidden-size=128" in out
+
+
+def test_a_file_of_several_sweeps_is_all_of_them_in_order(capsys, here):
+    (here / "study.toml").write_text(
+        """
+        [[sweeps]]
+        experiments = ["mdp/n10"]
+        agents = ["gru"]
+        [[sweeps]]
+        experiments = ["bandit/n10-k5"]
+        seeds = [0, 1]
+        set.training.steps = 5
+        """
+    )
+    code, out, _ = cli(capsys, "sweep", "study.toml", "--dry-run")
+    names = [line.split("results/")[1].split()[0] for line in out.splitlines()[:-1]]
+    assert code == 0 and [n.rsplit("/", 1)[0] for n in names] == ["mdp/n10/gru"] + ["bandit/n10-k5/snail"] * 2
+    code, out, _ = cli(capsys, "sweep", "study.toml", "--dry-run", "--budget", "smoke")  # what is typed goes first
+    assert code == 0 and out.count("smoke-seed") == 3
 
 
 def test_a_sweep_runs_and_tells_its_numbers(capsys, here):
@@ -548,6 +568,9 @@ MISTAKES = [
     ("experimnts = []", ["s.toml"], "s.toml: unknown key 'experimnts'; did you mean experiments?"),
     ("agents = ['gru']", ["s.toml"], "s.toml lacks the key 'experiments'"),
     ("seeds = 3\nexperiments = ['mdp/n10']", ["s.toml"], "s.toml.seeds must be"),
+    ("seeds = [1]\n[[sweeps]]\nexperiments = ['mdp/n10']", ["s.toml"], "[[sweeps]] must be tables, and stand alone"),
+    ("sweeps = 3", ["s.toml"], "[[sweeps]] must be tables"),
+    ("[[sweeps]]\nagents = ['gru']", ["s.toml"], "s.toml: sweeps[0] lacks the key 'experiments'"),
     ("set = 3\nexperiments = ['mdp/n10']", ["s.toml"], "set must be a table"),
     ("experiments = ['mdp/n10']\nset.training.steps = []", ["s.toml"], "no value to choose from for training.steps"),
     ("experiments = ['mdp/n10']\nset.training.step = 3", ["s.toml"], "did you mean training.steps?"),

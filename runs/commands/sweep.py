@@ -14,7 +14,7 @@ from runs.launch import LaunchOptions, launch, require_finished
 from runs.launch.jobs import Job
 from runs.launch.launching import summary
 from runs.launch.settings import own_settings
-from runs.launch.sweeps import SweepSpec
+from runs.launch.sweeps import SweepSpec, read_sweeps
 from runs.records import describe
 
 
@@ -27,7 +27,8 @@ class Sweep(LaunchOptions):
 
     what: Positional[tuple[str, ...]]
     """A TOML file, or names of experiments. The file may have experiments, agents, seeds, budget, algorithm, and a
-    table [set] of options of `snail train`, such as training.learning-rate, each with a value or a list of values."""
+    table [set] of options of `snail train`, such as training.learning-rate, each with a value or a list of values; or
+    several tables [[sweeps]] of all that, which are run in their order."""
     agents: tuple[str, ...] | None = None
     """Names of agents; None: what the file says, else snail."""
     seeds: tuple[int, ...] | None = None
@@ -43,7 +44,7 @@ class Sweep(LaunchOptions):
 
     def run(self) -> None:
         """Launch, and print the numbers."""
-        configs = self._spec().configs()
+        configs = [config for spec in self._specs() for config in spec.configs()]
         jobs = list({job.path: job for job in (Job.of(config, self.results) for config in configs)}.values())
         if self.dry_run:
             finished = [job.finished() for job in jobs]
@@ -60,12 +61,13 @@ class Sweep(LaunchOptions):
                 print(describe(record) + (f"; {settings}" if settings else ""))
         require_finished(outcomes)
 
-    def _spec(self) -> SweepSpec:
+    def _specs(self) -> list[SweepSpec]:
         if not self.what:
             raise RunError("which runs? give a TOML file or experiments: snail sweep bandit/n10-k5 --seeds 0 1 2")
         files = [word for word in self.what if word.endswith(".toml")]
         if files and len(self.what) > 1:
             raise RunError(f"{files[0]} says which experiments to run; give the file alone")
-        spec = SweepSpec.read(Path(files[0])) if files else SweepSpec(self.what)
+        specs = read_sweeps(Path(files[0])) if files else [SweepSpec(self.what)]
         given = {name: getattr(self, name) for name in ("agents", "seeds", "budget", "algorithm")}
-        return dataclasses.replace(spec, **{name: value for name, value in given.items() if value is not None})
+        given = {name: value for name, value in given.items() if value is not None}
+        return [dataclasses.replace(spec, **given) for spec in specs]

@@ -39,27 +39,22 @@ class SweepSpec:
     grid, a list of values. A value that is itself of several numbers is a list in that list."""
 
     @classmethod
-    def read(cls, path: Path) -> SweepSpec:
-        """The sweep of a TOML file.
+    def of_table(cls, data: dict[str, Any], where: str) -> SweepSpec:
+        """The sweep of a table of TOML; ``where`` it stands is for what is said of mistakes.
 
         Raises:
-            RunError: if it cannot be read, has unknown keys or values of another type.
+            RunError: for unknown keys or values of another type.
         """
-        try:
-            data = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as e:
-            raise RunError(f"cannot read {path}: {getattr(e, 'strerror', None) or e}") from e
-        except RecursionError as e:
-            raise RunError(f"cannot read {path}: it is nested too deep") from e
         known = [f.name for f in dataclasses.fields(cls)]
         for key in data.keys() - set(known):
             near = difflib.get_close_matches(key, known, n=1)
-            raise RunError(f"{path}: unknown key {key!r}; " + (f"did you mean {near[0]}?" if near else _choose(known)))
+            raise RunError(f"{where}: unknown key {key!r}; " + (f"did you mean {near[0]}?" if near else _choose(known)))
+        data = dict(data)
         settings = data.pop("set", {})
         if not isinstance(settings, dict):
-            raise RunError(f"{path}: set must be a table, [set], got {settings!r}")
+            raise RunError(f"{where}: set must be a table, [set], got {settings!r}")
         # TOML reads training.steps = 5 as a table in a table
-        return dataclasses.replace(from_dict(cls, data, str(path)), set=flat(settings))
+        return dataclasses.replace(from_dict(cls, data, where), set=flat(settings))
 
     def configs(self) -> list[RunConfig]:
         """The runs.
@@ -84,6 +79,26 @@ class SweepSpec:
         if empty := [name for name, v in zip(self.set, values, strict=True) if not v]:
             raise RunError(f"there is no value to choose from for {empty[0]}")
         return [dict(zip(self.set, chosen, strict=True)) for chosen in itertools.product(*values)]
+
+
+def read_sweeps(path: Path) -> list[SweepSpec]:
+    """The sweeps of a TOML file: one, or as many as it has tables [[sweeps]], in their order.
+
+    Raises:
+        RunError: if it cannot be read, has unknown keys or values of another type.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise RunError(f"cannot read {path}: {getattr(e, 'strerror', None) or e}") from e
+    except RecursionError as e:
+        raise RunError(f"cannot read {path}: it is nested too deep") from e
+    if "sweeps" not in data:
+        return [SweepSpec.of_table(data, str(path))]
+    tables = data.pop("sweeps")
+    if data or not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
+        raise RunError(f"{path}: [[sweeps]] must be tables, and stand alone")
+    return [SweepSpec.of_table(table, f"{path}: sweeps[{i}]") for i, table in enumerate(tables)]
 
 
 def _choose(known: list[str]) -> str:
