@@ -8,9 +8,9 @@ import subprocess
 import sys
 
 import pytest
+from tiny_runs import few_classes
 
 from runs.cli import run
-from tests.tiny_runs import few_classes
 
 LONG = "x" * 5000
 QUICK = ("--tracker", "none", "--budget", "smoke", "--threads", "1")

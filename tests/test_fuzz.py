@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_runs import BANDIT, CPU, go, quicken
 
 from runs.cli import run
 from runs.folder import RunFolder, run_path
-from tests.tiny_runs import BANDIT, CPU, go, quicken
 
 MUTATIONS = 150
 STRANGE: list[Any] = [

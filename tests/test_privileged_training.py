@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny_runs import BANDIT, CPU
 
 import runs.tasks
 from runs.agents import GRUConfig, SNAILConfig
@@ -19,7 +20,6 @@ from runs.schedules import ramp
 from runs.tasks import BanditTask, MDPTask
 from runs.training import build_learner, evaluate
 from runs.trpo import TRPOTraining
-from tests.tiny_runs import BANDIT, CPU
 
 TOLD = PPOTraining(4, 16, minibatches=2, expected_rewards=True, privileged_critic=True)
 MDP = MDPTask(episodes=2, states=3, actions=2, episode_length=4)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -19,8 +20,8 @@ from dataclasses import replace
 import runs.tasks
 from runs.agents import AGENTS, FEWSHOT_AGENTS, FEWSHOT_VARIANTS
 from runs.errors import RunError
-from tests.test_uninitialized_memory import fresh_memory_is_nan, learn_and_test
-from tests.tiny_runs import BANDIT, FEWSHOT, TRPO, few_classes
+from test_uninitialized_memory import fresh_memory_is_nan, learn_and_test
+from tiny_runs import BANDIT, FEWSHOT, TRPO, few_classes
 
 runs.tasks.load_classes = few_classes
 configs = [replace(c, model=m) for c in (BANDIT, TRPO) for m in AGENTS.values()]
@@ -41,7 +42,9 @@ print(len(configs), "runs")
 @pytest.mark.parametrize("aten", ATEN)
 @pytest.mark.parametrize("onednn", ONEDNN)
 def test_every_family_on_every_instruction_set(onednn, aten):
-    environment = dict(os.environ, ATEN_CPU_CAPABILITY=aten, OMP_NUM_THREADS="1")
+    here = Path(__file__).parent
+    path = os.pathsep.join([str(here), str(here.parent)])
+    environment = dict(os.environ, ATEN_CPU_CAPABILITY=aten, OMP_NUM_THREADS="1", PYTHONPATH=path)
     environment.pop("ONEDNN_MAX_CPU_ISA", None)
     if onednn:
         environment["ONEDNN_MAX_CPU_ISA"] = onednn

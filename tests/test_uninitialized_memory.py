@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny_runs import BANDIT, CPU, FEWSHOT, few_classes
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import runs.finite
@@ -27,7 +28,6 @@ from runs.tasks import BanditTask, MDPTask
 from runs.training import build_learner, evaluate
 from runs.trpo import TRPOTraining
 from snail.convolution import DenseStack
-from tests.tiny_runs import BANDIT, CPU, FEWSHOT, few_classes
 
 PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "addbmm", "addmv", "mv", "dot", "linear", "convolution")
 FUSED = ("scaled_dot_product", "mkldnn_rnn_layer")
