@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,20 @@ class Recurrent(SequenceModel):
 
     def forward(self, x: Tensor) -> Tensor:
         """All steps in parallel: (B, T, C) -> (B, T, D)."""
-        return self.head(self.rnn(x)[0])
+        return self.head(self._run(x)[0])
+
+    def _run(self, x: Tensor) -> tuple[Tensor, Any]:
+        """The layer's states at all steps and its last state; by torch's own kernels where oneDNN has none.
+
+        It has none for half precision on processors without AVX-512, which torch sometimes learns too late.
+        """
+        try:
+            return self.rnn(x)
+        except RuntimeError as e:
+            if "primitive descriptor" not in str(e):
+                raise
+            with torch.backends.mkldnn.flags(enabled=False):
+                return self.rnn(x)
 
     def init_cache(self, batch_size: int, max_len: int | None = None) -> State:
         """The state before the first step: zeros."""
@@ -44,7 +57,7 @@ class Recurrent(SequenceModel):
 
     def prefill(self, x: Tensor, max_len: int | None = None) -> tuple[Tensor, State]:
         """(B, T, C) -> (B, T, D), cache."""
-        h, state = self.rnn(x)
+        h, state = self._run(x)
         state = state if isinstance(state, tuple) else (state,)
         return self.head(h), tuple(s[0] for s in state)
 

@@ -6,6 +6,7 @@ checkpoint.pt   weights, optimiser and randomness, for an exact continuation; co
 previous.pt     the checkpoint before that, until the run is finished: for when that is damaged
 result.json     the record of a finished run
 failed.json     why the last attempt failed, until the next one begins
+weights.safetensors  of a published run: what was tested, without what training needs
 samples.npz     what its means are of, in the order of the test tasks: float32 arrays, for paired comparisons
 mirror-X.json   how far the tracker X has it at each place, and under which id; wandb/ is what wandb keeps of it offline
 curve.png       its learning curve, drawn for a tracker; attention/ what it attends to, also by `snail attention`
@@ -27,6 +28,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
 from envs.storage import atomic_writer
 from runs.catalogue import RunConfig, as_catalogued
@@ -35,7 +39,7 @@ from runs.errors import RunError, Taken
 from runs.learner import Measurement
 from runs.locks import Held, holder, lock
 from runs.records import SAMPLES
-from runs.stored import Damaged, logged_step, read_json, read_record, sealed, unsealed, with_digest
+from runs.stored import RESTORE, Damaged, logged_step, read_json, read_record, sealed, unsealed, with_digest
 
 RESULTS = Path("results")
 """Where runs go unless told otherwise."""
@@ -75,6 +79,7 @@ class RunFolder:
         self.checkpoint_path = path / "checkpoint.pt"
         self.previous_path = path / "previous.pt"
         self.result_path = path / "result.json"
+        self.weights_path = path / "weights.safetensors"
         self.samples_path = path / SAMPLES
         self.curve_path = path / "curve.png"
         self.attention_path = path / "attention"
@@ -157,6 +162,8 @@ class RunFolder:
         if self.path.is_file():
             advice = f", {self.path.parent}" if (self.path.parent / "config.json").exists() else ""
             raise RunError(f"{self.path} is a file; give the folder of a run{advice}")
+        if not self.config_path.exists() and self.result_path.exists():  # a published run
+            return read_record(self.result_path)["config"]
         try:
             return read_json(self.config_path)
         except FileNotFoundError as e:
@@ -280,6 +287,17 @@ class RunFolder:
                 "give the same options as then, or --overwrite"
             )
         return progress, saved
+
+    def weights(self) -> dict[str, Tensor]:
+        """The published weights by name.
+
+        Raises:
+            RunError: if they are damaged.
+        """
+        try:
+            return load_file(self.weights_path)
+        except (OSError, SafetensorError) as e:
+            raise Damaged(self.weights_path, str(e), RESTORE) from e
 
     def _clear(self) -> None:
         checkpoints = self.checkpoint_path, self.previous_path

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import hashlib
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -84,3 +85,48 @@ def _device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise RunError(f"there is no {name} on this machine; choose --device cpu")
     return device
+
+
+INSTRUCTION_SETS = {
+    "amx_bf16": "AMX",
+    "avx512_bf16": "AVX-512 with bfloat16",
+    "avx512f": "AVX-512",
+    "avx2": "AVX2",
+    "asimd": "NEON",
+}
+"""Flags of processors as Linux has them, the widest instructions first; each includes those after it."""
+_ONEDNN_LEVELS = {"AMX": "AMX", "AVX512_CORE_BF16": "AVX-512 with bfloat16", "AVX512": "AVX-512", "AVX2": "AVX2"}
+
+
+def device_name(device: torch.device) -> str:
+    """What a reader would call the machine: the GPU's name, or the processor's and its widest instructions.
+
+    They decide in which order and precision products are summed: by them, numbers differ within noise.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name, widest = _processor()
+    return f"{name}, {widest}" if widest else name
+
+
+def emulates_bfloat16(device: torch.device) -> bool:
+    """Whether a processor has no instructions for bfloat16, which then takes more time than float32."""
+    widest = _processor()[1]
+    return device.type == "cpu" and widest is not None and widest not in ("AMX", "AVX-512 with bfloat16")
+
+
+def _processor() -> tuple[str, str | None]:
+    """The processor's name, and the widest instructions that may be used, where they are known."""
+    try:
+        lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
+    except OSError:
+        lines = []
+    told = {key.strip(): value.strip() for key, _, value in reversed(lines)}
+    name = told.get("model name") or platform.processor() or platform.machine()
+    flags = told.get("flags", told.get("Features", "")).split()
+    widest = [title for flag, title in INSTRUCTION_SETS.items() if flag in flags]
+    allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    limit = next((title for level, title in _ONEDNN_LEVELS.items() if level in allowed), None)
+    if limit in widest:
+        widest = widest[widest.index(limit) :]
+    return name, widest[0] if widest else None

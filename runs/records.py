@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -24,7 +23,8 @@ from runs.catalogue import RunConfig, as_catalogued
 from runs.config import from_dict, to_dict
 from runs.errors import RunError
 from runs.learner import Learner, Measurement
-from runs.stored import Damaged, read_record, unsealed
+from runs.machine import device_name
+from runs.stored import RESTORE, Damaged, read_record, unsealed
 from runs.tasks import Task
 from snail.sequence import parameter_count
 
@@ -65,39 +65,6 @@ def make_record(
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": to_dict(config),
     }
-
-
-INSTRUCTION_SETS = {
-    "amx_bf16": "AMX",
-    "avx512_bf16": "AVX-512 with bfloat16",
-    "avx512f": "AVX-512",
-    "avx2": "AVX2",
-    "asimd": "NEON",
-}
-"""Flags of processors as Linux has them, the widest instructions first; each includes those after it."""
-_ONEDNN_LEVELS = {"AMX": "AMX", "AVX512_CORE_BF16": "AVX-512 with bfloat16", "AVX512": "AVX-512", "AVX2": "AVX2"}
-
-
-def device_name(device: torch.device) -> str:
-    """What a reader would call the machine: the GPU's name, or the processor's and its widest instructions.
-
-    They decide in which order and precision products are summed: by them, numbers differ within noise.
-    """
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
-    except OSError:
-        lines = []
-    told = {key.strip(): value.strip() for key, _, value in reversed(lines)}
-    name = told.get("model name") or platform.processor() or platform.machine()
-    flags = told.get("flags", told.get("Features", "")).split()
-    widest = [title for flag, title in INSTRUCTION_SETS.items() if flag in flags]
-    allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
-    limit = next((title for level, title in _ONEDNN_LEVELS.items() if level in allowed), None)
-    if limit in widest:
-        widest = widest[widest.index(limit) :]
-    return f"{name}, {widest[0]}" if widest else name
 
 
 def git_commit() -> str | None:
@@ -175,7 +142,7 @@ class Result:
             path = self.path.with_name(SAMPLES)
             samples = read_samples(path, self.name)
             if samples is not None and samples.shape != (self.n,):
-                raise Damaged(path, f"it has not the {self.n} samples of its record", _RESTORE)
+                raise Damaged(path, f"it has not the {self.n} samples of its record", RESTORE)
             return samples
         except RunError as e:
             print(f"warning: {e}; its mean is shown without comparison", file=sys.stderr)
@@ -188,9 +155,6 @@ SAMPLES = "samples.npz"
 """Beside a record: what its means are of."""
 
 
-_RESTORE = "remove it, or restore it"
-
-
 def read_samples(path: Path, name: str) -> np.ndarray | None:
     """The samples (n,) float32 behind a measured number; None if they were not kept.
 
@@ -200,7 +164,7 @@ def read_samples(path: Path, name: str) -> np.ndarray | None:
     if not path.exists():
         return None
     try:
-        with zipfile.ZipFile(io.BytesIO(unsealed(path, _RESTORE))) as archive:
+        with zipfile.ZipFile(io.BytesIO(unsealed(path, RESTORE))) as archive:
             if f"{name}.npy" not in archive.namelist():
                 return None
             member = archive.getinfo(f"{name}.npy")
@@ -214,9 +178,9 @@ def read_samples(path: Path, name: str) -> np.ndarray | None:
             raise ValueError(f"{name} is no list of numbers")
         samples = np.frombuffer(file.read(), np.float32)
     except (OSError, ValueError, EOFError, RuntimeError, NotImplementedError, zlib.error, zipfile.BadZipFile) as e:
-        raise Damaged(path, str(e), _RESTORE) from e
+        raise Damaged(path, str(e), RESTORE) from e
     if not np.isfinite(samples).all():
-        raise Damaged(path, f"{name} has numbers that are not finite", _RESTORE)
+        raise Damaged(path, f"{name} has numbers that are not finite", RESTORE)
     return samples
 
 

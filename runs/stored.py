@@ -26,6 +26,8 @@ _END_OF_ZIP = b"PK\x05\x06"
 
 RESUME = "remove that file alone, and --resume goes on from what the folder still holds"
 
+RESTORE = "remove it, or restore it"
+
 
 class Damaged(RunError):
     """A file is not what was written."""

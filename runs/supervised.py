@@ -114,7 +114,7 @@ class FewShotLearner:
         self.steps = training.steps
         self.validations = training.validations
         self._half = training.bfloat16
-        require_positive(steps=training.steps, batch_size=training.batch_size, queries=training.queries)
+        require_positive(steps=training.steps, batch_size=training.batch_size)
         self.team.require_parts("batch_size", training.batch_size)
         if min(test.episodes, training.validation_episodes) < 2:
             raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from runs.errors import Interrupted, OutOfTime, RunError
 from runs.finite import SMALLER_STEPS, NotFinite, strange_weight
 from runs.folder import RunFolder, WatchedFolder
 from runs.learner import Learner, Measurement
-from runs.machine import Machine
+from runs.machine import Machine, emulates_bfloat16
 from runs.progress import progress_bar
 from runs.records import git_commit, make_record
 from runs.team import Team
@@ -110,6 +111,11 @@ def train(
         with team.together():
             folder.forget_metrics_after(progress.step)
             mirror = open_tracker(tracker, folder.path, progress.run_id)
+        if not quiet and getattr(config.training, "bfloat16", False) and emulates_bfloat16(machine.device):
+            print(
+                "this processor has no instructions for bfloat16, --training.no-bfloat16 is faster on it",
+                file=sys.stderr,
+            )
         try:
             deadline = deadline or Deadline()
             _run_steps(learner, config, folder, progress, mirror, quiet, team, deadline)
@@ -160,11 +166,15 @@ def restore(learner: Learner, folder: RunFolder, config: RunConfig, machine: Mac
 
 
 def load_model(learner: Learner, folder: RunFolder, config: RunConfig) -> Progress:
-    """Give the learner the weights that are tested of the folder's checkpoint, whatever device they were trained on.
+    """Give the learner the weights that are tested, of the folder's checkpoint or those published, on any device.
 
     Raises:
         RunError: as ``restore``.
     """
+    if folder.weights_path.exists() and not folder.checkpoint_path.exists():
+        with _fitting(folder):
+            learner.load_weights({"model": folder.weights(), "selected": None})
+        return Progress(device="cpu", step=learner.steps)
     saved, state = folder.load_checkpoint(config)
     with _fitting(folder):
         learner.load_weights(state["learner"])

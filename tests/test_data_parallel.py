@@ -177,7 +177,7 @@ def test_what_cannot_be_shared_is_refused(what):
 
 
 LONG = ["-m", "runs.cli", "train", "bandit/n10-k5", "--agent", "gru", "--tracker", "none"]
-LONG += ["--model.hidden-size", "8", "--training.batch-size", "16"]
+LONG += ["--model.hidden-size", "8", "--training.batch-size", "16", "--training.minibatches", "4"]
 
 
 def test_one_line_for_what_a_person_can_mend(tmp_path):

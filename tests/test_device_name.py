@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from runs.records import device_name
+from runs.machine import device_name, emulates_bfloat16
 
 CPUINFO = (
     "processor\t: 0\nmodel name\t: A Processor\nflags\t\t: fpu {flags}\n\nprocessor\t: 1\nmodel name\t: A Processor\n"
@@ -31,3 +31,4 @@ def test_the_processor_and_its_widest_instructions(monkeypatch, flags, limit, ex
     monkeypatch.setattr(Path, "read_text", lambda self: CPUINFO.format(flags=flags))
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
     assert device_name(torch.device("cpu")) == expected
+    assert emulates_bfloat16(torch.device("cpu")) == (expected.endswith(("AVX-512", "AVX2")))

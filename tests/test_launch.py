@@ -117,7 +117,7 @@ def signalled(folder: RunFolder, number: int) -> Iterator[list[int]]:
     hit: list[int] = []
 
     def shoot() -> None:
-        hit.append(until(lambda: process_at(folder)))
+        hit.append(until(lambda: process_at(folder), seconds=300))  # Ray may take a minute to start
         os.kill(hit[0], number)
 
     thread = threading.Thread(target=shoot)
