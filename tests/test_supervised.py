@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 import runs.tasks
-from envs.fewshot import EpisodeSampler, ImageClasses
+from envs.fewshot import ImageClasses
 from runs.agents import GRUConfig, PrototypicalConfig, SNAILConfig
 from runs.catalogue import RunConfig
 from runs.errors import RunError
@@ -106,32 +105,6 @@ def test_evaluating_a_run_again_gives_its_record(tmp_path, monkeypatch):
     again = build_learner(CONFIG, CPU)
     load_model(again, folder, CONFIG)
     assert [m.mean for m in evaluate(again, quiet=True)] == [r["mean"] for r in record["results"]]
-
-
-def test_the_class_loss_asks_for_the_class_of_every_image(monkeypatch):
-    built = learner(class_loss=1.0, bfloat16=False)
-    asked = {}
-    original = F.cross_entropy
-
-    def spy(logits, target, **how):
-        asked[logits.shape] = target
-        return original(logits, target, **how)
-
-    monkeypatch.setattr(F, "cross_entropy", spy)
-    drawn = []
-    sample = EpisodeSampler.sample_indices
-
-    def record(self, *args):
-        drawn.append(sample(self, *args))
-        return drawn[-1]
-
-    monkeypatch.setattr(EpisodeSampler, "sample_indices", record)
-    head = built.class_head.weight.detach().clone()
-    built.update(0)
-    expected = torch.cat([drawn[0].support, drawn[0].query], dim=1).flatten() // 5
-    target = asked[torch.Size([len(expected), 4])]
-    assert torch.equal(target, expected)
-    assert not torch.equal(head, built.class_head.weight)
 
 
 SNAIL = SNAILConfig(width=0.2)
