@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save
 from tiny_runs import BANDIT, CPU, FEWSHOT, go, quicken
 
+from runs.cli import run as cli
+from runs.commands.verify import _verdict, verify
 from runs.errors import RunError
-from runs.folder import RunFolder
+from runs.folder import RunFolder, write_json
+from runs.learner import Measurement
 from runs.publish import publish
 from runs.training import build_learner, evaluate, load_model
 
@@ -35,6 +40,57 @@ def test_what_is_published_tests_the_same(run_and_copy):
     assert [m.record() for m in evaluate(learner, quiet=True)] == [
         {k: v for k, v in r.items() if k not in ("experiment", "agent", "seed")} for r in run.result()["results"]
     ]
+
+
+def test_published_weights_are_verified(run_and_copy):
+    _, run, copy = run_and_copy
+    publish(run, copy)
+    assert [verdict for *_, verdict in verify(copy, CPU)] == ["agrees exactly"] * len(run.result()["results"])
+    generator = torch.Generator().manual_seed(0)
+    changed = {n: torch.randn(x.shape, generator=generator) for n, x in copy.weights().items() if x.dim() > 1}
+    copy.weights_path.write_bytes(save({**copy.weights(), **changed}))
+    assert any(verdict != "agrees exactly" for *_, verdict in verify(copy, CPU))
+
+
+@pytest.mark.parametrize(
+    "shift, verdict",
+    [
+        (0.0, "agrees exactly"),
+        (0.01, r"agrees, by \+0.01"),
+        (0.5, r"differs, by \+0.5\d* ± 0.0"),
+        (-0.5, "differs, by -0."),
+    ],
+)
+def test_verdicts_are_of_paired_differences(shift, verdict):
+    before = torch.linspace(0, 10, 400, dtype=torch.float64)
+    noise = 0.2 * torch.sin(torch.arange(400.0, dtype=torch.float64)) if shift else torch.zeros(400)
+    now = Measurement.of("return", before + shift + noise, "tasks")
+    record = {"mean": before.mean().item(), "task_set": "tasks"}
+    assert re.match(verdict, _verdict(record, now, before.numpy()))
+
+
+def test_the_verb(run_and_copy, capsys):
+    _, run, copy = run_and_copy
+    publish(run, copy)
+    assert cli(["verify", str(copy.path)]) == 0
+    assert "agrees exactly" in capsys.readouterr().out
+    record = run.result()
+    record["results"][0]["task_set"] = "other"
+    write_json(copy.result_path, record)
+    assert cli(["verify", str(copy.path)]) == 2
+    out, err = capsys.readouterr()
+    assert "differs: these are other test tasks" in out and "1 of" in err
+    assert cli(["verify", "nothing/here"]) == 2
+    assert "there is no run 'nothing/here'" in capsys.readouterr().err
+    copy.weights_path.unlink()
+    assert cli(["verify", str(copy.path)]) == 2
+    assert "none of these runs has weights" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_small_published_rows_agree(capsys):
+    assert cli(["verify", "bandit/n10-k5/gru", "bandit/n10-k5/lstm", "--threads", "1"]) == 0
+    assert capsys.readouterr().out.count("agrees") == 2
 
 
 def test_an_unfinished_run_is_not_published(run_and_copy):

@@ -24,6 +24,7 @@ VERBS: dict[str, str] = {
     "table": "runs.commands.tables:PrintTable",
     "compare": "runs.commands.compare:Compare",
     "dashboard": "runs.commands.dashboard:Dashboard",
+    "verify": "runs.commands.verify:Verify",
     "track": "runs.commands.track:Track",
     "data": "runs.commands.data:Data",
     "bench": "runs.commands.bench:Bench",

@@ -1,0 +1,101 @@
+"""The verb that tests published weights again: does everybody measure what the records say?"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tabulate import tabulate
+from tyro.conf import Positional
+
+from runs.errors import RunError
+from runs.folder import RunFolder, find_runs
+from runs.learner import Measurement
+from runs.machine import Machine
+from runs.progress import progress_bar
+from runs.records import PUBLISHED, read_samples
+from runs.training import build_learner, evaluate, load_model
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Test published weights again on the frozen tasks, and say whether the numbers agree with the records.
+
+    On the processor that a record names they are the same to the last digit. Elsewhere rounding makes some trials go
+    another way: then the differences, task by task, must be what chance gives (3 standard errors).
+    """
+
+    runs: Positional[tuple[str, ...]] = ()
+    """Folders of runs, or EXPERIMENT or EXPERIMENT/AGENT of the published ones; none: all of these."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda or cuda:N."""
+    threads: int | None = None
+    """CPU threads; None: all cores."""
+    data_root: Path | None = None
+    """Folder with the data sets; else $SNAIL_DATA, else a cache, filled by download."""
+
+    def run(self) -> None:
+        """Verify."""
+        machine = Machine.named(self.device, self.data_root, self.threads)
+        folders = self._folders()
+        rows, differing = [], 0
+        with progress_bar(len(folders), "verify", unit="run") as bar:
+            for folder in folders:
+                for name, recorded, now, verdict in verify(folder, machine):
+                    differing += not verdict.startswith("agrees")
+                    rows.append((_title(folder.path), name, f"{recorded:.4f}", f"{now:.4f}", verdict))
+                bar.update()
+        print(tabulate(rows, ("run", "", "record", "now", ""), tablefmt="plain", disable_numparse=True))
+        if differing:
+            raise RunError(f"{differing} of {len(rows)} numbers differ from their records")
+
+    def _folders(self) -> list[RunFolder]:
+        tops = [Path(r) if (Path(r).is_dir()) else PUBLISHED / r for r in self.runs] or [PUBLISHED]
+        for top, word in zip(tops, self.runs, strict=False):
+            if not top.is_dir():
+                raise RunError(f"there is no run {word!r}, neither a folder nor published; `snail table` shows those")
+        found = [RunFolder(path) for top in tops for path in find_runs(top)]
+        with_weights = [f for f in found if f.weights_path.exists() or f.checkpoint_path.exists()]
+        if not with_weights:
+            raise RunError("none of these runs has weights to test; published are those of seed 0 of newer records")
+        if left := len(found) - len(with_weights):
+            print(f"{left} of {len(found)} runs have no weights, and are left out", file=sys.stderr)
+        return with_weights
+
+
+def verify(folder: RunFolder, machine: Machine) -> list[tuple[str, float, float, str]]:
+    """Each number of a finished run: its name, what the record says, what is measured now, and whether they agree.
+
+    Raises:
+        RunError: if the run has no record, or anything of it is damaged.
+    """
+    record, config = folder.result(), folder.config()
+    if record is None:
+        raise RunError(f"{folder.path} has no record to agree with")
+    learner = build_learner(config, machine)
+    load_model(learner, folder, config)
+    measured = {m.name: m for m in evaluate(learner, quiet=True)}
+    found = []
+    for r in record["results"]:
+        name = Measurement.name_of(r["metric"], r.get("shots"))
+        now = measured[name]
+        found.append((name, r["mean"], now.mean, _verdict(r, now, read_samples(folder.samples_path, name))))
+    return found
+
+
+def _verdict(r: dict, now: Measurement, samples: np.ndarray | None) -> str:
+    if now.task_set != r["task_set"]:
+        return "differs: these are other test tasks"
+    difference = now.mean - r["mean"]
+    if abs(difference) < 1e-9:
+        return "agrees exactly"
+    if samples is None or now.samples is None or len(samples) != now.n:
+        return f"differs by {difference:+.4g}"
+    error = float(np.std(now.samples.numpy() - samples, ddof=1)) / now.n**0.5
+    return f"{'agrees' if abs(difference) <= 3 * error else 'differs'}, by {difference:+.4g} ± {1.96 * error:.2g}"
+
+
+def _title(path: Path) -> str:
+    return path.relative_to(PUBLISHED).as_posix() if path.is_relative_to(PUBLISHED) else str(path)
