@@ -288,12 +288,15 @@ class RunFolder:
             )
         return progress, saved
 
-    def weights(self) -> dict[str, Tensor]:
-        """The published weights by name.
+    def tested_weights(self, config: RunConfig) -> dict[str, Tensor]:
+        """The weights that are tested, by name: those of the checkpoint, or those published.
 
         Raises:
-            RunError: if they are damaged.
+            RunError: as ``load_checkpoint``, or if they are damaged.
         """
+        if self.checkpoint_path.exists() or not self.weights_path.exists():
+            state = self.load_checkpoint(config)[1]["learner"]
+            return (state.get("selected") or {}).get("weights") or state["model"]
         try:
             return load_file(self.weights_path)
         except (OSError, SafetensorError) as e:

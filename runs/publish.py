@@ -29,9 +29,8 @@ def publish(folder: RunFolder, target: RunFolder) -> bool:
     config = folder.config()
     weights = None
     if config.seed == 0 and folder.checkpoint_path.exists():
-        state = folder.load_checkpoint(config)[1]["learner"]
-        tested = (state.get("selected") or {}).get("weights") or state["model"]
-        weights = save({name: x.contiguous() for name, x in tested.items()}, {"finished": record["finished"]})
+        tested = {name: x.contiguous() for name, x in folder.tested_weights(config).items()}
+        weights = save(tested, {"finished": record["finished"]})
     target.path.mkdir(parents=True, exist_ok=True)
     if weights is not None:
         with writing(target.weights_path) as file:

@@ -173,7 +173,7 @@ def load_model(learner: Learner, folder: RunFolder, config: RunConfig) -> Progre
     """
     if folder.weights_path.exists() and not folder.checkpoint_path.exists():
         with _fitting(folder):
-            learner.load_weights({"model": folder.weights(), "selected": None})
+            learner.load_weights({"model": folder.tested_weights(config), "selected": None})
         return Progress(device="cpu", step=learner.steps)
     saved, state = folder.load_checkpoint(config)
     with _fitting(folder):

@@ -43,12 +43,13 @@ def test_what_is_published_tests_the_same(run_and_copy):
 
 
 def test_published_weights_are_verified(run_and_copy):
-    _, run, copy = run_and_copy
+    config, run, copy = run_and_copy
     publish(run, copy)
     assert [verdict for *_, verdict in verify(copy, CPU)] == ["agrees exactly"] * len(run.result()["results"])
     generator = torch.Generator().manual_seed(0)
-    changed = {n: torch.randn(x.shape, generator=generator) for n, x in copy.weights().items() if x.dim() > 1}
-    copy.weights_path.write_bytes(save({**copy.weights(), **changed}))
+    weights = copy.tested_weights(config)
+    changed = {name: torch.randn(x.shape, generator=generator) for name, x in weights.items() if x.dim() > 1}
+    copy.weights_path.write_bytes(save(weights | changed))
     assert any(verdict != "agrees exactly" for *_, verdict in verify(copy, CPU))
 
 
@@ -112,5 +113,5 @@ def test_weights_are_those_that_were_selected(run_and_copy):
     publish(run, copy)
     state = run.load_checkpoint(config)[1]["learner"]
     tested = state["selected"]["weights"] if state.get("selected") else state["model"]
-    assert all(torch.equal(x, tested[name]) for name, x in copy.weights().items())
+    assert all(torch.equal(x, tested[name]) for name, x in copy.tested_weights(config).items())
     shutil.rmtree(copy.path)

@@ -1,0 +1,131 @@
+"""Trained agents for use outside of the suite: ``runs.load("bandit/n10-k5/snail")`` acts, or classifies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from runs.agents import FewShotAgent
+from runs.errors import RunError
+from runs.folder import RunFolder, find_runs
+from runs.machine import Machine
+from runs.meta_rl import MetaRLLearner
+from runs.records import PUBLISHED
+from runs.tasks import FewShotTask
+from runs.training import build_learner, load_model
+from snail.actor_critic import ActorCritic
+from snail.classifier import EncodedEpisodes, EpisodeModel
+
+
+class Actor:
+    """An agent that has learned to act in trials of new tasks.
+
+    Args:
+        model: its policy; the value network is not needed.
+        horizon: steps of the longest trial.
+    """
+
+    def __init__(self, model: ActorCritic, horizon: int):
+        self.model, self.horizon = model.eval(), horizon
+
+    @torch.no_grad()
+    def act(
+        self,
+        observation: Tensor,
+        state: Any = None,
+        previous_action: Tensor | None = None,
+        previous_reward: Tensor | None = None,
+        done: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Any]:
+        """One step of B trials.
+
+        Args:
+            observation: (B,) integers.
+            state: what the step before returned; None: the first step of the trials, before which nothing was done.
+            previous_action: (B,) integers; previous_reward: (B,); done: (B,) whether an inner episode has just ended.
+            generator: draws the actions; None: torch's own randomness.
+
+        Returns:
+            actions (B,), drawn from the policy; and the state for the next step, which replaces the one passed in.
+
+        Raises:
+            ValueError: if there is a state, but not what was done and what came of it.
+        """
+        if state is None:
+            x = self.model.first_input(observation)
+            state = self.model.init_cache(len(observation), self.horizon)
+        elif previous_action is None or previous_reward is None or done is None:
+            raise ValueError("after the first step, give previous_action, previous_reward and done")
+        else:
+            x = self.model.encode(observation, previous_action, previous_reward.float(), done)
+        logits, state = self.model.act(x, state, in_place=True)
+        noise = torch.empty_like(logits).exponential_(generator=generator)
+        return (logits.softmax(-1) / noise).argmax(-1), state
+
+
+class Classifier:
+    """An agent that has learned to classify images by a few examples of each class.
+
+    Args:
+        model: maps episodes to logits.
+        ways: classes in an episode.
+        bfloat16: whether it was trained and tested in half precision.
+    """
+
+    def __init__(self, model: EpisodeModel, ways: int, bfloat16: bool):
+        self.model, self.ways, self.bfloat16 = model.eval(), ways, bfloat16
+
+    @torch.no_grad()
+    def classify(self, support_images: Tensor, labels: Tensor, query_images: Tensor) -> Tensor:
+        """Probabilities of the classes: (S, C, H, W), (S,) integers below ways, (Q, C, H, W) -> (Q, ways).
+
+        Images are uint8, of the size that the agent was trained on.
+
+        Raises:
+            ValueError: for a label that is none of the ways.
+        """
+        if labels.min() < 0 or labels.max() >= self.ways:
+            raise ValueError(f"labels must be from 0 to {self.ways - 1}, got {labels.min()} to {labels.max()}")
+        episode = EncodedEpisodes(support_images[None], labels[None], query_images[None])  # that they are not yet
+        with torch.autocast(query_images.device.type, torch.bfloat16, enabled=self.bfloat16):
+            logits = self.model(episode)[0]
+        return logits.float().softmax(-1)
+
+
+def load(run: str | Path) -> Actor | Classifier:
+    """The trained agent of a run, on the CPU.
+
+    Args:
+        run: a run's folder, or EXPERIMENT/AGENT of the published runs.
+
+    Raises:
+        RunError: if there is no such run, it has no weights, or they are damaged.
+    """
+    folder = _find(run)
+    config = folder.config()
+    machine = Machine(torch.device("cpu"))
+    if isinstance(config.task, FewShotTask):
+        assert isinstance(config.model, FewShotAgent)
+        task, support = config.task, config.task.ways * max(config.task.shots + config.task.test_shots)
+        model = config.model.build_classifier(task.embedding.build(), task.embedding.size, task.ways, support)
+        model.load_state_dict(folder.tested_weights(config))
+        return Classifier(model, task.ways, getattr(config.training, "bfloat16", False))
+    learner = build_learner(config, machine)
+    if not isinstance(learner, MetaRLLearner):
+        raise RunError(f"{folder.path} is of a method that learns nothing: there is no agent to load")
+    load_model(learner, folder, config)
+    return Actor(learner.model, learner.horizon)
+
+
+def _find(run: str | Path) -> RunFolder:
+    places = [Path(run), PUBLISHED / run]
+    found = [RunFolder(path) for place in places if place.is_dir() for path in find_runs(place)]
+    able = [f for f in found if f.weights_path.exists() or f.checkpoint_path.exists()]
+    if not able:
+        what = "has no weights" if found else "is no folder of a run, nor published"
+        raise RunError(f"{str(run)!r} {what}; train it: snail train EXPERIMENT --agent AGENT")
+    return next((f for f in able if f.path.name == "full-seed0"), able[0])
