@@ -224,7 +224,7 @@ def meta_rl(steps: int, **settings: Any) -> dict[str, Training]:
 
 
 FULL_STEPS = {10: 600, 100: 2000, 500: 600, 1000: 600}
-"""Updates of the full budget, by pulls."""
+"""Updates of the full budget, by pulls; 10 pulls of 50 arms need twice as many."""
 PASSES: dict[str, Any] = {"epochs": 2, "minibatches": 8}
 """As many steps as 4 epochs of 4 minibatches, for half the time."""
 FULL_BATCH = {10: 1024, 100: 128, 500: 256, 1000: 128}
@@ -236,13 +236,14 @@ def _bandit(arms: int, pulls: int, **others: AnyAgentConfig) -> Experiment:
     trials = 60_000 if pulls == 10 else 20_000  # an interval of less than 0.3% of the value
     demo = {"demo": Budget(task, meta_rl(190, **PASSES), TrialTest())} if pulls == 10 else {}
     few = meta_rl(40, batch_size=FULL_BATCH[pulls], **PASSES)
+    full = meta_rl(FULL_STEPS[pulls] * (2 if arms > pulls else 1), batch_size=FULL_BATCH[pulls], **PASSES)
     short = {"short": Budget(task, few, TrialTest())} if others else {}
     return Experiment(
         f"bandit/n{pulls}-k{arms}",
         f"{pulls} pulls of a {arms}-armed Bernoulli bandit",
         {**AGENTS, **others, **BANDIT_METHODS},
         {
-            "full": Budget(task, meta_rl(FULL_STEPS[pulls], batch_size=FULL_BATCH[pulls], **PASSES), TrialTest(trials)),
+            "full": Budget(task, full, TrialTest(trials)),
             **demo,
             **short,
             "smoke": Budget(task, meta_rl(4, batch_size=4 * max(2, 640 // pulls)), TrialTest(trials=2000)),
