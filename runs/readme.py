@@ -1,4 +1,4 @@
-"""Writes the README's numbers from the committed records: ``python -m runs.readme``."""
+"""Writes what is generated: the README's numbers and the listing of the catalogue: ``python -m runs.readme``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+from runs.commands.listing import LISTING, digest, listing
 from runs.demo import AGENTS
 from runs.folder import writing
 from runs.records import PUBLISHED, Result, read_results
@@ -59,5 +60,7 @@ def updated(text: str) -> str:
 
 
 if __name__ == "__main__":
+    with writing(LISTING) as file:
+        file.write(f"{digest()}\n{listing()}".encode())
     with writing(README) as file:
         file.write(updated(README.read_text(encoding="utf-8")).encode())

@@ -77,6 +77,19 @@ def test_list_shows_every_experiment(capsys):
     assert all(agent in out for e in CATALOGUE.values() for agent in e.agents)
 
 
+def test_the_written_listing_is_up_to_date():
+    """Run ``python -m runs.readme`` to bring it up to date."""
+    from runs.commands.listing import LISTING, digest, listing
+
+    assert LISTING.read_text(encoding="utf-8") == f"{digest()}\n{listing()}"
+
+
+def test_list_and_help_do_without_torch():
+    code = "import sys; from runs.cli import run; run([%r]); sys.exit('torch' in sys.modules)"
+    for verb in ("list", "--help"):
+        assert subprocess.run([sys.executable, "-c", code % verb], stdout=subprocess.DEVNULL).returncode == 0
+
+
 def test_train_evaluate_and_table(capsys, results):
     folder = tiny_run(capsys, results)
     record = json.loads((folder / "result.json").read_text())
