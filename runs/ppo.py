@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from envs.trials import require_positive
 from runs.agents import SequenceAgent
 from runs.finite import require_finite
+from runs.graphs import ReplayedStep
 from runs.machine import Machine
 from runs.meta_rl import Batch, MetaRLLearner, MetaRLTraining, TrialTest
 from runs.returns import clipped_surrogate_loss, entropy, log_probability
@@ -62,51 +63,68 @@ class PPOLearner(MetaRLLearner):
             training, task, agent, test, seed, machine, training.shared_trunk, training.reward_prediction > 0
         )
         self._check_parts(training.minibatches)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), training.learning_rate, eps=1e-5, fused=True)
+        on_gpu = machine.device.type == "cuda"
+        # on a GPU the rate is a tensor, which a recorded step reads anew
+        self._rate = torch.tensor(training.learning_rate, device=machine.device) if on_gpu else training.learning_rate
+        self.optimizer = torch.optim.Adam(self.model.parameters(), self._rate, eps=1e-5, fused=True, capturable=on_gpu)
+        self._replayed_step = ReplayedStep(self._step, graphs=on_gpu and self.team.alone)
 
     def improve(self, batch: Batch, left: float) -> dict[str, Tensor]:
         """A few epochs over the batch, in minibatches of whole trials."""
-        training, model = self.training, self.model
-        for group in self.optimizer.param_groups:
-            group["lr"] = training.learning_rate * left
+        training, device = self.training, self.machine.device
+        self._set_rate(training.learning_rate * left)
+        entropy_weight = torch.tensor(training.entropy_bonus * left, device=device)
         logs: dict[str, list[Tensor]] = {}
         for _ in range(training.epochs):
-            order = torch.randperm(len(batch.inputs), generator=self.generator, device=self.machine.device)
+            order = torch.randperm(len(batch.inputs), generator=self.generator, device=device)
             for minibatch in order.chunk(training.minibatches):
-                rows = self.team.rows(minibatch)
-                loss, found = self._losses(batch, rows, left)
-                self.optimizer.zero_grad()
-                loss.backward()
-                self.team.average_gradients(model.parameters())
-                norms = [
-                    nn.utils.clip_grad_norm_(part.parameters(), training.gradient_clip)
-                    for part in (model.policy, model.value)
-                    if part is not None
-                ]
-                require_finite(model, norms, lambda: self._losses(batch, rows, left)[0])  # noqa: B023  # at once
-                self.optimizer.step()
-                for name, x in found.items():
-                    logs.setdefault(name, []).append(x.detach())
+                rows = batch.rows(self.team.rows(minibatch))
+                for name, x in self._replayed_step(entropy_weight, *vars(rows).values()).items():
+                    logs.setdefault(name, []).append(x)
         return {name: torch.stack(xs).mean() for name, xs in logs.items()}
 
-    def _losses(self, batch: Batch, rows: Tensor, left: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of some trials of the batch, and what to log of it."""
+    def _step(self, entropy_weight: Tensor, *minibatch: Tensor) -> dict[str, Tensor]:
+        """The optimiser's step for a minibatch, the fields of a `Batch`; returns what to log."""
+        batch, model = Batch(*minibatch), self.model
+        loss, found = self._losses(batch, entropy_weight)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.team.average_gradients(model.parameters())
+        norms = [
+            nn.utils.clip_grad_norm_(part.parameters(), self.training.gradient_clip)
+            for part in (model.policy, model.value)
+            if part is not None
+        ]
+        require_finite(model, norms, lambda: self._losses(batch, entropy_weight)[0])
+        self.optimizer.step()
+        return {name: x.detach() for name, x in found.items()}
+
+    def _losses(self, batch: Batch, entropy_weight: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of some trials, and what to log of it."""
         training = self.training
         with self._autocast():
-            logits, value, foreseen = self.model.foresee(*batch.critic_inputs(rows))
-        log_ratio = log_probability(logits, batch.actions[rows]) - batch.log_probs[rows]
-        policy_loss = clipped_surrogate_loss(log_ratio, batch.advantages[rows], training.clip)
-        value_loss = 0.5 * (value - batch.targets[rows]).square().mean()
+            logits, value, foreseen = self.model.foresee(batch.inputs, batch.told)
+        log_ratio = log_probability(logits, batch.actions) - batch.log_probs
+        policy_loss = clipped_surrogate_loss(log_ratio, batch.advantages, training.clip)
+        value_loss = 0.5 * (value - batch.targets).square().mean()
         spread = entropy(logits).mean()
-        loss = policy_loss + value_loss - training.entropy_bonus * left * spread
+        loss = policy_loss + value_loss - entropy_weight * spread
         found = {"value_loss": value_loss, "entropy": spread}
         if training.reward_prediction > 0:
-            foreseen = foreseen.gather(-1, batch.actions[rows][..., None])[..., 0]  # (B, T), of what was done
-            found["reward_error"] = (foreseen - batch.expected[rows]).square().mean()
+            foreseen = foreseen.gather(-1, batch.actions[..., None])[..., 0]  # (B, T), of what was done
+            found["reward_error"] = (foreseen - batch.expected).square().mean()
             loss = loss + training.reward_prediction * found["reward_error"]
         with torch.no_grad():
             kl = (log_ratio.exp() - 1 - log_ratio).mean()
         return loss, found | {"loss": loss, "kl": kl}
+
+    def _set_rate(self, rate: float) -> None:
+        if isinstance(self._rate, Tensor):
+            self._rate.fill_(rate)
+        else:
+            self._rate = rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate
 
     def state_dict(self) -> dict[str, Any]:
         """That of every learner, and the optimiser's."""
@@ -116,3 +134,5 @@ class PPOLearner(MetaRLLearner):
         """Go on from there."""
         super().load_state_dict(state)
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:  # the state may come from another kind of device
+            group["capturable"] = self.machine.device.type == "cuda"

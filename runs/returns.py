@@ -21,12 +21,10 @@ def generalized_advantages(rewards: Tensor, values: Tensor, discount: float, gae
     """
     following = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
     delta = rewards + discount * following - values  # (B, T)
-    advantages = torch.empty_like(delta)
-    running = torch.zeros_like(delta[:, 0])
-    for t in reversed(range(delta.shape[1])):
-        running = delta[:, t] + discount * gae_lambda * running
-        advantages[:, t] = running
-    return advantages
+    steps = torch.arange(delta.shape[1], device=delta.device)
+    later = steps[:, None] - steps  # (T, T): how long after step t, the column, a row is
+    weights = (discount * gae_lambda) ** later.clamp(min=0).to(delta.dtype)
+    return delta @ weights.tril()  # one product: a loop over steps would be thousands of small kernels on a GPU
 
 
 def clipped_surrogate_loss(log_ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:

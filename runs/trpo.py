@@ -154,22 +154,22 @@ class TRPOLearner(MetaRLLearner):
         for _ in range(training.value_epochs):
             order = torch.randperm(len(batch.inputs), generator=self.generator, device=self.machine.device)
             for minibatch in order.chunk(training.minibatches):
-                rows = self.team.rows(minibatch)
-                loss = self._value_loss(batch, rows)
+                rows = batch.rows(self.team.rows(minibatch))
+                loss = self._value_loss(rows)
                 self.optimizer.zero_grad()
                 loss.backward()
                 self.team.average_gradients(self.value.parameters())
                 norm = nn.utils.clip_grad_norm_(self.value.parameters(), training.value_gradient_clip)
-                require_finite(self.value, [norm], partial(self._value_loss, batch, rows))
+                require_finite(self.value, [norm], partial(self._value_loss, rows))
                 self.optimizer.step()
                 losses.append(loss.detach())
         return {"value_loss": torch.stack(losses).mean()}
 
-    def _value_loss(self, batch: Batch, rows: Tensor) -> Tensor:
-        x, told = batch.critic_inputs(rows)
+    def _value_loss(self, batch: Batch) -> Tensor:
+        x, told = batch.inputs, batch.told
         with self._autocast():
             values = self.value(x if told is None else torch.cat([x, told], dim=-1))[..., 0]
-        return 0.5 * (values - batch.targets[rows]).square().mean()
+        return 0.5 * (values - batch.targets).square().mean()
 
     def state_dict(self) -> dict[str, Any]:
         """That of every learner, and the value network's optimiser's."""

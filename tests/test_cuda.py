@@ -77,3 +77,16 @@ def test_the_recorded_rollout_plays_what_the_plain_one_plays(agent, experiment):
                     p.mul_(1.1)
     assert torch.equal(plain[1].generator.get_state(), recorded[1].generator.get_state())
     assert torch.equal(plain[2].get_state(), recorded[2].get_state())
+
+
+def test_replayed_steps_of_ppo_learn_what_plain_ones_learn():
+    def weights(graphs):
+        training = PPOTraining(4, batch_size=32, minibatches=4, epochs=2)
+        config = find("bandit/n10-k5").config("snail", budget="smoke")
+        learner = training.learner(config.task, config.model, TrialTest(10), 0, Machine.named("cuda"))
+        learner._replayed_step.graphs = graphs
+        logs = [learner.update(step) for step in range(4)]
+        return [*learner.model.parameters(), *(x["loss"] for x in logs)]
+
+    for replayed, plain in zip(weights(True), weights(False), strict=True):
+        torch.testing.assert_close(replayed, plain, rtol=1e-3, atol=1e-4)

@@ -148,7 +148,7 @@ def test_actions_are_judged_by_expected_rewards_and_told_values(gae_lambda):
 def test_gradients_of_the_loss_are_those_of_its_definition(expected_rewards):
     built = learner_of("bandit", expected_rewards=expected_rewards, epochs=1, minibatches=1, gradient_clip=1e9)
     batch, _ = built._judge(built._play(), 0.3)
-    loss, _ = built._losses(batch, torch.arange(16), 1.0)
+    loss, _ = built._losses(batch, torch.tensor(built.training.entropy_bonus))
     names, parameters = zip(*built.model.named_parameters(), strict=True)
     found = torch.autograd.grad(loss, parameters)
     y = built.model.policy(batch.inputs)
@@ -171,7 +171,7 @@ def test_learning_in_half_precision_has_nearly_the_same_gradient():
     found = []
     for half in (False, True):
         built.training = replace(built.training, bfloat16=half)
-        loss, _ = built._losses(batch, torch.arange(16), 1.0)
+        loss, _ = built._losses(batch, torch.tensor(built.training.entropy_bonus))
         assert loss.dtype == torch.float32
         found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(built.model.parameters()))]))
     assert not torch.equal(*found)
@@ -183,7 +183,7 @@ def test_the_ratio_is_taken_between_numerics_of_the_same_kind():
     built = learner_of("bandit", bfloat16=True, model=SNAILConfig(width=0.5))
     batch, _ = built._judge(built._play(), 0.3)
     with torch.no_grad():
-        _, logs = built._losses(batch, torch.arange(16), 1.0)
+        _, logs = built._losses(batch, torch.tensor(built.training.entropy_bonus))
     assert logs["kl"].abs() < 1e-7
 
 
