@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.transformer import PositionEncoding, Positions, TransformerLayer
+from snail.attention.scores import Additive
+from snail.attention.selection import record_weights, weights_wanted
 from snail.classifier import EpisodeModel, FewShotEpisodes, labelled
-from snail.scores import Additive
-from snail.selection import record_weights, weights_wanted
 from snail.sequence import ReadOut, at_least_float32
 
 

@@ -61,7 +61,7 @@ class Recurrent(SequenceModel):
         state = state if isinstance(state, tuple) else (state,)
         return self.head(h), tuple(s[0] for s in state)
 
-    def step(self, x_t: Tensor, cache: State, in_place: bool = False) -> tuple[Tensor, State]:
+    def step(self, x_t: Tensor, cache: State) -> tuple[Tensor, State]:
         """(B, C), cache -> (B, D), cache."""
         cache = self._advance(x_t, cache)
         return self.head(cache[0]), cache

@@ -9,7 +9,8 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from snail.attention import PLAIN, AttentionCache, AttentionKind, Mechanism, next_positions
+from snail.attention import PLAIN, AttentionKind, Mechanism
+from snail.caches import AttentionCache
 from snail.sequence import ReadOut, SequenceModel
 
 Positions = Literal["sinusoidal", "learned", "none"]
@@ -141,28 +142,28 @@ class Transformer(SequenceModel):
         """The state before the first step: one cache a layer."""
         shape = (batch_size, self.heads, max_len or self.max_len, self.head_size)
         new = self.head.weight.new_zeros
-        return tuple(AttentionCache.empty(new(shape), new(shape)) for _ in self.layers)
+        return tuple(AttentionCache(new(shape), new(shape)) for _ in self.layers)
 
-    def step(
-        self, x_t: Tensor, cache: tuple[AttentionCache, ...], in_place: bool = False
-    ) -> tuple[Tensor, tuple[AttentionCache, ...]]:
+    @torch.no_grad()
+    def step(self, x_t: Tensor, cache: tuple[AttentionCache, ...]) -> tuple[Tensor, tuple[AttentionCache, ...]]:
         """(B, C), cache -> (B, D), cache."""
-        x = self.position(self.embed(x_t[:, None]), next_positions(cache[0].clock, x_t.device))  # (B, 1, W)
+        x = self.position(self.embed(x_t[:, None]), _next_position(cache, x_t.device))  # (B, 1, W)
         caches = []
         for layer, c in zip(self.layers, cache, strict=True):
             q, k, v = layer.project(x)
-            c = c.append(k[:, :, 0], v[:, :, 0], in_place)
+            c = c.append(k[:, :, 0], v[:, :, 0])
             x = layer.finish(x, layer.mechanism.of_seen(q, c))
             caches.append(c)
         return self.head(self.norm(x))[:, 0], tuple(caches)
 
     def branch(self, x_q: Tensor, cache: tuple[AttentionCache, ...]) -> Tensor:
         """(B, Q, C), cache -> (B, Q, D)."""
-        x = self.position(self.embed(x_q), next_positions(cache[0].clock, x_q.device))  # (B, Q, W)
+        x = self.position(self.embed(x_q), _next_position(cache, x_q.device))  # (B, Q, W)
         for layer, c in zip(self.layers, cache, strict=True):
             x = layer.finish(x, layer.mechanism.of_alternatives(*layer.project(x), c))
         return self.head(self.norm(x))
 
-    def reset(self, cache: tuple[AttentionCache, ...], rows: Tensor) -> tuple[AttentionCache, ...]:
-        """Rows of the batch where ``rows`` (B,) is True begin a new sequence."""
-        return tuple(c.reset(rows) for c in cache)
+
+def _next_position(cache: tuple[AttentionCache, ...], device: torch.device) -> Tensor:
+    """(1,)."""
+    return torch.tensor([cache[0].time], device=device)

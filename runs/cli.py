@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from runs.errors import Interrupted, OutOfTime, RunError
+from runs.system.errors import Interrupted, OutOfTime, RunError
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def run(args: Sequence[str]) -> int:
     try:
         # some take a second: inside, so that Ctrl-C is answered from the start
         from runs.commands import VERBS, about, run_verb
-        from runs.extensions import load_extensions, take_extensions
+        from runs.config.extensions import load_extensions, take_extensions
 
         args = take_extensions(args)
         load_extensions()
@@ -82,7 +82,7 @@ def _failed(message: str) -> int:
 
 def _mendable(error: Exception) -> str | None:
     """What a person should know of an error that they can mend; None for a fault of the program."""
-    from envs.storage import DataError
+    from envs.fewshot.datasets.storage import DataError
 
     if isinstance(error, (RunError, DataError)):
         return str(error)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from runs.agents import FewShotAgent
-from runs.errors import RunError
-from runs.folder import RunFolder, find_runs
-from runs.machine import Machine
-from runs.meta_rl import MetaRLLearner
-from runs.records import PUBLISHED
+from runs.algorithms.meta_rl import MetaRLLearner
+from runs.results.folder import RunFolder, find_runs
+from runs.results.records import PUBLISHED
+from runs.system.errors import RunError
+from runs.system.machine import Machine
 from runs.tasks import FewShotTask
 from runs.training import build_learner, load_model
 from snail.actor_critic import ActorCritic
@@ -62,7 +62,7 @@ class Actor:
             raise ValueError("after the first step, give previous_action, previous_reward and done")
         else:
             x = self.model.encode(observation, previous_action, previous_reward.float(), done)
-        logits, state = self.model.act(x, state, in_place=True)
+        logits, state = self.model.act(x, state)
         noise = torch.empty_like(logits).exponential_(generator=generator)
         return (logits.softmax(-1) / noise).argmax(-1), state
 

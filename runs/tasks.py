@@ -13,11 +13,12 @@ from torch import Tensor
 from baselines.bayes_optimal import bayes_optimal_value, feasible
 from baselines.planning import value_iteration
 from envs.bandits import BernoulliBanditVectorEnv
-from envs.fewshot import ImageClasses, load_classes
+from envs.fewshot.datasets.base import ImageClasses
+from envs.fewshot.datasets.registry import load_classes
 from envs.mdps import TabularMDPVectorEnv
 from envs.trials import TrialVectorEnv
-from runs.config import options_of
-from runs.embeddings import OMNIGLOT_EMBEDDING, EmbeddingConfig
+from runs.agents.embeddings import OMNIGLOT_EMBEDDING, EmbeddingConfig
+from runs.config.serialization import options_of
 
 
 class Task(ABC):  # noqa: B024  # what a task must have is said by the trainings that it is for

@@ -15,17 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from runs.algorithms.finite import SMALLER_STEPS, NotFinite, strange_weight
+from runs.algorithms.learner import Learner, Measurement
 from runs.catalogue import RunConfig
-from runs.config import check_values
-from runs.deadline import Deadline
-from runs.errors import Interrupted, OutOfTime, RunError
-from runs.finite import SMALLER_STEPS, NotFinite, strange_weight
-from runs.folder import RunFolder, WatchedFolder
-from runs.learner import Learner, Measurement
-from runs.machine import Machine, emulates_bfloat16
-from runs.progress import progress_bar
-from runs.records import git_commit, make_record
-from runs.team import Team
+from runs.config.serialization import check_values
+from runs.results.folder import RunFolder, WatchedFolder
+from runs.results.records import git_commit, make_record
+from runs.system.deadline import Deadline
+from runs.system.distributed.process_group import Team
+from runs.system.errors import Interrupted, OutOfTime, RunError
+from runs.system.machine import Machine, emulates_bfloat16
+from runs.system.progress import progress_bar
 from runs.tracking import Tracker, TrackerName, open_tracker, tracker_names
 from runs.tracking.pictures import PICTURES_AFTER, draw_pictures
 

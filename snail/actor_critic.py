@@ -79,10 +79,10 @@ class ActorCritic(nn.Module):
         """The policy's state before the first step."""
         return self.policy.init_cache(batch_size, max_len)
 
-    def act(self, x_t: Tensor, cache: Any, in_place: bool = False) -> tuple[Tensor, Any]:
+    def act(self, x_t: Tensor, cache: Any) -> tuple[Tensor, Any]:
         """One step of the policy alone: (B, C), cache -> logits (B, A), cache.
 
         Acting needs no values; for a finished trial ``forward`` has them all at once, at a fraction of the cost.
         """
-        y, cache = self.policy.step(x_t, cache, in_place)
+        y, cache = self.policy.step(x_t, cache)
         return y[:, : self.num_actions], cache

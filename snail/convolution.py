@@ -9,60 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from snail.sequence import Clock, SequenceModel
-
-
-@dataclass(frozen=True)
-class ConvCache:
-    """What a causal convolution, or a stack of them, remembers of the past.
-
-    rows: (L, B, C) ring buffer with step t in slot t % L; L is the reach of the filters + 1, or the longest
-        sequence where that is shorter.
-    clock: where the rows of the batch stand in time.
-    """
-
-    rows: Tensor
-    clock: Clock
-
-    @classmethod
-    def of_sequence(cls, rows: Tensor, reach: int, max_len: int | None) -> ConvCache:
-        """The cache of filters with that reach after the sequence ``rows`` (T, B, C)."""
-        steps, slots = len(rows), reach + 1 if max_len is None else min(reach + 1, max_len)
-        if max_len is not None and steps > max_len:
-            raise ValueError(f"a cache of max_len {max_len} has no room for a sequence of {steps} steps")
-        if steps < slots:
-            rows = F.pad(rows, (0, 0, 0, 0, 0, slots - steps))
-        elif steps > slots:
-            rows = rows[-slots:].roll(steps % slots, dims=0)
-        return cls(rows, Clock(steps))
-
-    def past(self, offsets: Sequence[int]) -> list[Tensor | None]:
-        """The rows (B, C) so many steps before the next one; None for those before the beginning of all sequences."""
-        known = [o for o in offsets if o <= self.clock.age]
-        slots = [(self.clock.time - o) % len(self.rows) for o in known]
-        if torch.is_grad_enabled():  # gathered at once, so that backward scatters once
-            index = torch.tensor(slots, dtype=torch.long, device=self.rows.device)
-            found = iter(self.rows[index].unbind())
-        else:
-            found = iter([self.rows[slot] for slot in slots])
-        return [next(found) if o <= self.clock.age else None for o in offsets]
-
-    def append(self, row: Tensor, in_place: bool) -> ConvCache:
-        """The cache one step later, ``row`` (B, C) being that step."""
-        rows = self.rows if in_place else self.rows.clone()
-        rows[self.clock.time % len(rows)] = row
-        return ConvCache(rows, self.clock.tick())
-
-    def reset(self, rows: Tensor) -> ConvCache:
-        """The cache in which the batch rows where ``rows`` (B,) is True have no past: zeros, as padding gives."""
-        return ConvCache(self.rows.masked_fill(rows[:, None], 0.0), self.clock.reset(rows))
+from snail.caches import ConvCache
+from snail.sequence import SequenceModel
 
 
 class CausalConv1d(SequenceModel):
@@ -101,7 +55,7 @@ class CausalConv1d(SequenceModel):
     def init_cache(self, batch_size: int, max_len: int) -> ConvCache:
         """The state before the first step, with room for ``max_len`` steps."""
         rows = self.weight.new_zeros(min(self.reach + 1, max_len), batch_size, self.input_size)
-        return ConvCache(rows, Clock())
+        return ConvCache(rows)
 
     def prefill(self, x: Tensor, max_len: int | None = None) -> tuple[Tensor, ConvCache]:
         """(B, T, C) -> (B, T, D), cache. Without ``max_len`` any number of further steps fits."""
@@ -112,22 +66,19 @@ class CausalConv1d(SequenceModel):
         terms = [row @ w for row, w in zip(past, self.weight, strict=False) if row is not None]
         return sum(terms[1:], start=terms[0]) if terms else None
 
-    def step(self, x_t: Tensor, cache: ConvCache, in_place: bool = False) -> tuple[Tensor, ConvCache]:
+    @torch.no_grad()
+    def step(self, x_t: Tensor, cache: ConvCache) -> tuple[Tensor, ConvCache]:
         """(B, C), cache -> (B, D), cache."""
-        if len(cache.rows) <= self.reach:
-            cache.clock.check_room(len(cache.rows))
+        cache.check_room(self.reach)
         y = self.branch(x_t[:, None], cache)[:, 0]
-        return y, cache.append(x_t, in_place)
+        cache.next_row().copy_(x_t)
+        return y, cache.tick()
 
     def branch(self, x_q: Tensor, cache: ConvCache) -> Tensor:
         """(B, Q, C), cache -> (B, Q, D)."""
         y = x_q @ self.weight[-1] + self.bias  # (B, Q, D)
         past = self.past_term(cache.past(self.offsets))
         return y if past is None else y + past[:, None]
-
-    def reset(self, cache: ConvCache, rows: Tensor) -> ConvCache:
-        """Rows of the batch where ``rows`` (B,) is True begin a new sequence."""
-        return cache.reset(rows)
 
 
 class _DenseStackFunction(torch.autograd.Function):
@@ -337,7 +288,7 @@ class DenseStack(SequenceModel):
     def init_cache(self, batch_size: int, max_len: int) -> ConvCache:
         """The state before the first step, with room for ``max_len`` steps."""
         rows = self.convs[0].weight.new_zeros(min(self.reach + 1, max_len), batch_size, self.output_size)
-        return ConvCache(rows, Clock())
+        return ConvCache(rows)
 
     def prefill(self, x: Tensor, max_len: int | None = None) -> tuple[Tensor, ConvCache]:
         """(B, T, C) -> (B, T, C + n D), cache. Without ``max_len`` any number of further steps fits."""
@@ -352,38 +303,28 @@ class DenseStack(SequenceModel):
             terms.append(conv.past_term([None if row is None else row[:, : conv.input_size] for row in past]))
         return terms
 
-    def step(self, x_t: Tensor, cache: ConvCache, in_place: bool = False) -> tuple[Tensor, ConvCache]:
-        """(B, C), cache -> (B, C + n D), cache."""
-        if len(cache.rows) <= self.reach:
-            cache.clock.check_room(len(cache.rows))
-        if in_place and not torch.is_autocast_enabled(x_t.device.type):
-            return self._step_in_place(x_t, cache)
-        row = self._run(x_t[None], self._past_terms(cache))[0]
-        return row, cache.append(row, in_place=False)
-
-    def _step_in_place(self, x_t: Tensor, cache: ConvCache) -> tuple[Tensor, ConvCache]:
-        """The layers write straight into the cache: no concatenation, no copy of the past."""
-        row = cache.rows[cache.clock.time % len(cache.rows)]  # (B, C + n D)
+    @torch.no_grad()
+    def step(self, x_t: Tensor, cache: ConvCache) -> tuple[Tensor, ConvCache]:
+        """(B, C), cache -> (B, C + n D), cache. The layers write straight into it: no concatenation, no copy."""
+        cache.check_room(self.reach)
+        row = cache.next_row()  # (B, C + n D)
         row[:, : self.input_size] = x_t
-        for conv in self.convs:
-            c = conv.input_size
-            z = torch.addmm(conv.bias, row[:, :c], conv.weight[-1])  # (B, 2 D)
-            for past, weight in zip(cache.past(conv.offsets), conv.weight, strict=False):
-                if past is not None:
-                    z.addmm_(past[:, :c], weight)
-            f, g = _tanh_(z[:, : self.filters]), _sigmoid_(z[:, self.filters :])
-            torch.mul(f, g, out=row[:, c : c + self.filters])
-        return row, ConvCache(cache.rows, cache.clock.tick())
+        with torch.autocast(x_t.device.type, enabled=False):
+            for conv in self.convs:
+                c = conv.input_size
+                z = torch.addmm(conv.bias, row[:, :c], conv.weight[-1])  # (B, 2 D)
+                for past, weight in zip(cache.past(conv.offsets), conv.weight, strict=False):
+                    if past is not None:
+                        z.addmm_(past[:, :c], weight)
+                f, g = _tanh_(z[:, : self.filters]), _sigmoid_(z[:, self.filters :])
+                torch.mul(f, g, out=row[:, c : c + self.filters])
+        return row, cache.tick()
 
     def branch(self, x_q: Tensor, cache: ConvCache) -> Tensor:
         """(B, Q, C), cache -> (B, Q, C + n D)."""
         batch, queries, channels = x_q.shape
         rows = x_q.reshape(1, batch * queries, channels)
         return self._run(rows, self._past_terms(cache)).view(batch, queries, -1)
-
-    def reset(self, cache: ConvCache, rows: Tensor) -> ConvCache:
-        """Rows of the batch where ``rows`` (B,) is True begin a new sequence."""
-        return cache.reset(rows)
 
 
 class DenseBlock(DenseStack):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from snail.attention import PLAIN, AttentionBlock, AttentionKind
@@ -118,12 +119,13 @@ class SNAIL(SequenceModel):
             caches.append(cache)
         return self.head(x), tuple(caches)
 
-    def step(self, x_t: Tensor, cache: tuple, in_place: bool = False) -> tuple[Tensor, tuple]:
+    @torch.no_grad()
+    def step(self, x_t: Tensor, cache: tuple) -> tuple[Tensor, tuple]:
         """(B, C), cache -> (B, D), cache."""
         x_t = self.stem(x_t)
         caches = []
         for block, c in zip(self.blocks, cache, strict=True):
-            x_t, c = block.step(x_t, c, in_place)
+            x_t, c = block.step(x_t, c)
             caches.append(c)
         return self.head(x_t), tuple(caches)
 
@@ -133,7 +135,3 @@ class SNAIL(SequenceModel):
         for block, c in zip(self.blocks, cache, strict=True):
             x_q = block.branch(x_q, c)
         return self.head(x_q)
-
-    def reset(self, cache: tuple, rows: Tensor) -> tuple:
-        """Rows of the batch where ``rows`` (B,) is True begin a new sequence."""
-        return tuple(block.reset(c, rows) for block, c in zip(self.blocks, cache, strict=True))

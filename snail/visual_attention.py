@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from snail.selection import Selection, record_weights, select
+from snail.attention.selection import Selection, record_weights, select
 
 
 class SelfAttention2d(nn.Module):

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from snail.attention import AttentionBlock, AttentionKind, Mechanism
-from snail.reach import REACHES
-from snail.scores import SCORE_NAMES, SCORES
-from snail.selection import record_weights, recording, score_function_loss, select
+from snail.attention.scores import SCORE_NAMES, SCORES
+from snail.attention.selection import record_weights, recording, score_function_loss, select
+from snail.attention.windows import REACHES
 from snail.sequence import parameter_count
 
 B, H, T, S, K = 2, 3, 4, 5, 4

@@ -11,7 +11,7 @@ import torch
 from runs.agents import FEWSHOT_VARIANTS
 from runs.catalogue import find
 from runs.cli import run
-from runs.machine import Machine
+from runs.system.machine import Machine
 from runs.training import build_learner
 
 FEWSHOT = ["--training.steps", "2", "--training.batch-size", "2", "--training.validation-episodes", "4"]

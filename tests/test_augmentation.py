@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from envs.augmentation import Augmentation
+from envs.fewshot.augmentation import Augmentation
 
 
 def images(channels: int = 3, count: int = 40) -> torch.Tensor:

@@ -13,8 +13,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from envs.fewshot import Episodes
+from envs.fewshot.episodes import Episodes
 from runs.agents import SNAILConfig
+from runs.algorithms.meta_rl import TrialTest
+from runs.algorithms.ppo import PPOTraining
 from runs.bench.fewshot import Classifiers, noise_sampler, training_step
 from runs.bench.measure import check_agreement, count_flops
 from runs.bench.plain import plain_snail
@@ -22,10 +24,8 @@ from runs.bench.recurrent_ppo import NOT_INSTALLED, RecurrentPPO, SeenByRL2
 from runs.bench.report import TINY, Report, bench, render
 from runs.bench.rollout import RerunAgent, rollout_differences
 from runs.bench.training import Repeated
-from runs.errors import RunError
-from runs.machine import Machine
-from runs.meta_rl import TrialTest
-from runs.ppo import PPOTraining
+from runs.system.errors import RunError
+from runs.system.machine import Machine
 from runs.tasks import BanditTask
 from snail import SNAIL, TC, ActorCritic, Attention, AttentionBlock, OmniglotEmbedding, TCBlock
 

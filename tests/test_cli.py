@@ -78,7 +78,7 @@ def test_list_shows_every_experiment(capsys):
 
 
 def test_the_written_listing_is_up_to_date():
-    """Run ``python -m runs.readme`` to bring it up to date."""
+    """Run ``python -m runs.generate`` to bring it up to date."""
     from runs.commands.listing import LISTING, digest, listing
 
     assert LISTING.read_text(encoding="utf-8") == f"{digest()}\n{listing()}"
@@ -151,15 +151,15 @@ def test_the_name_may_stand_anywhere(capsys, results):
 
 
 def test_data_that_cannot_be_had_does_not_stop_the_rest(capsys, tmp_path, monkeypatch):
-    import envs.storage
+    import envs.fewshot.datasets.storage
 
     monkeypatch.setenv("SNAIL_CACHE", str(tmp_path))
     monkeypatch.delenv("SNAIL_DATA", raising=False)
 
     def offline(url, path, timeout=0.0):
-        raise envs.storage.DataError("no network")
+        raise envs.fewshot.datasets.storage.DataError("no network")
 
-    monkeypatch.setattr(envs.storage, "download", offline)
+    monkeypatch.setattr(envs.fewshot.datasets.storage, "download", offline)
     code, out, err = snail(capsys, "data")
     assert code == 0 and "nowhere" in out and "glyphs" in out
     (mini,) = [line for line in out.splitlines() if "learn2learn" in line]
@@ -172,7 +172,7 @@ def test_data_that_cannot_be_had_does_not_stop_the_rest(capsys, tmp_path, monkey
 
 
 def test_data_builds_every_split_of_what_is_there_and_not_built(capsys, tmp_path, monkeypatch):
-    from envs.fewshot import DatasetStatus
+    from envs.fewshot.datasets.base import DatasetStatus
 
     loaded = []
     monkeypatch.setattr("runs.commands.data.load_classes", lambda name, split, **k: loaded.append((name, split)))

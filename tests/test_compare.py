@@ -12,12 +12,12 @@ import pytest
 from scipy import stats
 
 from runs.cli import run
-from runs.compare import describe_groups, find_groups
-from runs.curves import band, main_metric
-from runs.errors import RunError
-from runs.folder import write_json
-from runs.records import PUBLISHED
-from runs.statistics import bootstrap_interval
+from runs.results.compare import describe_groups, find_groups
+from runs.results.curves import band, main_metric
+from runs.results.folder import write_json
+from runs.results.records import PUBLISHED
+from runs.results.statistics import bootstrap_interval
+from runs.system.errors import RunError
 
 SNAIL = PUBLISHED / "bandit/n10-k5/snail/full-seed0"
 

@@ -12,15 +12,15 @@ import pytest
 import torch
 
 import runs.tasks
-from envs.fewshot import ImageClasses
+from envs.fewshot.datasets.base import ImageClasses
 from runs.agents import AGENTS, METHODS
+from runs.algorithms.tuning import Tuning
 from runs.catalogue import BUDGETS, CATALOGUE, RunConfig, find
-from runs.config import from_dict, to_dict, to_json
-from runs.errors import RunError
-from runs.machine import Machine
+from runs.config.serialization import from_dict, to_dict, to_json
+from runs.system.errors import RunError
+from runs.system.machine import Machine
 from runs.tasks import BanditTask, FewShotTask, MDPTask
 from runs.training import build_learner
-from runs.tuning import Tuning
 
 CONFIGS = {
     f"{e.id}-{agent}-{algorithm}-{budget}": e.config(agent, seed=3, budget=budget, algorithm=algorithm)

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from runs.agents import AGENTS
+from runs.algorithms.fewshot import FewShotTest, SupervisedTraining
+from runs.algorithms.meta_rl import TrialTest
+from runs.algorithms.ppo import PPOTraining
+from runs.algorithms.rollout import RecordedRollout, rollout
 from runs.catalogue import find
-from runs.folder import RunFolder
-from runs.machine import Machine
-from runs.meta_rl import TrialTest
-from runs.ppo import PPOTraining
-from runs.rollout import RecordedRollout, rollout
-from runs.supervised import FewShotTest, SupervisedTraining
+from runs.results.folder import RunFolder
+from runs.system.machine import Machine
 from runs.training import train
 from snail import SNAIL
 
@@ -29,7 +29,7 @@ def test_step_prefill_and_branch_equal_forward():
         expected = model(x)
         cache, steps = model.init_cache(4, 7), []
         for t in range(7):
-            y, cache = model.step(x[:, t], cache, in_place=True)
+            y, cache = model.step(x[:, t], cache)
             steps.append(y)
         torch.testing.assert_close(torch.stack(steps, dim=1), expected, atol=1e-4, rtol=1e-4)
         _, cache = model.prefill(x[:, :6])

@@ -20,9 +20,9 @@ from two_processes import BANDIT, CONFIGS, DRAWINGS, RESUMED, WRONG, batch, go, 
 
 from runs.agents import SNAILConfig
 from runs.catalogue import RunConfig, find
-from runs.errors import RunError
-from runs.machine import Machine
-from runs.team import ALONE, Team
+from runs.system.distributed.process_group import ALONE, Team
+from runs.system.errors import RunError
+from runs.system.machine import Machine
 from runs.training import build_learner
 
 pytestmark = pytest.mark.skipif(not distributed.is_available(), reason="torch was built without torch.distributed")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from runs import deadline
-from runs.deadline import RESERVE, Deadline, parse_duration
-from runs.errors import RunError
+from runs.system import deadline
+from runs.system.deadline import RESERVE, Deadline, parse_duration
+from runs.system.errors import RunError
 
 
 @pytest.mark.parametrize(

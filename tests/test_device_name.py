@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from runs.machine import device_name, emulates_bfloat16
+from runs.system.machine import device_name, emulates_bfloat16
 
 CPUINFO = (
     "processor\t: 0\nmodel name\t: A Processor\nflags\t\t: fpu {flags}\n\nprocessor\t: 1\nmodel name\t: A Processor\n"

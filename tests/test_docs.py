@@ -11,7 +11,7 @@ import pytest
 
 from runs.cli import run
 from runs.commands import VERBS
-from runs.extensions import VARIABLE, take_extensions
+from runs.config.extensions import VARIABLE, take_extensions
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -71,7 +71,7 @@ def test_the_folder_picture_is_the_tree():
 
 def test_options_named_in_the_reproduction_notes_exist(capsys):
     from runs.commands.training import Train
-    from runs.options import option_names
+    from runs.config.command_line import option_names
 
     known = set()
     for words in ("omniglot/5way", "omniglot/5way --agent maml", "bandit/n10-k5", "bandit/n10-k5 --agent gru"):
@@ -91,7 +91,7 @@ def test_files_named_in_the_notes_exist():
 
 
 def test_every_published_number_has_its_samples():
-    from runs.records import PUBLISHED, read_results
+    from runs.results.records import PUBLISHED, read_results
 
     results = read_results([PUBLISHED])
     assert len(results) > 100
@@ -102,8 +102,8 @@ def test_every_published_number_has_its_samples():
 
 
 def test_the_demos_table_is_of_what_the_demo_runs():
-    from runs.demo import AGENTS, BANDIT, OMNIGLOT
-    from runs.readme import sections
+    from runs.commands.demo import AGENTS, BANDIT, OMNIGLOT
+    from runs.generate import sections
 
     rows = re.findall(r"^\| (\S.*?) \| (\w+) \| .*\| demo[^|]*\|$", sections()["demo"], re.M)
     expected = {BANDIT: "N=10 K=5", OMNIGLOT: "5-way 1-shot only"}

@@ -15,10 +15,10 @@ from baselines.bandits import Thompson
 from runs.agents import GRUConfig, SequenceAgent
 from runs.catalogue import CATALOGUE, Experiment, RunConfig, as_catalogued, find, meta_rl, register, register_agent
 from runs.cli import run
-from runs.config import from_dict, to_dict
-from runs.errors import RunError
-from runs.extensions import VARIABLE, load_extensions, take_extensions
-from runs.records import read_results
+from runs.config.extensions import VARIABLE, load_extensions, take_extensions
+from runs.config.serialization import from_dict, to_dict
+from runs.results.records import read_results
+from runs.system.errors import RunError
 from runs.tasks import BanditTask, Task
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
@@ -76,8 +76,8 @@ def test_worker_processes_inherit_extensions(tmp_path):
     wanted = find("dark-room/n3").config("gru", seed=4)
     config.write_text(json.dumps(to_dict(wanted)))
     script = (
-        "import sys; from pathlib import Path; from runs.extensions import load_extensions; load_extensions();"
-        "from runs.folder import RunFolder, run_path; from runs.training import build_learner;"
+        "import sys; from pathlib import Path; from runs.config.extensions import load_extensions; load_extensions();"
+        "from runs.results.folder import RunFolder, run_path; from runs.training import build_learner;"
         f"config = RunFolder(Path({str(tmp_path)!r})).config(); print(run_path(Path(), config), config.task.episodes)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=EXAMPLES.parents[1])

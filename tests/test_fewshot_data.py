@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 import torch
 
-from envs import fewshot, glyphs, omniglot, storage
-from envs.fewshot import EpisodeSampler, ImageClasses
-from envs.omniglot import Part
-from envs.storage import DataError
+from envs import fewshot
+from envs.fewshot.datasets import glyphs, omniglot, storage
+from envs.fewshot.datasets.base import ImageClasses
+from envs.fewshot.datasets.omniglot import Part
+from envs.fewshot.datasets.storage import DataError
+from envs.fewshot.episodes import EpisodeSampler
 
 Image = pytest.importorskip("PIL.Image")
 

@@ -17,7 +17,7 @@ import torch
 from tiny_runs import BANDIT, CPU, go, quicken
 
 from runs.cli import run
-from runs.folder import RunFolder, run_path
+from runs.results.folder import RunFolder, run_path
 
 MUTATIONS = 150
 STRANGE: list[Any] = [
@@ -187,7 +187,7 @@ def test_files_of_runs(results, tmp_path, seed, capsys, monkeypatch):
         try:
             record = go(RunFolder(sorted(results.rglob("*-seed3*"))[0]).config(), hurt, resume=True)
         except Exception as e:
-            assert type(e).__module__ == "runs.errors" or type(e).__name__ == "Damaged", (what, e)
+            assert type(e).__module__ == "runs.system.errors" or type(e).__name__ == "Damaged", (what, e)
         else:
             expected = EXPECTED.get("record")
             if expected is None:

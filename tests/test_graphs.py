@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from runs import ppo
 from runs.agents import AGENTS
-from runs.graphs import WARM_UP, ReplayedStep
-from runs.machine import Machine
-from runs.meta_rl import TrialTest
-from runs.ppo import PPOTraining
+from runs.algorithms import ppo
+from runs.algorithms.cuda_graphs import WARM_UP, ReplayedStep
+from runs.algorithms.meta_rl import TrialTest
+from runs.algorithms.ppo import PPOTraining
+from runs.system.machine import Machine
 from runs.tasks import BanditTask
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from baselines.recurrent import LSTM
 from baselines.transformer import Transformer
-from envs.fewshot import Episodes
+from envs.fewshot.episodes import Episodes
 from snail import SNAIL, TC, ActorCritic, Attention, OmniglotEmbedding, ResidualEmbedding, SequenceClassifier
 
 
@@ -300,15 +300,14 @@ def test_first_input_is_action_0_reward_0_and_flag_1():
     assert actor(states=1).first_input(torch.tensor([0])).tolist() == [[1, 0, 0, 0, 1]]
 
 
-@pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize("shared", [False, True])
-def test_acting_agrees_with_the_parallel_form(shared, in_place):
+def test_acting_agrees_with_the_parallel_form(shared):
     agent = actor(shared=shared)
     x = torch.randn(5, HORIZON, agent.policy.input_size)
     cache, steps = agent.init_cache(5, HORIZON), []
     with torch.no_grad():
         for t in range(HORIZON):
-            logits, cache = agent.act(x[:, t], cache, in_place)
+            logits, cache = agent.act(x[:, t], cache)
             steps.append(logits.clone())
         logits, values = agent(x)
     assert logits.shape == (5, HORIZON, ACTIONS) and values.shape == (5, HORIZON)

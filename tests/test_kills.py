@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 import runs.training
 from runs.catalogue import RunConfig
-from runs.folder import RunFolder
+from runs.results.folder import RunFolder
 
 KILLS = 20
 STEPS = 12

@@ -24,18 +24,18 @@ import pytest
 import torch
 
 from runs.agents import GRUConfig
+from runs.algorithms.meta_rl import TrialTest
+from runs.algorithms.ppo import PPOTraining
 from runs.catalogue import RunConfig
 from runs.cli import run
-from runs.deadline import Deadline
-from runs.errors import Interrupted, OutOfTime, RunError
-from runs.extensions import VARIABLE
-from runs.folder import RunFolder, run_path
+from runs.config.extensions import VARIABLE
 from runs.launch import LaunchOptions, Outcome, launch, require_finished
 from runs.launch.slurm import SlurmOptions
 from runs.launch.status import read_status
-from runs.machine import Machine
-from runs.meta_rl import TrialTest
-from runs.ppo import PPOTraining
+from runs.results.folder import RunFolder, run_path
+from runs.system.deadline import Deadline
+from runs.system.errors import Interrupted, OutOfTime, RunError
+from runs.system.machine import Machine
 from runs.tasks import BanditTask
 from runs.training import train
 
@@ -405,23 +405,23 @@ def test_a_launch_ends_as_its_runs_did(states, error):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
 def test_ctrl_c_in_this_process_stops_all_of_them(tmp_path, monkeypatch, number):
-    import runs.ppo
+    import runs.algorithms.ppo
 
-    update = runs.ppo.PPOLearner.update
+    update = runs.algorithms.ppo.PPOLearner.update
 
     def interrupted(self, step):
         if self.seed_of_run == 1:
             signal.raise_signal(number)
         return update(self, step)
 
-    build = runs.ppo.PPOLearner.__init__
+    build = runs.algorithms.ppo.PPOLearner.__init__
 
     def built(self, training, task, agent, test, seed, machine):
         self.seed_of_run = seed
         build(self, training, task, agent, test, seed, machine)
 
-    monkeypatch.setattr(runs.ppo.PPOLearner, "__init__", built)
-    monkeypatch.setattr(runs.ppo.PPOLearner, "update", interrupted)
+    monkeypatch.setattr(runs.algorithms.ppo.PPOLearner, "__init__", built)
+    monkeypatch.setattr(runs.algorithms.ppo.PPOLearner, "update", interrupted)
     with pytest.raises(Interrupted, match="1 of 3 runs are finished, the same command goes on"):
         launch([tiny(0), tiny(1), tiny(2)], tmp_path, options("process"))
     assert (run_path(tmp_path, tiny(1)) / "checkpoint.pt").exists()
@@ -430,16 +430,16 @@ def test_ctrl_c_in_this_process_stops_all_of_them(tmp_path, monkeypatch, number)
 
 def test_a_signal_that_a_launcher_has_arranged_is_left_to_it(undisturbed, tmp_path, monkeypatch):
     """As Slurm's SIGTERM is to submitit, which queues the job again, and Ray's to Ray."""
-    import runs.ppo
+    import runs.algorithms.ppo
 
     seen = []
-    update = runs.ppo.PPOLearner.update
+    update = runs.algorithms.ppo.PPOLearner.update
 
     def terminated(self, step):
         signal.raise_signal(signal.SIGTERM)
         return update(self, step)
 
-    monkeypatch.setattr(runs.ppo.PPOLearner, "update", terminated)
+    monkeypatch.setattr(runs.algorithms.ppo.PPOLearner, "update", terminated)
     old = signal.signal(signal.SIGTERM, lambda *_: seen.append(1))
     try:
         folder = RunFolder(run_path(tmp_path, tiny(0)))
@@ -510,7 +510,7 @@ def test_a_sweep_of_a_file_is_every_combination(capsys, here):
     assert all(c.training.bfloat16 and c.task.test_shots == (1, 5) and c.training.selection == "final" for c in configs)
     # exactly what the command line of a single run makes of the same words
     from runs.commands.training import Train
-    from runs.options import parse
+    from runs.config.command_line import parse
 
     words = (
         "omniglot/5way-1shot --agent lstm --seed 1 --budget demo --training.learning-rate 0.0003 --training.bfloat16"

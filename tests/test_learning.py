@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 import torch
 
-import runs.supervised
+import runs.algorithms.fewshot
 import runs.tasks
 from envs.bandits import BernoulliBanditVectorEnv
-from envs.fewshot import ImageClasses
+from envs.fewshot.datasets.base import ImageClasses
 from runs.agents import AGENTS, GRUConfig, LSTMConfig, TransformerConfig
-from runs.embeddings import OmniglotEmbeddingConfig
-from runs.machine import Machine
-from runs.meta_rl import TrialTest
-from runs.ppo import PPOTraining
-from runs.supervised import FewShotTest, SupervisedTraining
+from runs.agents.embeddings import OmniglotEmbeddingConfig
+from runs.algorithms.fewshot import FewShotTest, SupervisedTraining
+from runs.algorithms.meta_rl import TrialTest
+from runs.algorithms.ppo import PPOTraining
+from runs.algorithms.trpo import TRPOTraining
+from runs.system.machine import Machine
 from runs.tasks import FewShotTask
-from runs.trpo import TRPOTraining
 
 CPU = Machine(torch.device("cpu"))
 PULLS = 6

@@ -16,15 +16,15 @@ from baselines.encoder_decoder import (
     TransformerEncoderDecoder,
 )
 from baselines.transfer import TransferClassifier, fit_linear_classifier
-from envs.fewshot import Episodes
+from envs.fewshot.episodes import Episodes
 from runs.agents import FEWSHOT_VARIANTS, LookingSNAILConfig, SNAILConfig
+from runs.agents.embeddings import GlimpseEmbeddingConfig
 from runs.catalogue import find
-from runs.embeddings import GlimpseEmbeddingConfig
-from runs.errors import RunError
-from runs.machine import Machine
+from runs.system.errors import RunError
+from runs.system.machine import Machine
 from runs.training import build_learner
+from snail.attention.selection import recording, score_function_loss
 from snail.embedding import OmniglotEmbedding
-from snail.selection import recording, score_function_loss
 from snail.visual_attention import GlimpseEmbedding, SelfAttention2d
 
 C, D = 6, 3

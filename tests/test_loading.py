@@ -10,9 +10,9 @@ from tiny_runs import BANDIT, CPU, FEWSHOT, few_classes, go, quicken
 
 import runs
 from runs.agents import SNAILConfig
-from runs.errors import RunError
+from runs.algorithms.rollout import rollout
 from runs.loading import Actor, Classifier
-from runs.rollout import rollout
+from runs.system.errors import RunError
 from runs.training import build_learner, load_model
 
 
@@ -24,7 +24,7 @@ def test_an_actor_plays_as_in_the_rollout(tmp_path, monkeypatch, model):
     agent = runs.load(tmp_path)
     assert isinstance(agent, Actor)
     learner = build_learner(config, CPU)
-    load_model(learner, runs.folder.RunFolder(tmp_path), config)
+    load_model(learner, runs.results.folder.RunFolder(tmp_path), config)
     env = config.task.make_env(20, "cpu")
     env.reset(seed=3)
     trials = rollout(learner.model, env, torch.Generator().manual_seed(5), env.tasks)
@@ -48,7 +48,7 @@ def test_a_classifier_classifies_as_in_the_test(tmp_path, monkeypatch):
     agent = runs.load(str(tmp_path))
     assert isinstance(agent, Classifier)
     learner = build_learner(FEWSHOT, CPU)
-    load_model(learner, runs.folder.RunFolder(tmp_path), FEWSHOT)
+    load_model(learner, runs.results.folder.RunFolder(tmp_path), FEWSHOT)
     learner._take_selected()
     learner.model.eval()
     images = few_classes("glyphs", "test").images

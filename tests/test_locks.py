@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from runs.errors import Taken
-from runs.folder import RunFolder
-from runs.locks import Held, holder, lock
+from runs.results.folder import RunFolder
+from runs.system.errors import Taken
+from runs.system.locks import Held, holder, lock
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,7 +34,7 @@ def test_one_holder_at_a_time(tmp_path):
 HOLD = """
 import sys, time
 from pathlib import Path
-from runs.locks import lock
+from runs.system.locks import lock
 
 with lock(Path(sys.argv[1])):
     print("held", flush=True)
@@ -61,7 +61,7 @@ def test_a_lock_is_released_by_an_error_and_by_death(tmp_path):
 CONTENDER = """
 import sys, time
 from pathlib import Path
-from runs.locks import Held, holder, lock
+from runs.system.locks import Held, holder, lock
 
 path, counter, rounds = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 done = 0
@@ -91,7 +91,7 @@ def test_nothing_is_lost_between_contenders(tmp_path):
 ASK = """
 import sys
 from pathlib import Path
-from runs.locks import holder
+from runs.system.locks import holder
 
 print("asking", flush=True)
 while True:

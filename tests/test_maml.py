@@ -11,16 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import runs.supervised
+import runs.algorithms.fewshot
 import runs.tasks
 from baselines.maml import MAML, EpisodeNorm
-from envs.fewshot import Episodes, ImageClasses
+from envs.fewshot.datasets.base import ImageClasses
+from envs.fewshot.episodes import Episodes
 from runs.agents import MAMLConfig
+from runs.agents.embeddings import OmniglotEmbeddingConfig
+from runs.algorithms.fewshot import FewShotTest, SupervisedTraining
 from runs.catalogue import find
 from runs.cli import run
-from runs.embeddings import OmniglotEmbeddingConfig
-from runs.machine import Machine
-from runs.supervised import FewShotTest, SupervisedTraining
+from runs.system.machine import Machine
 from runs.tasks import FewShotTask
 
 needs_learn2learn = pytest.mark.usefixtures("learn2learn")

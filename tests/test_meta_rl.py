@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import torch
 
+from runs.algorithms.meta_rl import MetaRLLearner
+from runs.algorithms.rollout import rollout
 from runs.catalogue import find
-from runs.machine import Machine
-from runs.meta_rl import MetaRLLearner
-from runs.rollout import rollout
+from runs.system.machine import Machine
 from runs.training import build_learner
 
 CPU = Machine(torch.device("cpu"))

@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 import torch
 
-from envs import fewshot, mini_imagenet, storage
-from envs.array_pickle import read_array_pickle
-from envs.mini_imagenet import Layout, find_source, load_mini_imagenet, mini_imagenet_status
-from envs.storage import DataError
+from envs import fewshot
+from envs.fewshot.datasets import mini_imagenet, storage
+from envs.fewshot.datasets.array_pickle import read_array_pickle
+from envs.fewshot.datasets.mini_imagenet import Layout, find_source, load_mini_imagenet, mini_imagenet_status
+from envs.fewshot.datasets.storage import DataError
 
 Image = pytest.importorskip("PIL.Image")
 

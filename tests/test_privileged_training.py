@@ -10,16 +10,16 @@ from tiny_runs import BANDIT, CPU
 
 import runs.tasks
 from runs.agents import GRUConfig, SNAILConfig
+from runs.algorithms.meta_rl import MetaRLLearner, TrialTest
+from runs.algorithms.ppo import PPOLearner, PPOTraining
+from runs.algorithms.returns import generalized_advantages, standardized
+from runs.algorithms.rollout import rollout
+from runs.algorithms.schedules import ramp
+from runs.algorithms.trpo import TRPOTraining
 from runs.catalogue import RunConfig
-from runs.errors import RunError
-from runs.meta_rl import MetaRLLearner, TrialTest
-from runs.ppo import PPOLearner, PPOTraining
-from runs.returns import generalized_advantages, standardized
-from runs.rollout import rollout
-from runs.schedules import ramp
+from runs.system.errors import RunError
 from runs.tasks import BanditTask, MDPTask
 from runs.training import build_learner, evaluate
-from runs.trpo import TRPOTraining
 
 TOLD = PPOTraining(4, 16, minibatches=2, expected_rewards=True, privileged_critic=True)
 MDP = MDPTask(episodes=2, states=3, actions=2, episode_length=4)

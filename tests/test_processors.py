@@ -19,7 +19,7 @@ RUN_EVERY_FAMILY = """
 from dataclasses import replace
 import runs.tasks
 from runs.agents import AGENTS, FEWSHOT_AGENTS, FEWSHOT_VARIANTS
-from runs.errors import RunError
+from runs.system.errors import RunError
 from test_uninitialized_memory import fresh_memory_is_nan, learn_and_test
 from tiny_runs import BANDIT, FEWSHOT, TRPO, few_classes
 

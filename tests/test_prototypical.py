@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from baselines.prototypical import PrototypicalNetwork, pooled_prototypical_logits, prototypes
-from envs.fewshot import Episodes
+from envs.fewshot.episodes import Episodes
 
 
 def test_prototypes_are_the_means_of_the_classes():

@@ -11,19 +11,19 @@ import torch
 from safetensors.torch import save
 from tiny_runs import BANDIT, CPU, FEWSHOT, go, quicken
 
+from runs.algorithms.learner import Measurement
 from runs.cli import run as cli
 from runs.commands.verify import _verdict, verify
-from runs.errors import RunError
-from runs.folder import RunFolder, write_json
-from runs.learner import Measurement
-from runs.publish import publish
+from runs.results.folder import RunFolder, write_json
+from runs.results.publish import publish
+from runs.system.errors import RunError
 from runs.training import build_learner, evaluate, load_model
 
 
 @pytest.fixture(params=[BANDIT, FEWSHOT], ids=["bandit", "few-shot"])
 def run_and_copy(request, tmp_path, monkeypatch):
     quicken(monkeypatch)
-    monkeypatch.setattr("runs.records.as_catalogued", lambda config: True)
+    monkeypatch.setattr("runs.results.records.as_catalogued", lambda config: True)
     config = replace(request.param, seed=0, budget="full")
     go(config, tmp_path / "run")
     return config, RunFolder(tmp_path / "run"), RunFolder(tmp_path / "published")

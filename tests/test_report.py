@@ -26,11 +26,11 @@ from scipy import stats
 
 from runs.catalogue import find
 from runs.cli import run as snail
-from runs.config import to_dict
-from runs.folder import RunFolder, run_path
-from runs.report.collect import Collector, Curves, Found, Run, thinned
-from runs.report.page import CURVE_BYTES, Report, page
-from runs.report.serve import Live, Server
+from runs.config.serialization import to_dict
+from runs.dashboard.collect import Collector, Curves, Found, Run, thinned
+from runs.dashboard.page import CURVE_BYTES, Report, page
+from runs.dashboard.serve import Live, Server
+from runs.results.folder import RunFolder, run_path
 
 STEPS = 40
 BANDIT, OTHER = "bandit/n10-k5", "bandit/n10-k10"
@@ -200,7 +200,7 @@ def picture(path: Path, width: int, height: int) -> None:
 
 
 def test_pictures_are_scaled_down_and_those_beyond_the_limit_are_only_named(results, monkeypatch):
-    monkeypatch.setattr("runs.report.page.PICTURE_BYTES", 300_000)
+    monkeypatch.setattr("runs.dashboard.page.PICTURE_BYTES", 300_000)
     folder = run_of(results, "gru")
     for n in range(3):
         picture(folder / "attention" / f"layer-{n}.png", 1800, 600)

@@ -8,10 +8,16 @@ import pytest
 import torch
 from torch.distributions import Categorical
 
-from runs.learner import Measurement
-from runs.meta_rl import RunningScale
-from runs.returns import clipped_surrogate_loss, entropy, generalized_advantages, log_probability, standardized
-from runs.schedules import geometric_growth, one_cycle
+from runs.algorithms.learner import Measurement
+from runs.algorithms.meta_rl import RunningScale
+from runs.algorithms.returns import (
+    clipped_surrogate_loss,
+    entropy,
+    generalized_advantages,
+    log_probability,
+    standardized,
+)
+from runs.algorithms.schedules import geometric_growth, one_cycle
 
 
 @pytest.fixture(autouse=True)

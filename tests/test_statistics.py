@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from runs.statistics import (
+from runs.results.statistics import (
     bootstrap_interval,
     interquartile_mean,
     paired_difference,

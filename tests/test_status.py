@@ -17,13 +17,13 @@ import pytest
 from runs.catalogue import RunConfig, find
 from runs.cli import run
 from runs.commands.track import _runs as pushable
-from runs.config import to_dict
-from runs.folder import RunFolder, find_runs, run_path, write_json
+from runs.config.serialization import to_dict
+from runs.dashboard.collect import Collector
 from runs.launch.jobs import Job
 from runs.launch.plans import LONGEST_WAIT, Queue, keep_plan
 from runs.launch.queue import _squeue
 from runs.launch.status import Status, read_status, render
-from runs.report.collect import Collector
+from runs.results.folder import RunFolder, find_runs, run_path, write_json
 
 CONFIG = find("bandit/n10-k5").config("gru", budget="smoke")  # of 4 updates
 

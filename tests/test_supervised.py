@@ -9,13 +9,13 @@ import pytest
 import torch
 
 import runs.tasks
-from envs.fewshot import ImageClasses
+from envs.fewshot.datasets.base import ImageClasses
 from runs.agents import GRUConfig, PrototypicalConfig, SNAILConfig
+from runs.algorithms.fewshot import FewShotLearner, FewShotTest, SupervisedTraining
 from runs.catalogue import RunConfig
-from runs.errors import RunError
-from runs.folder import RunFolder
-from runs.machine import Machine
-from runs.supervised import FewShotLearner, FewShotTest, SupervisedTraining
+from runs.results.folder import RunFolder
+from runs.system.errors import RunError
+from runs.system.machine import Machine
 from runs.tasks import FewShotTask
 from runs.training import build_learner, evaluate, load_model, train
 from snail.classifier import EpisodeModel

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from tiny_runs import BANDIT, STEPS, assert_same_run, contents, go, quicken, untimed_metrics
 
+from runs.algorithms.ppo import PPOLearner
 from runs.catalogue import RunConfig
 from runs.cli import run
 from runs.commands.training import Train
-from runs.errors import Interrupted
-from runs.folder import RunFolder
-from runs.ppo import PPOLearner
+from runs.results.folder import RunFolder
+from runs.system.errors import Interrupted
 
 SMALL = ["--training.steps", "3", "--training.batch-size", "8", "--test.trials", "50", "--tracker", "none"]
 GRU = ["train", "bandit/n10-k5", "--agent", "gru", "--model.hidden-size", "8", *SMALL]

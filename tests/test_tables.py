@@ -16,9 +16,9 @@ from scipy import stats
 
 from runs.catalogue import CATALOGUE
 from runs.cli import run
-from runs.readme import README, updated
-from runs.records import PUBLISHED, Result, read_results
-from runs.tables import FORMATS, choose, missing_runs, render, tables
+from runs.generate import README, updated
+from runs.results.records import PUBLISHED, Result, read_results
+from runs.results.tables import FORMATS, choose, missing_runs, render, tables
 
 
 def result(**changes) -> Result:
@@ -117,7 +117,7 @@ def test_markdown():
 
 
 def test_the_readme_shows_the_published_records():
-    """Run ``python -m runs.readme`` to bring it up to date."""
+    """Run ``python -m runs.generate`` to bring it up to date."""
     text = README.read_text(encoding="utf-8")
     assert updated(text) == text
 

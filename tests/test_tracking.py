@@ -21,11 +21,11 @@ from tiny_runs import BANDIT, STEPS, assert_same_run, go, quicken
 import runs.tracking
 import runs.training
 from runs.agents import SNAILConfig
+from runs.algorithms.ppo import PPOLearner
 from runs.cli import run
-from runs.config import to_dict
-from runs.errors import Interrupted, RunError
-from runs.folder import RunFolder
-from runs.ppo import PPOLearner
+from runs.config.serialization import to_dict
+from runs.results.folder import RunFolder
+from runs.system.errors import Interrupted, RunError
 from runs.tracking import Tracker, open_tracker
 from runs.tracking.follow import Position, held, mirror_file
 from runs.tracking.interface import Run, Tail
@@ -205,7 +205,7 @@ from pathlib import Path
 import pytest, torch
 from tiny_runs import BANDIT, go, quicken
 import runs.training
-from runs.ppo import PPOLearner
+from runs.algorithms.ppo import PPOLearner
 
 torch.set_num_threads(1)
 update = PPOLearner.update

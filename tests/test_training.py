@@ -33,19 +33,19 @@ from tiny_runs import (
     untimed_metrics,
 )
 
-import runs.meta_rl
+import runs.algorithms.meta_rl
 import runs.tasks
 import runs.tracking
 import runs.training
 from runs.agents import SNAILConfig
-from runs.config import to_dict, to_json
-from runs.deadline import Deadline
-from runs.errors import Interrupted, OutOfTime, RunError
-from runs.folder import RunFolder
-from runs.meta_rl import TrialTest
-from runs.ppo import PPOLearner
-from runs.records import SAMPLES, read_results, read_samples
-from runs.supervised import FewShotLearner, FewShotTest
+from runs.algorithms.fewshot import FewShotLearner, FewShotTest
+from runs.algorithms.meta_rl import TrialTest
+from runs.algorithms.ppo import PPOLearner
+from runs.config.serialization import to_dict, to_json
+from runs.results.folder import RunFolder
+from runs.results.records import SAMPLES, read_results, read_samples
+from runs.system.deadline import Deadline
+from runs.system.errors import Interrupted, OutOfTime, RunError
 from runs.training import build_learner, evaluate, load_model, train
 
 
@@ -309,7 +309,7 @@ def test_stopped_by_its_deadline_again_and_again(finished, tmp_path):
 
 
 def test_a_deadline_in_the_evaluation_leaves_it_to_be_repeated(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs.meta_rl, "TESTED_AT_ONCE", 60)
+    monkeypatch.setattr(runs.algorithms.meta_rl, "TESTED_AT_ONCE", 60)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs.training, "_run_steps", stop_the_clock_after(runs.training._run_steps))
         with pytest.raises(OutOfTime, match="before the evaluation"):
@@ -378,9 +378,9 @@ import torch
 torch.set_num_threads(1)
 import runs.training
 from runs.catalogue import RunConfig
-from runs.config import from_dict
-from runs.folder import RunFolder
-from runs.machine import Machine
+from runs.config.serialization import from_dict
+from runs.results.folder import RunFolder
+from runs.system.machine import Machine
 import json
 
 runs.training.CHECKPOINT_SECONDS = -1.0

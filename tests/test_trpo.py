@@ -9,12 +9,12 @@ import torch
 from torch.distributions import Categorical
 from torch.nn.utils import parameters_to_vector
 
+from runs.algorithms.rollout import rollout
+from runs.algorithms.trpo import TRPOTraining, conjugate_gradient, fisher_product, kl_divergence
 from runs.catalogue import find
-from runs.errors import RunError
-from runs.machine import Machine
-from runs.rollout import rollout
+from runs.system.errors import RunError
+from runs.system.machine import Machine
 from runs.training import build_learner
-from runs.trpo import TRPOTraining, conjugate_gradient, fisher_product, kl_divergence
 
 CPU = Machine(torch.device("cpu"))
 AGENTS = ("snail", "lstm", "gru", "transformer")

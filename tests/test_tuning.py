@@ -11,15 +11,15 @@ from torch import Tensor
 
 import runs.training
 from envs.trials import TrialVectorEnv
+from runs.algorithms.meta_rl import TrialTest
+from runs.algorithms.tuning import Tuner, Tuning
 from runs.catalogue import find
-from runs.deadline import Deadline
-from runs.errors import OutOfTime
-from runs.folder import RunFolder
-from runs.machine import Machine, stream_seed
-from runs.meta_rl import TrialTest
+from runs.results.folder import RunFolder
+from runs.system.deadline import Deadline
+from runs.system.errors import OutOfTime
+from runs.system.machine import Machine, stream_seed
 from runs.tasks import BanditTask
 from runs.training import build_learner, train
-from runs.tuning import Tuner, Tuning
 
 CPU = Machine(torch.device("cpu"))
 PLAYED: list[Tensor] = []

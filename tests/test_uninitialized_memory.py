@@ -16,17 +16,17 @@ import torch
 from tiny_runs import BANDIT, CPU, FEWSHOT, few_classes
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import runs.finite
+import runs.algorithms.finite
 from runs.agents import AGENTS, ATTENTION_VARIANTS, FEWSHOT_AGENTS, FEWSHOT_VARIANTS, SequenceAgent
+from runs.agents.embeddings import ResidualEmbeddingConfig
+from runs.algorithms.fewshot import FewShotLearner
+from runs.algorithms.finite import NotFinite
+from runs.algorithms.meta_rl import TrialTest
+from runs.algorithms.ppo import PPOTraining
+from runs.algorithms.trpo import TRPOTraining
 from runs.catalogue import RunConfig
-from runs.embeddings import ResidualEmbeddingConfig
-from runs.finite import NotFinite
-from runs.meta_rl import TrialTest
-from runs.ppo import PPOTraining
-from runs.supervised import FewShotLearner
 from runs.tasks import BanditTask, MDPTask
 from runs.training import build_learner, evaluate
-from runs.trpo import TRPOTraining
 from snail.convolution import DenseStack
 
 PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "addbmm", "addmv", "mv", "dot", "linear", "convolution")
@@ -71,7 +71,7 @@ def learn_and_test(config: RunConfig) -> None:
         assert all(x.isfinite().all() for x in learner.update(step).values())
     learner.validate()
     assert all(m.samples.isfinite().all() for m in evaluate(learner, quiet=True))
-    assert runs.finite.strange_weight(learner.model) is None
+    assert runs.algorithms.finite.strange_weight(learner.model) is None
 
 
 @pytest.fixture(autouse=True)
@@ -117,7 +117,7 @@ def test_sequence_models_in_half_precision(agent):
         with torch.no_grad():
             past, cache = built.prefill(x[:, :12], 20)
             y, cache = built.step(x[:, 12], cache)
-            found = past, y, built.branch(x[:, 13:16], cache), built.step(x[:, 13], cache, in_place=True)[0]
+            found = past, y, built.branch(x[:, 13:16], cache), built.step(x[:, 13], cache)[0]
     assert all(y.isfinite().all() for y in found)
 
 
@@ -152,9 +152,9 @@ def spoiled_stack(monkeypatch, only_half: bool) -> None:
         row, cache = step(self, x_t, cache)
         return spoiled(row), cache
 
-    run, step = DenseStack._run, DenseStack._step_in_place
+    run, step = DenseStack._run, DenseStack.step
     monkeypatch.setattr(DenseStack, "_run", lambda self, *args: spoiled(run(self, *args)))
-    monkeypatch.setattr(DenseStack, "_step_in_place", spoiled_step)
+    monkeypatch.setattr(DenseStack, "step", spoiled_step)
 
 
 SNAIL = replace(FEWSHOT, model=AGENTS["snail"])

@@ -12,18 +12,18 @@ import torch
 
 import runs.tasks
 import runs.training
-from envs.augmentation import Augmentation
-from envs.fewshot import ImageClasses
+from envs.fewshot.augmentation import Augmentation
+from envs.fewshot.datasets.base import ImageClasses
 from runs.agents import GRUConfig
+from runs.algorithms.fewshot import FewShotLearner, FewShotTest, SupervisedTraining
+from runs.algorithms.meta_rl import TrialTest
+from runs.algorithms.ppo import PPOLearner, PPOTraining
+from runs.algorithms.trpo import TRPOLearner, TRPOTraining
 from runs.catalogue import RunConfig
-from runs.folder import RunFolder
-from runs.machine import Machine
-from runs.meta_rl import TrialTest
-from runs.ppo import PPOLearner, PPOTraining
-from runs.supervised import FewShotLearner, FewShotTest, SupervisedTraining
+from runs.results.folder import RunFolder
+from runs.system.machine import Machine
 from runs.tasks import BanditTask, FewShotTask
 from runs.training import train
-from runs.trpo import TRPOLearner, TRPOTraining
 
 CPU = Machine(torch.device("cpu"))
 STEPS = 6

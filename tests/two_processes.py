@@ -14,27 +14,27 @@ import tiny_runs
 import torch
 from torch import nn
 
-import runs.supervised
+import runs.algorithms.fewshot
 import runs.tasks
 import runs.training
 from baselines.learn2learn import MissingLibrary, import_learn2learn
-from envs.augmentation import Augmentation
-from envs.fewshot import ImageClasses
+from envs.fewshot.augmentation import Augmentation
+from envs.fewshot.datasets.base import ImageClasses
 from runs.agents import GRUConfig, MAMLConfig
+from runs.agents.embeddings import OmniglotEmbeddingConfig, ResidualEmbeddingConfig
+from runs.algorithms.fewshot import FewShotTest, SupervisedTraining
+from runs.algorithms.meta_rl import TrialTest
+from runs.algorithms.ppo import PPOTraining
+from runs.algorithms.trpo import TRPOTraining
 from runs.catalogue import RunConfig
-from runs.deadline import Deadline
-from runs.embeddings import OmniglotEmbeddingConfig, ResidualEmbeddingConfig
-from runs.errors import OutOfTime, RunError
-from runs.folder import RunFolder
-from runs.machine import Machine
-from runs.meta_rl import TrialTest
-from runs.ppo import PPOTraining
-from runs.supervised import FewShotTest, SupervisedTraining
+from runs.results.folder import RunFolder
+from runs.system.deadline import Deadline
+from runs.system.distributed.layers import use_team_layers
+from runs.system.distributed.process_group import Team
+from runs.system.errors import OutOfTime, RunError
+from runs.system.machine import Machine
 from runs.tasks import FewShotTask
-from runs.team import Team
-from runs.team_layers import use_team_layers
 from runs.training import train
-from runs.trpo import TRPOTraining
 
 STEPS, HALF = 4, 2
 TRIALS = {"batch_size": 96, "minibatches": 2, "curriculum": 0.5, "curriculum_episodes": 2}
@@ -130,7 +130,7 @@ def go_wrong(what: str, path: Path, machine: Machine) -> None:
     """Train with an error of which the tests have to become aware."""
     with pytest.MonkeyPatch.context() as patch:
         if what == "own norms":
-            patch.setattr(runs.supervised, "use_team_layers", lambda model, team: None)
+            patch.setattr(runs.algorithms.fewshot, "use_team_layers", lambda model, team: None)
         else:
             patch.setattr(Team, "average_gradients", lambda self, parameters: None)
         go(DRAWINGS, path, machine)

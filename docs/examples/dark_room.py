@@ -6,8 +6,8 @@ import torch
 
 from envs import TrialVectorEnv
 from runs.agents import AGENTS
+from runs.algorithms.meta_rl import TrialTest
 from runs.catalogue import Budget, Experiment, meta_rl, register
-from runs.meta_rl import TrialTest
 from runs.tasks import TrialTask
 
 

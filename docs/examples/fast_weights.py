@@ -21,7 +21,7 @@ class FastWeights(SequenceModel):
     def init_cache(self, batch_size, max_len):  # the memory: (B, K, V)
         return self.project.weight.new_zeros(batch_size, self.size, self.size)
 
-    def step(self, x_t, cache, in_place=False):  # (B, C), memory -> (B, D), memory
+    def step(self, x_t, cache):  # (B, C), memory -> (B, D), memory
         query, key, value = self.project(x_t).chunk(3, -1)  # (B, K), (B, K), (B, V)
         cache = cache + key[:, :, None] * value[:, None, :]
         return self.head(torch.cat([x_t, (query[:, None] @ cache)[:, 0] / self.size], -1)), cache

@@ -2,8 +2,8 @@
 
 from baselines.bandits import FiniteHorizonGittins, Thompson
 from runs.agents import GRUConfig, SNAILConfig
+from runs.algorithms.meta_rl import TrialTest
 from runs.catalogue import Budget, Experiment, meta_rl, register
-from runs.meta_rl import TrialTest
 from runs.tasks import BanditTask
 
 task = BanditTask(arms=3, pulls=20)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from envs.fewshot import Episodes, EpisodeSampler
+from envs.fewshot.episodes import Episodes, EpisodeSampler
 from runs.bench.measure import Benchmark, EpisodeSizes, Precision, Sizes, Way, check_agreement, largest, measure
 from runs.bench.plain import plain_snail
 from snail.classifier import SequenceClassifier

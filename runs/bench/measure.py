@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from tqdm import tqdm
 
-from runs.errors import RunError
+from runs.system.errors import RunError
 
 Precision = Literal["float32", "bfloat16"]
 

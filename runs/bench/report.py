@@ -30,8 +30,8 @@ from runs.bench.measure import TINY, Benchmark, Sizes
 from runs.bench.rollout import bench_rollout, bench_steps
 from runs.bench.scaling import Scaling, bench_scaling, render_scaling
 from runs.bench.training import bench_training, bench_update
-from runs.errors import RunError
-from runs.records import device_name, git_commit
+from runs.results.records import device_name, git_commit
+from runs.system.errors import RunError
 
 __all__ = ["TINY", "Report", "Sizes", "What", "bench", "render"]
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from envs.trials import TrialVectorEnv
+from runs.algorithms.rollout import Player, Trajectories, player, rollout
 from runs.bench.measure import Benchmark, Sizes, Way, check_agreement, largest, measure
 from runs.bench.plain import plain_snail
 from runs.bench.recurrent_ppo import NOT_INSTALLED, RecurrentPPO
-from runs.rollout import Player, Trajectories, player, rollout
 from runs.tasks import BanditTask
 from snail.actor_critic import ActorCritic
 from snail.model import SNAIL
@@ -46,7 +46,7 @@ class RerunAgent(ActorCritic):
         channels = self.policy.input_size
         return History(torch.empty(batch_size, 0, channels, device=next(self.parameters()).device))
 
-    def act(self, x_t: Tensor, cache: History, in_place: bool = False) -> tuple[Tensor, History]:
+    def act(self, x_t: Tensor, cache: History) -> tuple[Tensor, History]:
         """One step: (B, C), history -> logits (B, A), history."""
         inputs = torch.cat([cache.inputs, x_t[:, None]], dim=1)  # (B, t + 1, C)
         logits, values = (network(inputs)[:, -1] for network in self.networks)
@@ -137,7 +137,7 @@ def bench_steps(device: torch.device, repetitions: int, sizes: Sizes) -> Benchma
     @torch.no_grad()
     def steps(cache: tuple, count: int) -> tuple:
         for _ in range(count):
-            _, cache = policy.step(x_t, cache, in_place=True)
+            _, cache = policy.step(x_t, cache)
         return cache
 
     # All caches share their buffers, which hold the whole trial in the end; each knows what time it is.

@@ -21,9 +21,9 @@ from torch import Tensor
 from baselines.recurrent import GRU
 from baselines.transformer import Transformer
 from runs.bench.measure import Sizes
-from runs.errors import RunError
-from runs.folder import writing
-from runs.progress import progress_bar
+from runs.results.folder import writing
+from runs.system.errors import RunError
+from runs.system.progress import progress_bar
 from snail.model import RL_POLICY_BLOCKS, SNAIL, TC
 from snail.sequence import SequenceModel
 
@@ -127,7 +127,7 @@ def _stream(model: SequenceModel, x: Tensor, steps: int) -> tuple[float, int]:
     size = _bytes(cache)
     began = _now(x.device)
     for t in range(T - steps, T):
-        _, cache = model.step(x[:, t], cache, in_place=True)
+        _, cache = model.step(x[:, t], cache)
     return (_now(x.device) - began) / steps, size
 
 

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from runs.agents import SNAILConfig
+from runs.algorithms.meta_rl import Batch, TrialTest
+from runs.algorithms.ppo import PPOLearner, PPOTraining
 from runs.bench.measure import Benchmark, Sizes, Way, measure
 from runs.bench.recurrent_ppo import RecurrentPPO
-from runs.machine import Machine
-from runs.meta_rl import Batch, TrialTest
-from runs.ppo import PPOLearner, PPOTraining
+from runs.system.machine import Machine
 from runs.tasks import BanditTask
 
 

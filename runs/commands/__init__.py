@@ -11,8 +11,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from runs.errors import RunError
-from runs.suggestions import suggestion
+from runs.config.suggestions import suggestion
+from runs.system.errors import RunError
 
 VERBS: dict[str, str] = {
     "list": "runs.commands.listing:List",
@@ -28,7 +28,7 @@ VERBS: dict[str, str] = {
     "track": "runs.commands.track:Track",
     "data": "runs.commands.data:Data",
     "bench": "runs.commands.bench:Bench",
-    "demo": "runs.demo:Demo",
+    "demo": "runs.commands.demo:Demo",
 }
 """Where each is defined."""
 
@@ -53,7 +53,7 @@ def run_verb(verb: str, args: Sequence[str]) -> None:
         raise RunError(f"unknown verb {verb!r}; {suggestion(verb, list(VERBS), '', 'snail --help')}")
     module, _, name = VERBS[verb].partition(":")
     kind = getattr(import_module(module), name)
-    from runs.options import parse
+    from runs.config.command_line import parse
 
     known = {"default": kind.defaults(args)} if hasattr(kind, "defaults") else {}
     parse(kind, args, verb, **known).run()

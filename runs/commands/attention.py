@@ -7,9 +7,9 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from runs.attention_pictures import draw, title
-from runs.folder import RunFolder
-from runs.machine import Machine
+from runs.results.attention_plots import draw, title
+from runs.results.folder import RunFolder
+from runs.system.machine import Machine
 from runs.training import build_learner, load_model
 
 

@@ -10,9 +10,9 @@ from tyro.conf import Positional
 from runs.bench.report import TINY, Sizes, What, bench
 from runs.bench.report import render as render_report
 from runs.bench.scaling import draw_scaling
-from runs.errors import RunError
-from runs.folder import write_json
-from runs.machine import Machine
+from runs.results.folder import write_json
+from runs.system.errors import RunError
+from runs.system.machine import Machine
 
 
 @dataclass(frozen=True)

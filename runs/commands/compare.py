@@ -8,11 +8,11 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from runs.compare import describe_groups, find_groups
-from runs.folder import RESULTS
-from runs.plots import learning_curves
-from runs.records import PUBLISHED
-from runs.statistics import bootstrap_interval, t_interval
+from runs.results.compare import describe_groups, find_groups
+from runs.results.folder import RESULTS
+from runs.results.plots import learning_curves
+from runs.results.records import PUBLISHED
+from runs.results.statistics import bootstrap_interval, t_interval
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from runs.errors import RunError
-from runs.folder import RESULTS, writing
-from runs.records import PUBLISHED
-from runs.report.page import Report, page
-from runs.report.serve import LOOPBACK, Live, Server
+from runs.dashboard.page import Report, page
+from runs.dashboard.serve import LOOPBACK, Live, Server
+from runs.results.folder import RESULTS, writing
+from runs.results.records import PUBLISHED
+from runs.system.errors import RunError
 from runs.tracking.trackio import keep_at_home, trackio_dir
 
 

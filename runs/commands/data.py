@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from envs.fewshot import DATASETS, SPLITS, dataset_status, load_classes
-from envs.storage import DataError
-from runs.errors import RunError
+from envs.fewshot.datasets.base import SPLITS
+from envs.fewshot.datasets.registry import DATASETS, dataset_status, load_classes
+from envs.fewshot.datasets.storage import DataError
+from runs.system.errors import RunError
 
 
 @dataclass(frozen=True)

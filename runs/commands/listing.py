@@ -10,7 +10,7 @@ from pathlib import Path
 LISTING = Path(__file__).parent / "listing.txt"
 """What `listing` gave when the package was made, under a digest of the sources: printed without importing torch."""
 
-_SOURCES = [Path(__file__).parent.parent / name for name in ("catalogue.py", "agents.py")]
+_SOURCES = sorted(p for folder in ("agents", "catalogue") for p in (Path(__file__).parents[1] / folder).glob("*.py"))
 
 
 @dataclass(frozen=True)

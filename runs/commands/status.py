@@ -10,9 +10,9 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from runs.catalogue import find
-from runs.errors import RunError
-from runs.folder import RESULTS
 from runs.launch.status import Status, read_status, render
+from runs.results.folder import RESULTS
+from runs.system.errors import RunError
 
 REDRAW_SECONDS = 3.0
 

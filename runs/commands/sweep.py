@@ -8,14 +8,14 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from runs.errors import RunError
-from runs.folder import RESULTS
 from runs.launch import LaunchOptions, launch, require_finished
 from runs.launch.jobs import Job
 from runs.launch.launching import summary
 from runs.launch.settings import own_settings
 from runs.launch.sweeps import SweepSpec, read_sweeps
-from runs.records import describe
+from runs.results.folder import RESULTS
+from runs.results.records import describe
+from runs.system.errors import RunError
 
 
 @dataclass(frozen=True)

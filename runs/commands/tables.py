@@ -8,11 +8,11 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from runs.catalogue import BUDGETS
-from runs.errors import RunError
-from runs.folder import RESULTS
 from runs.launch import LaunchOptions, Outcome, launch, require_finished
-from runs.records import PUBLISHED, Result, read_results
-from runs.tables import Format, Table, learns, missing_runs, render, tables
+from runs.results.folder import RESULTS
+from runs.results.records import PUBLISHED, Result, read_results
+from runs.results.tables import Format, Table, learns, missing_runs, render, tables
+from runs.system.errors import RunError
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from runs.errors import RunError
-from runs.folder import RESULTS, RunFolder, find_runs
-from runs.progress import progress_bar
+from runs.results.folder import RESULTS, RunFolder, find_runs
+from runs.system.errors import RunError
+from runs.system.progress import progress_bar
 from runs.tracking import require_installed, start_mirror, wait_for_mirror
 from runs.tracking.follow import Position, forget, held
 from runs.tracking.interface import PROJECT, Run

@@ -12,13 +12,14 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from runs import BEGAN
-from runs.catalogue import CATALOGUE, RunConfig, Test, find
-from runs.config import options_of
-from runs.deadline import Deadline, parse_duration
-from runs.errors import RunError
-from runs.folder import RESULTS, RunFolder, run_path
-from runs.machine import Machine
-from runs.records import describe, describe_results
+from runs.algorithms.learner import Test
+from runs.catalogue import CATALOGUE, RunConfig, find
+from runs.config.serialization import options_of
+from runs.results.folder import RESULTS, RunFolder, run_path
+from runs.results.records import describe, describe_results
+from runs.system.deadline import Deadline, parse_duration
+from runs.system.errors import RunError
+from runs.system.machine import Machine
 from runs.tracking import TrackerName
 from runs.training import build_learner, evaluate, load_model, train
 

@@ -10,12 +10,12 @@ import numpy as np
 from tabulate import tabulate
 from tyro.conf import Positional
 
-from runs.errors import RunError
-from runs.folder import RunFolder, find_runs
-from runs.learner import Measurement
-from runs.machine import Machine
-from runs.progress import progress_bar
-from runs.records import PUBLISHED, read_samples
+from runs.algorithms.learner import Measurement
+from runs.results.folder import RunFolder, find_runs
+from runs.results.records import PUBLISHED, read_samples
+from runs.system.errors import RunError
+from runs.system.machine import Machine
+from runs.system.progress import progress_bar
 from runs.training import build_learner, evaluate, load_model
 
 

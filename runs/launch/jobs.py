@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runs.catalogue import RunConfig
-from runs.config import from_dict, to_dict
-from runs.deadline import Deadline
-from runs.errors import Interrupted, OutOfTime, RunError, Taken
-from runs.extensions import load_extensions
-from runs.folder import RunFolder, run_path
-from runs.machine import Machine
+from runs.config.extensions import load_extensions
+from runs.config.serialization import from_dict, to_dict
+from runs.results.folder import RunFolder, run_path
+from runs.system.deadline import Deadline
+from runs.system.errors import Interrupted, OutOfTime, RunError, Taken
+from runs.system.machine import Machine
 from runs.tracking import TrackerName
 from runs.training import train
 
@@ -25,7 +25,7 @@ class Job:
     """A run to be trained and tested. All of it is JSON: processes and machines of any kind can be handed it."""
 
     config: dict[str, Any]
-    """What ``runs.config.to_dict`` makes of the run's configuration."""
+    """What ``runs.config.serialization.to_dict`` makes of the run's configuration."""
     path: str
     """The run's folder, absolute: on several machines it is the same one, on a file system that they share."""
     device: str = "auto"

@@ -16,8 +16,6 @@ from typing import Any, Literal
 
 from runs import BEGAN
 from runs.catalogue import RunConfig
-from runs.deadline import parse_duration
-from runs.errors import Interrupted, OutOfTime, RunError
 from runs.launch.engine import Engine
 from runs.launch.in_process import InProcess
 from runs.launch.jobs import Job, Outcome, Outcomes
@@ -25,7 +23,9 @@ from runs.launch.plans import keep_plan
 from runs.launch.ray_cluster import RayCluster
 from runs.launch.slurm import Slurm, SlurmOptions
 from runs.launch.workers import Workers
-from runs.progress import progress_bar
+from runs.system.deadline import parse_duration
+from runs.system.errors import Interrupted, OutOfTime, RunError
+from runs.system.progress import progress_bar
 from runs.tracking import TrackerName
 
 EngineName = Literal["workers", "process", "ray", "slurm"]

@@ -12,12 +12,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from runs.errors import RunError
-from runs.folder import write_json
 from runs.launch.jobs import Job
 from runs.launch.queue import still_queued
-from runs.locks import Held, holder, lock
-from runs.stored import read_json
+from runs.results.folder import write_json
+from runs.results.stored import read_json
+from runs.system.errors import RunError
+from runs.system.locks import Held, holder, lock
 
 LONGEST_WAIT = timedelta(days=7)
 """Where a queue cannot be asked, its jobs are taken to have had their turn after that and their time limit."""

@@ -7,9 +7,9 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
-from runs.errors import RunError
-from runs.extensions import VARIABLE
+from runs.config.extensions import VARIABLE
 from runs.launch.jobs import Job, Outcome, Outcomes, failed, run_job
+from runs.system.errors import RunError
 
 REACH_SECONDS = 10.0
 PATIENCE = 120.0

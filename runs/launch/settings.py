@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from runs.catalogue import find
-from runs.config import to_dict
-from runs.errors import RunError
+from runs.config.serialization import to_dict
+from runs.system.errors import RunError
 
 
 def own_settings(config: dict[str, Any]) -> str:
     """The settings that are not the catalogue's, as "training.steps=2 task.arms=3"; empty where there are none.
 
-    ``config`` is what ``runs.config.to_dict`` made of a run's configuration.
+    ``config`` is what ``runs.config.serialization.to_dict`` made of a run's configuration.
     """
     try:
         usual = find(config["experiment"]).config(config["agent"], config["seed"], config["budget"])

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from runs.deadline import parse_duration
-from runs.errors import RunError
 from runs.launch.jobs import Job, Outcome, Outcomes, failed, run_job
 from runs.launch.plans import Queue
+from runs.system.deadline import parse_duration
+from runs.system.errors import RunError
 
 REQUEUES = 100
 """How often a job may reach its time limit and queue again: each time it goes on from its checkpoint."""

@@ -10,11 +10,11 @@ from typing import Any
 
 from tabulate import tabulate
 
-from runs.errors import RunError
-from runs.folder import RunFolder, find_runs
 from runs.launch.plans import Plan, read_plans
 from runs.launch.settings import own_settings
-from runs.stored import is_count
+from runs.results.folder import RunFolder, find_runs
+from runs.results.stored import is_count
+from runs.system.errors import RunError
 
 RECENT = 10
 """Lines of metrics that the present rate is told from."""

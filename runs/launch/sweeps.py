@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from runs.catalogue import RunConfig, find
-from runs.config import flat, from_dict
-from runs.errors import RunError
-from runs.options import changed
+from runs.config.command_line import changed
+from runs.config.serialization import flat, from_dict
+from runs.system.errors import RunError
 
 MOST_RUNS = 20_000
 """In a sweep: about what can be listed in ten seconds."""

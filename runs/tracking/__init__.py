@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from runs.errors import RunError
+from runs.system.errors import RunError
 from runs.tracking.wandb import wandb_mode
 
 TrackerName = Literal["auto", "none", "wandb", "trackio", "wandb+trackio"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from runs.stored import logged_step, read_json, read_record
+from runs.results.stored import logged_step, read_json, read_record
 
 PROJECT = "snail"
 """Under which all runs are found in a dashboard."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib.util
 import sys
 
-from runs.attention_pictures import attends, draw, title
-from runs.folder import RunFolder
-from runs.learner import Learner, Measurement
-from runs.plots import Curve, learning_curves
+from runs.algorithms.learner import Learner, Measurement
+from runs.results.attention_plots import attends, draw, title
+from runs.results.folder import RunFolder
+from runs.results.plots import Curve, learning_curves
 
 PICTURES_AFTER = 120.0
 """Seconds of training after which pictures are drawn at the end: they take some two, which is to be little beside."""

@@ -1,0 +1,1 @@
+"""Few-shot classification: data sets of labelled images, and the episodes drawn from them."""

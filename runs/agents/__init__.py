@@ -1,0 +1,140 @@
+"""The agents by name: each is a configuration that builds its own model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from baselines.bandits import (
+    UCB1,
+    BanditMethod,
+    EpsilonGreedy,
+    FiniteHorizonGittins,
+    Gittins,
+    Greedy,
+    OptimisticThompson,
+    Random,
+    Thompson,
+)
+from baselines.mdps import (
+    BEB,
+    OPSRL,
+    PSRL,
+    UCRL2,
+    EpsilonGreedyPolicy,
+    GreedyPolicy,
+    MDPMethod,
+    Oracle,
+    RandomPolicy,
+)
+from baselines.trial_method import TrialMethod
+from runs.agents.embeddings import GlimpseEmbeddingConfig, OmniglotEmbeddingConfig
+from runs.agents.fewshot import (
+    AligningSeq2SeqConfig,
+    EncoderDecoderConfig,
+    MAMLConfig,
+    PrototypicalConfig,
+    Seq2SeqConfig,
+    TransferConfig,
+)
+from runs.agents.interface import FewShotAgent, SequenceAgent
+from runs.agents.sequence import GRUConfig, LookingSNAILConfig, LSTMConfig, SNAILConfig, TransformerConfig
+from snail.attention.scores import SCORE_NAMES
+
+__all__ = [
+    "AGENTS",
+    "ATTENTION_VARIANTS",
+    "BANDIT_METHODS",
+    "FEWSHOT_AGENTS",
+    "FEWSHOT_VARIANTS",
+    "MDP_METHODS",
+    "METHODS",
+    "AnyAgentConfig",
+    "FewShotAgent",
+    "GRUConfig",
+    "LSTMConfig",
+    "LookingSNAILConfig",
+    "MAMLConfig",
+    "PrototypicalConfig",
+    "SNAILConfig",
+    "SequenceAgent",
+    "TransferConfig",
+    "TransformerConfig",
+]
+
+AnyAgentConfig = FewShotAgent | TrialMethod
+"""What can stand for an agent: what learns, and methods that do not."""
+
+AGENTS: dict[str, SequenceAgent] = {
+    "snail": SNAILConfig(),
+    "lstm": LSTMConfig(),
+    "gru": GRUConfig(),
+    "transformer": TransformerConfig(),
+}
+"""The agents for every experiment."""
+
+FEWSHOT_AGENTS: dict[str, FewShotAgent] = {
+    **AGENTS,
+    "maml": MAMLConfig(),
+    "protonet": PrototypicalConfig(),
+}
+"""The agents for few-shot classification."""
+
+ATTENTION_VARIANTS: dict[str, SequenceAgent] = {
+    **{f"snail-{score}": SNAILConfig(score=score) for score in SCORE_NAMES if score != "scaled-dot"},
+    "snail-local-m": SNAILConfig(reach="local-m"),
+    "snail-local-p": SNAILConfig(reach="local-p"),
+    "snail-4-heads": SNAILConfig(heads=4),
+    "snail-convolutions": SNAILConfig(blocks="convolutions"),
+    "snail-attention": SNAILConfig(blocks="attention"),
+    "snail-dilation-2": SNAILConfig(first_dilation=2),
+    "snail-half": SNAILConfig(width=0.5),
+    "snail-double": SNAILConfig(width=2.0),
+}
+"""SNAIL with one thing changed, for every kind of experiment."""
+
+FEWSHOT_VARIANTS: dict[str, FewShotAgent] = {
+    **ATTENTION_VARIANTS,
+    "snail-local-m": SNAILConfig(reach="local-m", window=3),  # of an episode with 6 items
+    "snail-local-p": SNAILConfig(reach="local-p", window=3),
+    "snail-hard": SNAILConfig(selection="hard"),
+    "snail-gumbel": SNAILConfig(selection="gumbel"),
+    "snail-glimpses": LookingSNAILConfig(),
+    "snail-hard-glimpses": LookingSNAILConfig(embedding=GlimpseEmbeddingConfig(selection="hard")),
+    "snail-self-attention": LookingSNAILConfig(embedding=OmniglotEmbeddingConfig(self_attention=True)),
+    "seq2seq": Seq2SeqConfig(),
+    "seq2seq-aligned": AligningSeq2SeqConfig(),
+    "encoder-decoder": EncoderDecoderConfig(),
+    "transfer": TransferConfig(),
+}
+"""For few-shot classification: these, and the mechanisms that SNAIL descends from."""
+
+BANDIT_METHODS: dict[str, BanditMethod] = {
+    "random": Random(),
+    "greedy": Greedy(),
+    "eps-greedy": EpsilonGreedy(),
+    "ucb1": UCB1(),
+    "thompson": Thompson(),
+    "optimistic-thompson": OptimisticThompson(),
+    "gittins": Gittins(),
+    "finite-gittins": FiniteHorizonGittins(),
+}
+
+_BAYESIAN: dict[str, GreedyPolicy | EpsilonGreedyPolicy | PSRL | OPSRL | UCRL2 | BEB] = {
+    "greedy": GreedyPolicy(),
+    "eps-greedy": EpsilonGreedyPolicy(),
+    "psrl": PSRL(),
+    "opsrl": OPSRL(),
+    "ucrl2": UCRL2(),
+    "beb": BEB(),
+}
+
+MDP_METHODS: dict[str, MDPMethod] = {
+    "random": RandomPolicy(),
+    **_BAYESIAN,
+    # with a prior that expects mean rewards of 0, as the papers' numbers imply
+    **{f"{name}-mean0": replace(method, prior_mean=0.0) for name, method in _BAYESIAN.items()},
+    "oracle": Oracle(),
+}
+
+METHODS: dict[str, TrialMethod] = {**BANDIT_METHODS, **MDP_METHODS}
+"""The agents that do not learn."""

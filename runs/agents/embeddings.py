@@ -1,0 +1,81 @@
+"""Image embeddings as configurations, which build them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import nn
+
+from snail.attention.selection import Selection
+from snail.embedding import OmniglotEmbedding, ResidualEmbedding
+from snail.visual_attention import GlimpseEmbedding
+
+
+class EmbeddingConfig(ABC):
+    """What turns an image into a vector. A subclass is a frozen dataclass of its settings."""
+
+    size: int
+    """Channels of an embedding."""
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """The embedding: (M, C, height, width) -> (M, size)."""
+
+
+@dataclass(frozen=True)
+class OmniglotEmbeddingConfig(EmbeddingConfig):
+    """Four convolutions that turn a 28x28 drawing into a vector."""
+
+    size: int = 64
+    """Channels of an embedding."""
+    filters: int = 64
+    """Channels of every convolution."""
+    pool_first: bool = True
+    """Pool before the normalisation: a quarter of the memory traffic."""
+    self_attention: bool = False
+    """Let the 7x7 places after the second convolution read each other."""
+
+    def build(self) -> OmniglotEmbedding:
+        """The embedding."""
+        return OmniglotEmbedding(self.size, self.filters, self.pool_first, self.self_attention)
+
+
+@dataclass(frozen=True)
+class GlimpseEmbeddingConfig(EmbeddingConfig):
+    """A few glimpses at the features of a 28x28 drawing."""
+
+    size: int = 64
+    """Channels of an embedding."""
+    filters: int = 64
+    """Channels of every convolution."""
+    glimpses: int = 3
+    """How many, each a question that the last one raised."""
+    selection: Selection = "soft"
+    """soft: a mixture of all places; hard or gumbel: one of them."""
+
+    def build(self) -> GlimpseEmbedding:
+        """The embedding."""
+        return GlimpseEmbedding(self.size, self.filters, self.glimpses, self.selection)
+
+
+@dataclass(frozen=True)
+class ResidualEmbeddingConfig(EmbeddingConfig):
+    """Four residual blocks that turn an 84x84 photograph into a vector."""
+
+    size: int = 384
+    """Channels of an embedding."""
+    filters: tuple[int, ...] = (64, 96, 128, 256)
+    """Channels of each residual block."""
+    wide: int = 2048
+    """Channels of the layer before the mean over the image."""
+    dropout: float = 0.1
+    """Probability of an activation to be dropped in training."""
+
+    def build(self) -> ResidualEmbedding:
+        """The embedding."""
+        return ResidualEmbedding(self.size, self.filters, self.wide, self.dropout)
+
+
+OMNIGLOT_EMBEDDING, RESIDUAL_EMBEDDING = OmniglotEmbeddingConfig(), ResidualEmbeddingConfig()
+GLIMPSES = GlimpseEmbeddingConfig()

@@ -1,0 +1,129 @@
+"""Agents for few-shot classification alone: MAML, prototypical networks, encoder-decoders, transfer."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+from torch import nn
+
+from baselines.encoder_decoder import (
+    AligningEncoderDecoder,
+    EncoderDecoderClassifier,
+    RecurrentEncoderDecoder,
+    TransformerEncoderDecoder,
+)
+from baselines.maml import MAML
+from baselines.prototypical import PrototypicalNetwork
+from baselines.sizing import matching_size
+from baselines.transfer import TransferClassifier
+from baselines.transformer import Positions
+from runs.agents.interface import FewShotAgent
+from runs.agents.sequence import snail_size
+from snail.classifier import EpisodeModel
+
+
+@dataclass(frozen=True)
+class MAMLConfig(FewShotAgent):
+    """MAML: weights from which a few gradient steps on the support lead to a classifier. Needs `make maml`.
+
+    The defaults are the paper's for 5 ways of Omniglot.
+    """
+
+    inner_lr: float = 0.4
+    """Length of a gradient step on the support, in gradients."""
+    inner_steps: int = 1
+    """Gradient steps on the support in training."""
+    test_steps: int = 3
+    """Gradient steps on the support in validation and testing."""
+    first_order: bool = False
+    """Do not differentiate through the gradients of the steps: less time and memory."""
+    transductive: bool = True
+    """Normalise an episode's queries by their own statistics, as the paper; otherwise by the support's."""
+
+    def build_classifier(self, embedding: nn.Module, embedding_size: int, ways: int, max_support: int) -> EpisodeModel:
+        """The embedding and a linear layer, adapted to each episode."""
+        return MAML(
+            embedding,
+            embedding_size,
+            ways,
+            inner_lr=self.inner_lr,
+            inner_steps=self.inner_steps,
+            test_steps=self.test_steps,
+            first_order=self.first_order,
+            transductive=self.transductive,
+        )
+
+
+@dataclass(frozen=True)
+class PrototypicalConfig(FewShotAgent):
+    """Prototypical networks: the class whose mean embedding is nearest."""
+
+    def build_classifier(self, embedding: nn.Module, embedding_size: int, ways: int, max_support: int) -> EpisodeModel:
+        """The embedding, and distances to the means."""
+        return PrototypicalNetwork(embedding, ways)
+
+
+class _EncoderDecoderConfig(FewShotAgent):
+    """An encoder-decoder of about SNAIL's size."""
+
+    @abstractmethod
+    def build(self, size: int, input_size: int, output_size: int, max_len: int) -> nn.Module:
+        """The encoder-decoder with so many channels."""
+
+    def build_classifier(self, embedding: nn.Module, embedding_size: int, ways: int, max_support: int) -> EpisodeModel:
+        """Embeddings and labels as its source, queries as its targets."""
+        sizes = (embedding_size + ways, ways, max_support)
+        target = snail_size("classifier", embedding_size + ways, ways, max_support + 1)
+        size = matching_size(lambda n: self.build(n, *sizes), target, multiple=4)
+        return EncoderDecoderClassifier(embedding, self.build(size, *sizes), ways)
+
+
+@dataclass(frozen=True)
+class Seq2SeqConfig(_EncoderDecoderConfig):
+    """A recurrent encoder squeezes the support into one vector; a recurrent decoder goes on from there."""
+
+    def build(self, size: int, input_size: int, output_size: int, max_len: int) -> nn.Module:
+        """With so many units."""
+        return RecurrentEncoderDecoder(input_size, output_size, size)
+
+
+@dataclass(frozen=True)
+class AligningSeq2SeqConfig(_EncoderDecoderConfig):
+    """A bidirectional encoder, and a decoder that aligns the query with its states by additive attention."""
+
+    def build(self, size: int, input_size: int, output_size: int, max_len: int) -> nn.Module:
+        """With so many units."""
+        return AligningEncoderDecoder(input_size, output_size, size)
+
+
+@dataclass(frozen=True)
+class EncoderDecoderConfig(_EncoderDecoderConfig):
+    """The full Transformer: an encoder for the support, a decoder for the query."""
+
+    layers: int = 2
+    """Layers of each half."""
+    heads: int = 4
+    """Attention heads of each layer."""
+    positions: Positions = "none"
+    """What tells the items of the support apart: nothing, for it is a set."""
+
+    def build(self, size: int, input_size: int, output_size: int, max_len: int) -> nn.Module:
+        """With so many channels."""
+        return TransformerEncoderDecoder(
+            input_size, output_size, size, self.layers, self.heads, max_len, self.positions
+        )
+
+
+@dataclass(frozen=True)
+class TransferConfig(FewShotAgent):
+    """An embedding from telling all training classes apart, then a linear classifier fitted to each support."""
+
+    steps: int = 100
+    """Gradient steps on the support."""
+    learning_rate: float = 10.0
+    """Of these."""
+
+    def build_classifier(self, embedding: nn.Module, embedding_size: int, ways: int, max_support: int) -> EpisodeModel:
+        """The embedding, and classifiers yet to be fitted."""
+        return TransferClassifier(embedding, ways, self.steps, self.learning_rate)

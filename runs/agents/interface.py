@@ -1,0 +1,59 @@
+"""What an agent is: a configuration that builds a classifier, or an actor-critic."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+from torch import nn
+
+from snail.actor_critic import ActorCritic
+from snail.classifier import EpisodeModel, SequenceClassifier
+from snail.sequence import SequenceModel
+
+Role = Literal["classifier", "policy", "value"]
+
+
+class FewShotAgent(ABC):
+    """An agent that classifies few-shot episodes."""
+
+    @abstractmethod
+    def build_classifier(self, embedding: nn.Module, embedding_size: int, ways: int, max_support: int) -> EpisodeModel:
+        """What maps episodes with up to ``max_support`` support items to logits.
+
+        embedding: (M, ...) images -> (M, embedding_size).
+        ways: classes in an episode.
+        """
+
+
+class SequenceAgent(FewShotAgent):
+    """An agent that is a sequence model: the same one classifies, acts and judges."""
+
+    @abstractmethod
+    def build(self, role: Role, input_size: int, output_size: int, max_len: int) -> SequenceModel:
+        """The model for ``role``, with sequences of up to ``max_len`` steps."""
+
+    def build_classifier(self, embedding: nn.Module, embedding_size: int, ways: int, max_support: int) -> EpisodeModel:
+        """Embeddings and labels as a sequence, read by the model."""
+        model = self.build("classifier", embedding_size + ways, ways, max_support + 1)
+        return SequenceClassifier(embedding, model, ways)
+
+    def build_actor_critic(
+        self,
+        num_observations: int,
+        num_actions: int,
+        horizon: int,
+        shared: bool = False,
+        foresees: bool = False,
+        told: int = 0,
+    ) -> ActorCritic:
+        """What plays trials of ``horizon`` steps.
+
+        shared: with one trunk for policy and value.
+        foresees: with an output for the reward of every action.
+        told: channels that the value network alone is told of the task in training.
+        """
+        channels = ActorCritic.input_size(num_observations, num_actions)
+        policy = self.build("policy", channels, num_actions * (1 + foresees) + shared, horizon)
+        value = None if shared else self.build("value", channels + told, 1, horizon)
+        return ActorCritic(policy, value, num_observations, num_actions)

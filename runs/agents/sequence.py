@@ -1,0 +1,171 @@
+"""Agents with a memory of one sequence: SNAIL, LSTM, GRU, Transformer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import nn
+
+from baselines.recurrent import GRU, LSTM, Recurrent
+from baselines.sizing import matching_size
+from baselines.transformer import Combination, Positions, Transformer
+from envs.trials import require_positive
+from runs.agents.embeddings import GLIMPSES, GlimpseEmbeddingConfig, OmniglotEmbeddingConfig
+from runs.agents.interface import Role, SequenceAgent
+from snail.attention import AttentionKind
+from snail.attention.scores import ScoreName
+from snail.attention.selection import Selection
+from snail.attention.windows import ReachName
+from snail.classifier import EpisodeModel
+from snail.model import FEWSHOT_BLOCKS, RL_POLICY_BLOCKS, RL_VALUE_BLOCKS, SNAIL, TC, Attention
+from snail.sequence import parameter_count
+
+_BLOCKS = {"classifier": FEWSHOT_BLOCKS, "policy": RL_POLICY_BLOCKS, "value": RL_VALUE_BLOCKS}
+
+_STEM = {"classifier": None, "policy": 32, "value": 32}
+
+
+@dataclass(frozen=True)
+class _Attentive:
+    """What agents with attention can choose about it."""
+
+    score: ScoreName = "scaled-dot"
+    """How well a key suits a query: scaled-dot, dot, general, cosine, additive or location."""
+    reach: ReachName = "global"
+    """global: all of the past; local-m: the last steps; local-p: around a predicted place."""
+    window: int = 16
+    """Steps within reach of local attention."""
+    selection: Selection = "soft"
+    """soft: a mixture of values; hard: one of them, learned by score functions; gumbel: straight through."""
+
+    def attention_kind(self, role: Role) -> AttentionKind:
+        """The kind of attention that was chosen.
+
+        Raises:
+            ValueError: for hard attention in trials, where acting and learning would have to make the same choices.
+        """
+        if role != "classifier" and self.selection != "soft":
+            raise ValueError(
+                f"{self.selection} attention learns from few-shot episodes only; give --model.selection soft"
+            )
+        return AttentionKind(self.score, self.reach, self.window, self.selection)
+
+
+BlockChoice = Literal["all", "convolutions", "attention"]
+
+
+@dataclass(frozen=True)
+class SNAILConfig(_Attentive, SequenceAgent):
+    """SNAIL with the paper's blocks for each role."""
+
+    heads: int = 1
+    """Attention heads; the number of parameters stays the same."""
+    blocks: BlockChoice = "all"
+    """Which of SNAIL's blocks: all, its temporal convolutions alone, or its attention alone."""
+    width: float = 1.0
+    """Factor for the channels of all blocks."""
+    kernel_size: int = 2
+    """Taps of every causal convolution."""
+    first_dilation: int = 1
+    """Where the doubling dilations start; 2 is the paper's text read literally."""
+
+    def build(self, role: Role, input_size: int, output_size: int, max_len: int) -> SNAIL:
+        """The model for ``role``, with sequences of up to ``max_len`` steps."""
+        if self.width <= 0:
+            raise ValueError(f"width must be positive, got {self.width}")
+        kind, stem = self.attention_kind(role), _STEM[role]
+        blocks = tuple(self._sized(block, kind) for block in _BLOCKS[role] if self._chosen(block))
+        stem = None if stem is None else self._channels(stem)
+        return SNAIL(input_size, output_size, max_len, blocks, stem, self.kernel_size, self.first_dilation)
+
+    def _chosen(self, block: TC | Attention) -> bool:
+        return self.blocks == "all" or isinstance(block, TC if self.blocks == "convolutions" else Attention)
+
+    def _sized(self, block: TC | Attention, kind: AttentionKind) -> TC | Attention:
+        if isinstance(block, TC):
+            return TC(self._channels(block.filters))
+        return Attention(self._channels(block.key_size), self._channels(block.value_size), self.heads, kind)
+
+    def _channels(self, usual: int) -> int:
+        return max(1, round(self.width * usual))
+
+
+@dataclass(frozen=True)
+class LookingSNAILConfig(SNAILConfig):
+    """SNAIL with an image embedding of its own instead of the task's; for few-shot classification."""
+
+    embedding: OmniglotEmbeddingConfig | GlimpseEmbeddingConfig = GLIMPSES
+    """What turns an image into a vector."""
+
+    def build_classifier(self, embedding: nn.Module, embedding_size: int, ways: int, max_support: int) -> EpisodeModel:
+        """Its own embeddings and labels as a sequence, read by the model."""
+        if self.embedding.size != embedding_size:
+            raise ValueError(f"the task's embeddings have {embedding_size} channels, this one {self.embedding.size}")
+        return super().build_classifier(self.embedding.build(), embedding_size, ways, max_support)
+
+
+def snail_size(role: Role, input_size: int, output_size: int, max_len: int) -> int:
+    """Parameters of the SNAIL that a baseline is compared with."""
+    return parameter_count(SNAILConfig().build(role, input_size, output_size, max_len))
+
+
+@dataclass(frozen=True)
+class _RecurrentConfig(SequenceAgent):
+    hidden_size: int | None = None
+    """Units; None: as many as give SNAIL's parameter count."""
+
+    kind: ClassVar[type[Recurrent]]
+
+    def build(self, role: Role, input_size: int, output_size: int, max_len: int) -> Recurrent:
+        """The model for ``role``; ``max_len`` matters only for the size of the SNAIL to match."""
+        target = snail_size(role, input_size, output_size, max_len)
+        size = self.hidden_size
+        if size is None:
+            size = matching_size(lambda n: self.kind(input_size, output_size, n), target)
+        return self.kind(input_size, output_size, size)
+
+
+@dataclass(frozen=True)
+class LSTMConfig(_RecurrentConfig):
+    """One LSTM layer."""
+
+    kind = LSTM
+
+
+@dataclass(frozen=True)
+class GRUConfig(_RecurrentConfig):
+    """One GRU layer, the memory of RL^2 (which had 256 units)."""
+
+    kind = GRU
+
+
+@dataclass(frozen=True)
+class TransformerConfig(_Attentive, SequenceAgent):
+    """A decoder-only, pre-norm Transformer: attention without the temporal convolutions."""
+
+    width: int | None = None
+    """Channels between layers, a multiple of heads; None: as many as give SNAIL's parameter count."""
+    layers: int = 2
+    """Layers."""
+    heads: int = 4
+    """Attention heads of each layer."""
+    positions: Positions = "sinusoidal"
+    """What tells the steps apart."""
+    combination: Combination = "add"
+    """How positions join the tokens."""
+
+    def build(self, role: Role, input_size: int, output_size: int, max_len: int) -> Transformer:
+        """The model for ``role``, with sequences of up to ``max_len`` steps."""
+
+        kind = self.attention_kind(role)
+
+        def model(width: int) -> Transformer:
+            return Transformer(
+                input_size, output_size, max_len, width, self.layers, self.heads, self.positions, self.combination, kind
+            )
+
+        require_positive(heads=self.heads, layers=self.layers)
+        if self.width is not None:
+            return model(self.width)
+        return model(matching_size(model, snail_size(role, input_size, output_size, max_len), multiple=self.heads))

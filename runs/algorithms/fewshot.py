@@ -1,0 +1,395 @@
+"""Few-shot learning by supervision: episodes in, cross-entropy of the queries out (Mishra et al. 2018, section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from baselines.prototypical import pooled_prototypical_logits, prototypical_logits
+from envs.fewshot.augmentation import UNCHANGED, Augmentation
+from envs.fewshot.datasets.base import ImageClasses
+from envs.fewshot.episodes import EpisodeIndices, Episodes, EpisodeSampler, task_set_hash
+from envs.trials import require_positive
+from runs.agents import FewShotAgent
+from runs.algorithms.attention_maps import EpisodeLooks
+from runs.algorithms.finite import NotFinite, not_finite
+from runs.algorithms.learner import Measurement, Test, Training
+from runs.algorithms.schedules import one_cycle
+from runs.system.distributed.layers import use_team_layers
+from runs.system.machine import Machine
+from runs.tasks import FewShotTask
+from snail.attention.selection import recording, score_function_loss
+from snail.classifier import EncodedEpisodes, EpisodeModel
+
+Selection = Literal["best", "final"]
+Pool = Literal["episode", "batch"]
+
+
+@dataclass(frozen=True)
+class SupervisedTraining(Training):
+    """AdamW with a one-cycle learning rate on episodes of the training classes."""
+
+    steps: int
+    """Updates."""
+    batch_size: int = 16
+    """Episodes in an update."""
+    queries: int = 15
+    """Queries in a training episode; they share its support. The paper has 1."""
+    learning_rate: float = 2e-3
+    """Peak of the one-cycle schedule."""
+    warmup: float = 0.1
+    """Fraction of training over which the learning rate rises."""
+    weight_decay: float = 1e-4
+    """Decoupled weight decay."""
+    gradient_clip: float = 1.0
+    """Largest norm of the gradient."""
+    bfloat16: bool = True
+    """Matrix products and convolutions in bfloat16 (parameters stay in float32)."""
+    class_loss: float = 0.0
+    """Weight of an auxiliary task, to tell from an embedding which of all the training classes it is. 0: none.
+    Agents that do not embed images, such as maml, do without."""
+    prototype_loss: float = 0.0
+    """Weight of another, to tell a query's class by the nearest mean of a class's embeddings. 0: none."""
+    prototype_pool: Pool = "episode"
+    """Among which classes: those of the query's own episode, or those of all episodes of the batch."""
+    augmentation: Augmentation = UNCHANGED
+    """Random changes to the training images."""
+    validation_episodes: int = 400
+    """Episodes of the validation classes in each look at them."""
+    validations: int = 20
+    """Looks at the validation classes in a training."""
+    selection: Selection = "best"
+    """Which weights are tested: those of the best look at the validation classes, or the final ones."""
+
+    def learner(
+        self, task: FewShotTask, agent: FewShotAgent, test: FewShotTest, seed: int, machine: Machine
+    ) -> FewShotLearner:
+        """What trains ``agent`` on ``task``."""
+        return FewShotLearner(self, task, agent, test, seed, machine)
+
+
+@dataclass(frozen=True)
+class FewShotTest(Test):
+    """The frozen episodes of the test classes that the reported accuracy is measured on."""
+
+    episodes: int = 10_000
+    """Episodes for each number of shots."""
+    queries: int = 15
+    """Queries in an episode."""
+    seed: int = 2018
+    """What freezes the episodes: the same for all agents."""
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The weights that did best on the validation classes so far."""
+
+    step: int
+    """Updates that they have had."""
+    accuracy: float
+    """Mean accuracy over the numbers of shots, on episodes of the validation classes."""
+    weights: dict[str, Tensor]
+    """Theirs alone: training goes on with others."""
+
+
+class FewShotLearner:
+    """Trains all of an agent that classifies episodes end to end."""
+
+    unit = "episode"
+
+    def __init__(
+        self,
+        training: SupervisedTraining,
+        task: FewShotTask,
+        agent: FewShotAgent,
+        test: FewShotTest,
+        seed: int,
+        machine: Machine,
+    ):
+        self.training, self.task, self.test, self.machine, self.team = training, task, test, machine, machine.team
+        self.steps = training.steps
+        self.validations = training.validations
+        self._half = training.bfloat16
+        require_positive(steps=training.steps, batch_size=training.batch_size)
+        self.team.require_parts("batch_size", training.batch_size)
+        if min(test.episodes, training.validation_episodes) < 2:
+            raise ValueError(
+                f"an interval needs at least 2 episodes, got {test.episodes} for testing "
+                f"and {training.validation_episodes} for validation"
+            )
+        self._splits: dict[str, ImageClasses] = {}
+        for split, queries in (("train", training.queries), ("val", training.queries), ("test", test.queries)):
+            self._check_sizes(split, queries)
+        torch.manual_seed(seed)
+        max_support = task.ways * max(task.shots + task.test_shots)
+        model = agent.build_classifier(task.embedding.build(), task.embedding.size, task.ways, max_support)
+        for queries in (training.queries, test.queries):
+            model.check_queries(queries)
+        embeds = type(model).encode is not EpisodeModel.encode
+        self.class_weight, self.prototype_weight = training.class_loss * embeds, training.prototype_loss * embeds
+        if not embeds and any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules()):
+            self.team.require_alone("this agent's dropout is drawn episode by episode")
+        use_team_layers(model, self.team)
+        self.model = model.to(machine.device)
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.class_head: nn.Module = nn.Identity()  # of the auxiliary task
+        if self.class_weight:
+            self.class_head = nn.Linear(task.embedding.size, len(self._classes("train").images)).to(machine.device)
+        self.trained = nn.ModuleDict({"model": self.model, "class_head": self.class_head})
+        self.optimizer = torch.optim.AdamW(
+            self.trained.parameters(), training.learning_rate, weight_decay=training.weight_decay, fused=True
+        )
+        self.selected: Selected | None = None
+        self.updates = 0
+        self.sampler = EpisodeSampler(self._classes("train").images.to(machine.device), task.ways, training.queries)
+        self.generator = machine.generator(seed)
+        self.shots_generator = torch.Generator().manual_seed(seed)  # drawn on the host: it sets the shapes
+
+    def _classes(self, split: str) -> ImageClasses:
+        if split not in self._splits:
+            self._splits[split] = self.task.load(split, self.machine.data_root)
+        return self._splits[split]
+
+    def _check_sizes(self, split: str, queries: int) -> None:
+        """Raise ValueError before any training for what the data cannot give."""
+        sampler = EpisodeSampler(self._classes(split).images, self.task.ways, queries)
+        for shots in self.task.shots if split == "train" else self.task.test_shots:
+            if not 1 <= shots <= sampler.max_shots:
+                raise ValueError(f"shots must be between 1 and {sampler.max_shots}, got {shots}")
+
+    def _autocast(self):
+        return torch.autocast(self.machine.device.type, torch.bfloat16, enabled=self._half)
+
+    def update(self, step: int) -> dict[str, Tensor]:
+        """One step of AdamW on a batch of training episodes.
+
+        Raises:
+            NotFinite: before the step, if a loss or a gradient is not finite; on a GPU, where looking would wait for
+                it, nothing is checked.
+        """
+        factor = one_cycle((step + 1) / (self.steps + 1), self.training.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.training.learning_rate * factor
+        choice = torch.randint(len(self.task.shots), (), generator=self.shots_generator)
+        shots = self.task.shots[int(choice)]
+        indices = self.sampler.sample_indices(self.training.batch_size, shots, self.generator)
+        episodes = self.sampler.gather(indices).to(self.machine.device)
+        episodes = self._part(self._augmented(episodes))
+        images = self.team.rows(torch.cat([indices.support, indices.query], dim=1))  # (B, S + Q)
+        classes = images // self.sampler.per_class
+        self.trained.train()
+        total, logs = self._losses(episodes, classes)
+        self.optimizer.zero_grad()
+        total.backward()
+        self.team.average_gradients(self.trained.parameters())
+        norm = torch.nn.utils.clip_grad_norm_(self.trained.parameters(), self.training.gradient_clip)
+        if norm.device.type == "cpu" and not norm.isfinite():
+            raise self._not_finite(lambda: self._losses(episodes, classes)[0])
+        self.optimizer.step()
+        self.updates = step + 1
+        return logs | {"gradient_norm": norm}
+
+    def _losses(self, episodes: Episodes, classes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum of the losses that are asked for, and what to log; ``classes`` (B, S + Q) are those of the images."""
+        with self._autocast(), recording() as tape:
+            encoded = self.model.encode_episodes(episodes)
+            logits = self.model.predict(encoded)  # (B, Q, N)
+        cost = F.cross_entropy(logits.transpose(1, 2), episodes.query_y, reduction="none")  # (B, Q)
+        loss = cost.mean()
+        total = loss + score_function_loss(tape, cost)
+        if self.class_weight:
+            embedded = torch.cat([encoded.support_x, encoded.query_x], dim=1)  # (B, S + Q, E)
+            class_logits = self.class_head(embedded.float())  # (B, S + Q, classes)
+            total = total + self.class_weight * F.cross_entropy(class_logits.flatten(0, 1), classes.flatten())
+        if self.prototype_weight:
+            total = total + self.prototype_weight * self._prototype_loss(encoded, episodes.query_y, classes)
+        accuracy = (logits.detach().argmax(-1) == episodes.query_y).float().mean()
+        return total, {"loss": loss.detach(), "train_accuracy": accuracy}
+
+    def _not_finite(self, compute: Callable[[], Any]) -> NotFinite:
+        """The error for something of the model that is not finite, when ``compute`` does it again."""
+
+        def in_float32() -> Any:
+            self._half = False
+            try:
+                return compute()
+            finally:
+                self._half = self.training.bfloat16
+
+        return not_finite(self.trained, compute, in_float32 if self._half else None)
+
+    def _prototype_loss(self, encoded: EncodedEpisodes, query_y: Tensor, classes: Tensor) -> Tensor:
+        """Cross-entropy of the queries' nearest prototypes; ``classes`` (B, S + Q) are those of the images."""
+        ways = self.task.ways
+        if self.training.prototype_pool == "episode":
+            return F.cross_entropy(prototypical_logits(encoded, ways).flatten(0, 1), query_y.flatten())
+        parts = encoded.support_x.float(), encoded.support_y, encoded.query_x.float()
+        encoded = EncodedEpisodes(*map(self.team.gather, parts))
+        query_y, classes = self.team.gather(query_y), self.team.gather(classes)
+        first = torch.arange(len(query_y), device=query_y.device)[:, None] * ways  # of an episode, among all
+        return F.cross_entropy(pooled_prototypical_logits(encoded, classes, ways), (first + query_y).flatten())
+
+    def _augmented(self, episodes: Episodes) -> Episodes:
+        def change(x: Tensor) -> Tensor:
+            return self.training.augmentation(x.flatten(0, 1), self.generator).unflatten(0, x.shape[:2])
+
+        return replace(episodes, support_x=change(episodes.support_x), query_x=change(episodes.query_x))
+
+    def _part(self, episodes: Episodes) -> Episodes:
+        """Those of this process."""
+        parts = episodes.support_x, episodes.support_y, episodes.query_x, episodes.query_y
+        return Episodes(*map(self.team.rows, parts))
+
+    def units(self, step: int) -> int:
+        """Training episodes in an update."""
+        return self.training.batch_size
+
+    def validate(self) -> dict[str, float]:
+        """Accuracy on episodes of the validation classes, the same at every look."""
+        training = self.training
+        found = {}
+        for shots in self.task.test_shots:
+            accuracy, _ = self._accuracies("val", shots, training.validation_episodes, training.queries)
+            found[f"validation_accuracy_{shots}shot"] = accuracy.mean().item()
+        mean = sum(found.values()) / len(found)
+        if training.selection == "best" and (self.selected is None or mean > self.selected.accuracy):
+            weights = {name: x.clone() for name, x in self.model.state_dict().items()}
+            self.selected = Selected(self.updates, mean, weights)
+        return found
+
+    def _take_selected(self) -> None:
+        """Give the model the weights that are tested."""
+        if self.selected is not None:
+            self.model.load_state_dict(self.selected.weights)
+
+    def evaluate(self, progress: Any) -> list[Measurement]:
+        """Accuracy on the test classes, a number for each number of shots; the mean is over episodes."""
+        self._take_selected()
+        results = []
+        for i, shots in enumerate(self.task.test_shots):
+
+            def report(done: int, of: int, i: int = i) -> None:
+                progress(i * of + done, len(self.task.test_shots) * of)
+
+            accuracy, batches = self._accuracies("test", shots, self.test.episodes, self.test.queries, report)
+            task_set = task_set_hash(self._classes("test").fingerprint(), batches)
+            results.append(Measurement.of("accuracy", accuracy, task_set, shots))
+        return results
+
+    @torch.no_grad()
+    def _accuracies(
+        self, split: str, shots: int, episodes: int, queries: int, progress: Any = lambda done, of: None
+    ) -> tuple[Tensor, list[EpisodeIndices]]:
+        """Accuracy (episodes,) on frozen episodes of a split, and these.
+
+        The episodes are drawn on the host, so that they are the same whatever the device; then every image that
+        occurs in them is encoded once.
+        """
+        images = self._classes(split).images  # (classes, per_class, C, H, W)
+        generator = torch.Generator().manual_seed(self.test.seed + shots)
+        sampler = EpisodeSampler(images, self.task.ways, queries)
+        sizes = [min(250, episodes - start) for start in range(0, episodes, 250)]
+        batches = [sampler.sample_indices(size, shots, generator) for size in sizes]
+        sampler = EpisodeSampler(self._encode(images, batches), self.task.ways, queries)
+        found = []
+        for i, indices in enumerate(batches):
+            batch = sampler.gather(indices).to(self.machine.device)
+            logits = self._finite(self.model.predict, batch)  # (B, Q, N)
+            found.append((logits.argmax(-1) == batch.query_y).float().mean(1))
+            progress(i + 1, len(batches))
+        return torch.cat(found), batches
+
+    def _finite(self, method: Callable[[Any], Tensor], x: Any) -> Tensor:
+        """What a method of the model makes of ``x``; NotFinite where the argmax of a NaN would pass for a class."""
+
+        def result() -> Tensor:
+            shown = x
+            if not self._half and not isinstance(x, Tensor):  # what was encoded in half precision, too
+                shown = replace(x, support_x=x.support_x.float(), query_x=x.query_x.float())
+            with self._autocast():
+                return method(shown)
+
+        found = result()
+        if not found.isfinite().all():
+            raise self._not_finite(result)
+        return found
+
+    def _encode(self, images: Tensor, batches: list[EpisodeIndices]) -> Tensor:
+        """Encodings (classes, per_class, ...) of the images that occur in the episodes; zeros for the others."""
+        self.model.eval()
+        used = torch.cat([torch.cat([b.support.flatten(), b.query.flatten()]) for b in batches]).unique()
+        flat = images.flatten(0, 1)  # (classes * per_class, C, H, W)
+        at_once = max(1, 1000 * 28 * 28 // images[0, 0].numel())  # some memory for the activations
+        parts = []
+        for i in used.split(at_once):
+            parts.append(self._finite(self.model.encode, flat[i].to(self.machine.device)))
+        encoded = torch.cat(parts)
+        scattered = encoded.new_zeros(len(flat), *encoded.shape[1:])
+        scattered[used.to(self.machine.device)] = encoded
+        return scattered.unflatten(0, images.shape[:2])
+
+    @torch.no_grad()
+    def watch(self, seed: int, queries: int = 8) -> EpisodeLooks:
+        """What an episode of the validation classes is classified by, with the most shots that are tested."""
+        self._take_selected()
+        self.model.eval()
+        shots = max(self.task.test_shots)
+        support = self.task.ways * shots
+        queries -= queries == support  # so that the two can be told apart in what attention leaves on the tape
+        sampler = EpisodeSampler(self._classes("val").images, self.task.ways, queries)
+        episodes = sampler.sample(1, shots, torch.Generator().manual_seed(seed))
+        order = episodes.support_y[0].argsort(stable=True)
+        episodes = replace(episodes, support_x=episodes.support_x[:, order], support_y=episodes.support_y[:, order])
+        shown = episodes.to(self.machine.device)
+        with self._autocast():
+            with recording(weights=True) as of_images:
+                encoded = self.model.encode_episodes(shown)
+            with recording(weights=True) as of_episode:
+                predicted = self.model.predict(encoded)[0].argmax(-1).cpu()
+        layers = (w[0, :, :, :support] for w in of_episode.weights if w.shape[2] == queries)
+        side = [round(w.shape[-1] ** 0.5) for w in of_images.weights]
+        glimpses = (w[:, 0, 0].unflatten(-1, (n, n)) for w, n in zip(of_images.weights, side, strict=True))
+        return EpisodeLooks(
+            episodes.support_x[0],
+            episodes.support_y[0],
+            episodes.query_x[0],
+            episodes.query_y[0],
+            predicted,
+            tuple(w.float().cpu() for w in layers),
+            tuple(w.float().cpu() for w in glimpses),
+        )
+
+    def details(self) -> dict[str, Any]:
+        """Which weights were tested, where they were selected."""
+        if self.selected is None:
+            return {}
+        return {"selected": {"step": self.selected.step, "validation_accuracy": self.selected.accuracy}}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, those selected so far, optimiser and the state of the randomness."""
+        return {
+            "model": self.model.state_dict(),
+            "class_head": self.class_head.state_dict(),
+            "selected": None if self.selected is None else vars(self.selected),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "shots_generator": self.shots_generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.load_weights(state)
+        self.class_head.load_state_dict(state["class_head"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self.shots_generator.set_state(state["shots_generator"])
+
+    def load_weights(self, state: dict[str, Any]) -> None:
+        """What testing needs of a state, of whatever device."""
+        self.model.load_state_dict(state["model"])
+        self.selected = None if state["selected"] is None else Selected(**state["selected"])

@@ -1,0 +1,108 @@
+"""What the training driver drives: one update at a time, state that can be saved, and a test at the end."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from runs.algorithms.attention_maps import Looks
+from runs.system.machine import Machine
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One measured number: the mean of ``n`` independent trials or episodes."""
+
+    metric: str
+    mean: float
+    ci95: float
+    n: int
+    task_set: str
+    shots: int | None = None
+    samples: Tensor | None = field(default=None, repr=False, compare=False)
+    """(n,) what the mean is of, in the order of the task set: for paired comparisons."""
+
+    @property
+    def name(self) -> str:
+        """``metric``, with the shots where there are any."""
+        return self.name_of(self.metric, self.shots)
+
+    @staticmethod
+    def name_of(metric: str, shots: int | None) -> str:
+        """What a number is called in `samples.npz` and in comparisons."""
+        return metric if shots is None else f"{metric}_{shots}shot"
+
+    def record(self) -> dict[str, Any]:
+        """What a record says of it."""
+        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "samples"}
+        return {name: value for name, value in found.items() if value is not None}
+
+    @classmethod
+    def of(cls, metric: str, samples: Tensor, task_set: str, shots: int | None = None) -> Measurement:
+        """Mean and the half-width of its normal 95% interval over ``samples`` (n,)."""
+        if len(samples) < 2:
+            raise ValueError(f"an interval needs at least 2 samples, got {len(samples)}")
+        samples = samples.double().cpu()
+        half = 1.96 * samples.std() / len(samples) ** 0.5
+        return cls(metric, samples.mean().item(), half.item(), len(samples), task_set, shots, samples)
+
+
+class Learner(Protocol):
+    """An agent, what it is trained on and how."""
+
+    steps: int
+    """Updates in a whole training."""
+    unit: str
+    """What the throughput counts."""
+    validations: int
+    """Looks at the validation tasks in a whole training."""
+
+    @property
+    def model(self) -> nn.Module:
+        """All that is trained and tested."""
+
+    def update(self, step: int) -> dict[str, Tensor]:
+        """Update number ``step``; returns scalars to log, on any device: their means over the processes are meant."""
+
+    def units(self, step: int) -> int:
+        """How many units update number ``step`` processes."""
+
+    def validate(self) -> dict[str, float]:
+        """Scalars to log, measured on tasks for validation."""
+
+    def evaluate(self, progress: Any) -> list[Measurement]:
+        """The numbers to report, on the frozen test tasks. ``progress`` is called with (done, of) now and then."""
+
+    def watch(self, seed: int) -> Looks | None:
+        """What the tested weights attend to on one task, not of the test; None where nothing is learned that could."""
+
+    def details(self) -> dict[str, Any]:
+        """What else the record should tell."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that an exact continuation needs: tensors, numbers, strings, and containers of them."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+
+    def load_weights(self, state: dict[str, Any]) -> None:
+        """What testing needs of a state, of whatever device."""
+
+
+class Training(ABC):
+    """A way of training, or of choosing. A subclass is a frozen dataclass of its settings."""
+
+    @abstractmethod
+    def learner(self, task: Any, agent: Any, test: Any, seed: int, machine: Machine) -> Learner:
+        """What trains ``agent`` on ``task`` and is measured by ``test``.
+
+        Raises:
+            ValueError: if the settings ask for what the task or the data cannot give.
+        """
+
+
+class Test(ABC):  # noqa: B024  # what a test does is between it and the learners that it is for
+    """What the reported numbers are measured on. A subclass is a frozen dataclass of its settings."""

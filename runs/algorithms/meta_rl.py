@@ -1,0 +1,368 @@
+"""Meta-reinforcement learning on whole trials of ever new tasks (Duan et al. 2016, RL^2): what all algorithms share.
+
+A learner plays a batch of trials, judges every action by generalised advantages, and hands that to the algorithm,
+`runs.algorithms.ppo` or `runs.algorithms.trpo`, to improve the policy and the value function.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from envs.trials import TrialVectorEnv, require_positive
+from runs.agents import SequenceAgent
+from runs.algorithms.attention_maps import TrialLooks
+from runs.algorithms.finite import require_finite
+from runs.algorithms.learner import Measurement, Test, Training
+from runs.algorithms.returns import generalized_advantages, log_probability, standardized
+from runs.algorithms.rollout import Player, Trajectories, player, rollout
+from runs.algorithms.schedules import geometric_growth, ramp
+from runs.system.distributed.layers import use_team_layers
+from runs.system.machine import Machine, stream_seed
+from runs.tasks import TrialTask
+from snail.attention.selection import recording
+
+JUDGED_AT_ONCE = 32_768
+"""Steps that the model judges in one piece, for memory's sake."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Judged trials: what an algorithm improves policy and value function with.
+
+    inputs: (B, T, C); actions, log_probs: (B, T), as in `Trajectories`, those of all processes.
+    rewards: (B, T) as the agent got them.
+    expected: (B, T) those that it is judged by, which are their means where the training asks for that.
+    told: (B, T, F) what the critic is told of the task; None: nothing.
+    advantages: (B, T) standardised.
+    targets: (B, T) what the value function should have said, in its own scale.
+    """
+
+    inputs: Tensor
+    actions: Tensor
+    log_probs: Tensor
+    rewards: Tensor
+    expected: Tensor
+    told: Tensor | None
+    advantages: Tensor
+    targets: Tensor
+
+    def rows(self, rows: Tensor) -> Batch:
+        """Some of its trials."""
+        return Batch(*(None if x is None else x[rows] for x in vars(self).values()))  # type: ignore[arg-type]
+
+
+TESTED_AT_ONCE = 4000
+"""Test trials played at once; another number draws other rewards."""
+
+Play = Callable[[TrialVectorEnv, torch.Generator, Tensor], Tensor]
+"""Plays a trial on each of the given tasks: env, randomness, tasks (B, ...) -> rewards (B, T)."""
+
+
+@dataclass(frozen=True)
+class TrialTest(Test):
+    """The frozen tasks that the reported return is measured on."""
+
+    trials: int = 20_000
+    """Trials, each on a task of its own."""
+    seed: int = 2018
+    """What freezes the tasks: the same for all agents."""
+
+    def measure(self, task: TrialTask, machine: Machine, play: Play, progress: Any) -> list[Measurement]:
+        """Total reward of a trial, over the frozen tasks.
+
+        Raises:
+            ValueError: for fewer than 2 trials.
+        """
+        if self.trials < 2:
+            raise ValueError(f"an interval needs at least 2 trials, got {self.trials}")
+        # drawn on the host, so that they are the same whatever the device
+        generator = torch.Generator().manual_seed(stream_seed(self.seed, "test tasks"))
+        tasks = task.make_env(1, "cpu").sample_tasks(self.trials, generator)
+        generator = machine.generator(stream_seed(self.seed, "test actions"))
+        totals = []
+        for start in range(0, self.trials, TESTED_AT_ONCE):
+            batch = tasks[start : start + TESTED_AT_ONCE].to(machine.device)
+            env = task.make_env(len(batch), machine.device)
+            env.reset(seed=stream_seed(self.seed, f"test rewards {start}"))
+            totals.append(play(env, generator, batch).sum(1).cpu())
+            progress(start + len(batch), self.trials)
+        task_set = hashlib.sha256(tasks.numpy().tobytes()).hexdigest()[:16]
+        return [Measurement.of("return", torch.cat(totals), task_set)]
+
+
+class RunningScale(nn.Module):
+    """Mean and standard deviation of the returns seen so far, one pair for each number of steps that remain.
+
+    The value network is handed targets of one scale, and need not learn how much shorter the trial has become.
+
+    Args:
+        horizon: steps T of the longest trial.
+        rate: how far the moments move towards those of a batch.
+    """
+
+    mean: Tensor
+    std: Tensor
+    started: Tensor
+
+    def __init__(self, horizon: int, rate: float = 0.1):
+        super().__init__()
+        self.rate = rate
+        # entry t: the moments at step t of the longest trial; shorter ones are its end
+        self.register_buffer("mean", torch.zeros(horizon))
+        self.register_buffer("std", torch.ones(horizon))
+        self.register_buffer("started", torch.zeros(horizon, dtype=torch.bool))
+
+    def update(self, x: Tensor) -> None:
+        """Move towards the moments of ``x`` (B, t) over B; take them over the first time."""
+        last = slice(-x.shape[1], None)
+        rate = torch.where(self.started[last], self.rate, 1.0)
+        self.mean[last] = self.mean[last].lerp(x.mean(0), rate)
+        self.std[last] = self.std[last].lerp(x.std(0, correction=0).clamp(min=1e-6), rate)
+        self.started[last] = True
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """To zero mean and unit variance: (B, t) -> (B, t)."""
+        last = slice(-x.shape[1], None)
+        return (x - self.mean[last]) / self.std[last]
+
+    def restore(self, x: Tensor) -> Tensor:
+        """The inverse of ``normalize``."""
+        last = slice(-x.shape[1], None)
+        return x * self.std[last] + self.mean[last]
+
+
+@dataclass(frozen=True)
+class MetaRLTraining(Training):
+    """What every algorithm is told: how many trials, how long, and how their actions are judged."""
+
+    steps: int
+    """Updates: each plays a batch of trials and learns from it."""
+    batch_size: int = 512
+    """Trials in an update; as many more while a curriculum keeps them short."""
+    discount: float = 1.0
+    """Discount of later rewards; 1 makes the objective the total reward that is reported."""
+    gae_lambda: float = 0.3
+    """Lambda of the generalised advantages that the policy learns from."""
+    final_lambda: float | None = None
+    """What it rises to, along a straight line: less bias once there is less noise; None: it stays."""
+    lambda_rise: tuple[float, float] = (0.2, 0.7)
+    """The part of the training in which it rises."""
+    value_lambda: float = 1.0
+    """Lambda of the returns that the value function learns; 1: what was really collected."""
+    expected_rewards: bool = False
+    """Judge actions by the mean rewards that the task gives them instead of those drawn; the agent sees the latter."""
+    privileged_critic: bool = False
+    """Tell the value network, which only training uses, the task: success probabilities, or an MDP's optimal values."""
+    bfloat16: bool = False
+    """Learn with matrix products in bfloat16 (parameters and losses stay in float32, and so does playing)."""
+    curriculum: float = 0.0
+    """Part of the training in which trials grow, at a constant rate, to their full length; 0: full from the start."""
+    curriculum_episodes: int = 10
+    """Inner episodes that trials of a curriculum begin with."""
+
+
+class MetaRLLearner(ABC):
+    """Trains a policy and a value network with memory on trials of ever new tasks.
+
+    A subclass defines `improve`, and takes its own state into `state_dict` and `load_state_dict`.
+    """
+
+    unit = "env step"
+    validations = 0  # every training batch is of tasks never seen before: its return is out of sample
+
+    def __init__(
+        self,
+        training: MetaRLTraining,
+        task: TrialTask,
+        agent: SequenceAgent,
+        test: TrialTest,
+        seed: int,
+        machine: Machine,
+        shared_trunk: bool = False,
+        foresees: bool = False,
+    ):
+        require_positive(
+            steps=training.steps, batch_size=training.batch_size, curriculum_episodes=training.curriculum_episodes
+        )
+        if not 0 <= training.curriculum <= 1:
+            raise ValueError(f"curriculum must be between 0 and 1, got {training.curriculum}")
+        begin, end = training.lambda_rise
+        if not 0 <= begin < end <= 1:
+            raise ValueError(f"lambda_rise must be two rising fractions of the training, got {begin} and {end}")
+        if test.trials < 2:
+            raise ValueError(f"an interval needs at least 2 trials, got {test.trials}")
+        told = task.privileged_size if training.privileged_critic else 0
+        if training.privileged_critic and (shared_trunk or not told):
+            why = "a shared trunk acts as well" if shared_trunk else f"{type(task).__name__} tells it nothing"
+            raise ValueError(f"the critic cannot be privileged: {why}; give --training.no-privileged-critic")
+        self.training, self.task, self.test, self.machine, self.team = training, task, test, machine, machine.team
+        self.steps = training.steps
+        self.env = env = task.make_env(training.batch_size, machine.device)
+        self.horizon, self.episodes = env.horizon, env.horizon // env.episode_length
+        torch.manual_seed(seed)
+        sizes = env.num_observations, env.num_actions, env.horizon
+        model = agent.build_actor_critic(*sizes, shared_trunk, foresees, told)
+        use_team_layers(model, self.team)
+        self.model = model.to(machine.device)
+        self.scale = RunningScale(env.horizon).to(machine.device)
+        self.generator = machine.generator(stream_seed(seed, "actions"))
+        self.env.reset(seed=stream_seed(seed, "tasks"))
+        self._player: Player | None = None  # of the present env
+
+    @abstractmethod
+    def improve(self, batch: Batch, left: float) -> dict[str, Tensor]:
+        """Improve the policy and the value function; returns scalars to log, ``loss`` among them.
+
+        Args:
+            batch: judged trials of the present policy.
+            left: the part of the training that is left, from 1 down to 0: what schedules follow.
+        """
+
+    def update(self, step: int) -> dict[str, Tensor]:
+        """Play a batch of trials, judge it, improve."""
+        self._set_length(self._episodes_at(step))
+        batch, mismatch = self._judge(self._play(), self._lambda(step / self.steps))
+        logs = self.improve(batch, 1 - step / self.steps)
+        return {**logs, "return": batch.rewards.sum(1).mean(), "step_forward_mismatch": mismatch}
+
+    def units(self, step: int) -> int:
+        """Environment steps that update number ``step`` plays."""
+        episodes = self._episodes_at(step)
+        return self._trials_of(episodes) * episodes * self.env.episode_length
+
+    def _lambda(self, fraction: float) -> float:
+        """Of the advantages, at a fraction of the training."""
+        training = self.training
+        last = training.gae_lambda if training.final_lambda is None else training.final_lambda
+        return ramp(fraction, training.gae_lambda, last, *training.lambda_rise)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.machine.device.type, torch.bfloat16, enabled=self.training.bfloat16)
+
+    def _episodes_at(self, step: int) -> int:
+        first = min(self.training.curriculum_episodes, self.episodes)
+        return round(geometric_growth(step / self.steps, first, self.episodes, self.training.curriculum))
+
+    def _trials_of(self, episodes: int) -> int:
+        """Trials in an update: the number of steps stays the same while they are shorter."""
+        return self.training.batch_size * self.episodes // episodes
+
+    def _check_parts(self, minibatches: int) -> None:
+        """Raise ValueError unless the team can share out each of so many pieces of every update's trials."""
+        for episodes in {self._episodes_at(step) for step in range(self.steps)} if not self.team.alone else ():
+            for rows in torch.arange(self._trials_of(episodes)).chunk(minibatches):
+                self.team.require_parts("the trials of a minibatch", len(rows))
+
+    def _set_length(self, episodes: int) -> None:
+        """Let the environment's trials have so many inner episodes; its randomness goes on."""
+        if episodes * self.env.episode_length == self.env.horizon:
+            return
+        env = self.task.make_env(self._trials_of(episodes), self.machine.device, episodes)
+        env.generator.set_state(self.env.generator.get_state())
+        self.env, self._player = env, None
+
+    def _play(self) -> Trajectories:
+        """This process's part of the next batch."""
+        if self._player is None:
+            self._player = player(self.model, self.env, self.generator, self.team)
+        return self._player()
+
+    @torch.no_grad()
+    def _judge(self, trials: Trajectories, gae_lambda: float) -> tuple[Batch, Tensor]:
+        """Advantages and value targets of the trials; and the largest difference between streaming and parallel form.
+
+        Each process passes its own trials through the model, and has all of them judged afterwards.
+
+        That difference is a free check: the policy is still the one that acted, so it must be rounding.
+        """
+        training, told, expected = self.training, None, trials.rewards
+        if training.expected_rewards or training.privileged_critic:
+            seen = self.model.observations(trials.inputs)  # (B, T)
+            if training.expected_rewards:
+                expected = self.task.expected_rewards(trials.tasks, seen, trials.actions)
+            if training.privileged_critic:
+                told = self.task.privileged(trials.tasks, seen)
+        rows = max(1, JUDGED_AT_ONCE // trials.inputs.shape[1])
+        inputs = trials.inputs.split(rows)
+        pieces = zip(inputs, [None] * len(inputs) if told is None else told.split(rows), strict=True)
+        with self._autocast():
+            logits, values = map(torch.cat, zip(*(self.model(x, t) for x, t in pieces), strict=True))
+        log_probs = self.team.gather(log_probability(logits, trials.actions))  # (B, T)
+        values = self.scale.restore(self.team.gather(values))
+        trials = Trajectories(*map(self.team.gather, vars(trials).values()))
+        expected, told = self.team.gather(expected), None if told is None else self.team.gather(told)
+
+        def advantages(gae_lambda: float) -> Tensor:
+            return generalized_advantages(expected, values, training.discount, gae_lambda)
+
+        returns = advantages(training.value_lambda) + values  # (B, T)
+        self.scale.update(returns)
+        batch = Batch(
+            trials.inputs,
+            trials.actions,
+            log_probs,
+            trials.rewards,
+            expected,
+            told,
+            standardized(advantages(gae_lambda)),
+            self.scale.normalize(returns),
+        )
+        return batch, (log_probs - trials.log_probs).abs().max()
+
+    def validate(self) -> dict[str, float]:
+        """Nothing to add to the returns of the training batches."""
+        return {}
+
+    def evaluate(self, progress: Any) -> list[Measurement]:
+        """Total reward of a trial with sampled actions, on the frozen test tasks."""
+
+        def play(env: TrialVectorEnv, generator: torch.Generator, tasks: Tensor) -> Tensor:
+            trials = rollout(self.model, env, generator, tasks)
+            # the largest of NaNs would pass for an action
+            require_finite(self.model, [trials.log_probs], lambda: self.model.policy(trials.inputs), always=True)
+            return trials.rewards
+
+        return self.test.measure(self.task, self.machine, play, progress)
+
+    @torch.no_grad()
+    def watch(self, seed: int) -> TrialLooks:
+        """What the policy attends to in a trial of its own."""
+        env = self.task.make_env(1, self.machine.device)
+        env.reset(seed=stream_seed(seed, "watched task"))
+        self.model.eval()
+        trial = rollout(self.model, env, self.machine.generator(stream_seed(seed, "watched actions")))
+        with recording(weights=True) as tape:
+            self.model.policy(trial.inputs)
+        layers = tuple(weights[0].float().cpu() for weights in tape.weights)
+        return TrialLooks(trial.actions[0].cpu(), trial.rewards[0].cpu(), layers)
+
+    def details(self) -> dict[str, Any]:
+        """Nothing more to tell."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, scale of the returns and the state of the randomness."""
+        return {
+            "model": self.model.state_dict(),
+            "scale": self.scale.state_dict(),
+            "generator": self.generator.get_state(),
+            "env_generator": self.env.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.load_weights(state)
+        self.scale.load_state_dict(state["scale"])
+        self.generator.set_state(state["generator"])
+        self.env.generator.set_state(state["env_generator"])
+
+    def load_weights(self, state: dict[str, Any]) -> None:
+        """What testing needs of a state, of whatever device."""
+        self.model.load_state_dict(state["model"])

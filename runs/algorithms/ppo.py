@@ -1,0 +1,138 @@
+"""Proximal policy optimisation (Schulman et al. 2017) on whole trials: how RL^2 really trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from envs.trials import require_positive
+from runs.agents import SequenceAgent
+from runs.algorithms.cuda_graphs import ReplayedStep
+from runs.algorithms.finite import require_finite
+from runs.algorithms.meta_rl import Batch, MetaRLLearner, MetaRLTraining, TrialTest
+from runs.algorithms.returns import clipped_surrogate_loss, entropy, log_probability
+from runs.system.machine import Machine
+from runs.tasks import TrialTask
+
+
+@dataclass(frozen=True)
+class PPOTraining(MetaRLTraining):
+    """Proximal policy optimisation with generalised advantages, on whole trials."""
+
+    epochs: int = 4
+    """Passes over the trials of an update."""
+    minibatches: int = 4
+    """Pieces of whole trials that each pass is cut into."""
+    learning_rate: float = 2e-3
+    """Adam's step size at the start; it falls linearly to 0."""
+    clip: float = 0.2
+    """How far the probability ratio may pay off."""
+    entropy_bonus: float = 0.02
+    """Weight of the policy's entropy at the start; it falls linearly to 0."""
+    reward_prediction: float = 1.0
+    """Weight of the squared error of foreseen rewards, an auxiliary task of the policy network; 0: none."""
+    gradient_clip: float = 1.0
+    """Largest norm of the gradient, of policy and value network each."""
+    shared_trunk: bool = False
+    """One network for policy and value instead of the paper's two."""
+
+    def learner(
+        self, task: TrialTask, agent: SequenceAgent, test: TrialTest, seed: int, machine: Machine
+    ) -> PPOLearner:
+        """What trains ``agent`` on ``task``."""
+        return PPOLearner(self, task, agent, test, seed, machine)
+
+
+class PPOLearner(MetaRLLearner):
+    """Improves by a few epochs of clipped policy gradients, policy and value function together."""
+
+    training: PPOTraining
+
+    def __init__(
+        self, training: PPOTraining, task: TrialTask, agent: SequenceAgent, test: TrialTest, seed: int, machine: Machine
+    ):
+        require_positive(epochs=training.epochs, minibatches=training.minibatches)
+        if training.batch_size % training.minibatches:
+            raise ValueError(
+                f"batch_size must be a multiple of minibatches, got {training.batch_size} and {training.minibatches}"
+            )
+        super().__init__(
+            training, task, agent, test, seed, machine, training.shared_trunk, training.reward_prediction > 0
+        )
+        self._check_parts(training.minibatches)
+        on_gpu = machine.device.type == "cuda"
+        # on a GPU the rate is a tensor, which a recorded step reads anew
+        self._rate = torch.tensor(training.learning_rate, device=machine.device) if on_gpu else training.learning_rate
+        self.optimizer = torch.optim.Adam(self.model.parameters(), self._rate, eps=1e-5, fused=True, capturable=on_gpu)
+        self._replayed_step = ReplayedStep(self._step, graphs=on_gpu and self.team.alone)
+
+    def improve(self, batch: Batch, left: float) -> dict[str, Tensor]:
+        """A few epochs over the batch, in minibatches of whole trials."""
+        training, device = self.training, self.machine.device
+        self._set_rate(training.learning_rate * left)
+        entropy_weight = torch.tensor(training.entropy_bonus * left, device=device)
+        logs: dict[str, list[Tensor]] = {}
+        for _ in range(training.epochs):
+            order = torch.randperm(len(batch.inputs), generator=self.generator, device=device)
+            for minibatch in order.chunk(training.minibatches):
+                rows = batch.rows(self.team.rows(minibatch))
+                for name, x in self._replayed_step(entropy_weight, *vars(rows).values()).items():
+                    logs.setdefault(name, []).append(x)
+        return {name: torch.stack(xs).mean() for name, xs in logs.items()}
+
+    def _step(self, entropy_weight: Tensor, *minibatch: Tensor) -> dict[str, Tensor]:
+        """The optimiser's step for a minibatch, the fields of a `Batch`; returns what to log."""
+        batch, model = Batch(*minibatch), self.model
+        loss, found = self._losses(batch, entropy_weight)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.team.average_gradients(model.parameters())
+        norms = [
+            nn.utils.clip_grad_norm_(part.parameters(), self.training.gradient_clip)
+            for part in (model.policy, model.value)
+            if part is not None
+        ]
+        require_finite(model, norms, lambda: self._losses(batch, entropy_weight)[0])
+        self.optimizer.step()
+        return {name: x.detach() for name, x in found.items()}
+
+    def _losses(self, batch: Batch, entropy_weight: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of some trials, and what to log of it."""
+        training = self.training
+        with self._autocast():
+            logits, value, foreseen = self.model.foresee(batch.inputs, batch.told)
+        log_ratio = log_probability(logits, batch.actions) - batch.log_probs
+        policy_loss = clipped_surrogate_loss(log_ratio, batch.advantages, training.clip)
+        value_loss = 0.5 * (value - batch.targets).square().mean()
+        spread = entropy(logits).mean()
+        loss = policy_loss + value_loss - entropy_weight * spread
+        found = {"value_loss": value_loss, "entropy": spread}
+        if training.reward_prediction > 0:
+            foreseen = foreseen.gather(-1, batch.actions[..., None])[..., 0]  # (B, T), of what was done
+            found["reward_error"] = (foreseen - batch.expected).square().mean()
+            loss = loss + training.reward_prediction * found["reward_error"]
+        with torch.no_grad():
+            kl = (log_ratio.exp() - 1 - log_ratio).mean()
+        return loss, found | {"loss": loss, "kl": kl}
+
+    def _set_rate(self, rate: float) -> None:
+        if isinstance(self._rate, Tensor):
+            self._rate.fill_(rate)
+        else:
+            self._rate = rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate
+
+    def state_dict(self) -> dict[str, Any]:
+        """That of every learner, and the optimiser's."""
+        return super().state_dict() | {"optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        super().load_state_dict(state)
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:  # the state may come from another kind of device
+            group["capturable"] = self.machine.device.type == "cuda"

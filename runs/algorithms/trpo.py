@@ -1,0 +1,245 @@
+"""Trust region policy optimisation (Schulman et al. 2015) on whole trials: the algorithm that the SNAIL paper names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from envs.trials import require_positive
+from runs.agents import SequenceAgent
+from runs.algorithms.finite import require_finite
+from runs.algorithms.meta_rl import Batch, MetaRLLearner, MetaRLTraining, TrialTest
+from runs.algorithms.returns import entropy, log_probability
+from runs.system.machine import Machine
+from runs.tasks import TrialTask
+
+
+@dataclass(frozen=True)
+class TRPOTraining(MetaRLTraining):
+    """Trust region policy optimisation with generalised advantages, on whole trials."""
+
+    max_kl: float = 0.01
+    """Largest mean KL divergence of an update's policy from the one before."""
+    fisher_part: float = 0.2
+    """Part of the trials that the products with the Fisher matrix are taken over."""
+    cg_steps: int = 10
+    """Conjugate gradient steps towards the natural gradient."""
+    damping: float = 0.01
+    """What is added to the Fisher matrix's diagonal."""
+    backtracks: int = 10
+    """Halvings of the step before an update is given up."""
+    minibatches: int = 4
+    """Pieces of whole trials that the batch is worked through in."""
+    value_epochs: int = 4
+    """Passes over the trials that fit the value network."""
+    value_learning_rate: float = 2e-3
+    """Adam's step size for the value network at the start; it falls linearly to 0."""
+    value_gradient_clip: float = 1.0
+    """Largest norm of the value network's gradient."""
+
+    def learner(
+        self, task: TrialTask, agent: SequenceAgent, test: TrialTest, seed: int, machine: Machine
+    ) -> TRPOLearner:
+        """What trains ``agent`` on ``task``."""
+        return TRPOLearner(self, task, agent, test, seed, machine)
+
+
+class TRPOLearner(MetaRLLearner):
+    """Steps along the natural policy gradient to the edge of the trust region; then fits the value network."""
+
+    training: TRPOTraining
+
+    def __init__(
+        self,
+        training: TRPOTraining,
+        task: TrialTask,
+        agent: SequenceAgent,
+        test: TrialTest,
+        seed: int,
+        machine: Machine,
+    ):
+        require_positive(
+            cg_steps=training.cg_steps,
+            backtracks=training.backtracks,
+            minibatches=training.minibatches,
+            value_epochs=training.value_epochs,
+        )
+        if not 0 < training.fisher_part <= 1:
+            raise ValueError(f"fisher_part must be above 0 and at most 1, got {training.fisher_part}")
+        super().__init__(training, task, agent, test, seed, machine)
+        self._check_parts(training.minibatches)
+        if (trials := max(1, round(training.fisher_part * training.batch_size))) < self.team.size:
+            raise ValueError(f"fisher_part leaves too few trials for the processes, got {trials} and {self.team.size}")
+        assert self.model.value is not None  # no shared trunk: fitting the value would move the policy
+        self.value: nn.Module = self.model.value
+        self.optimizer = torch.optim.Adam(self.value.parameters(), training.value_learning_rate, eps=1e-5, fused=True)
+
+    def improve(self, batch: Batch, left: float) -> dict[str, Tensor]:
+        """One step of the policy inside the trust region, a few epochs of the value network."""
+        order = torch.randperm(len(batch.inputs), generator=self.generator, device=self.machine.device)
+        return {**self._improve_policy(batch, order), **self._fit_value(batch, left)}
+
+    def _improve_policy(self, batch: Batch, order: Tensor) -> dict[str, Tensor]:
+        training, policy = self.training, self.model.policy
+        parameters = list(policy.parameters())
+        old = parameters_to_vector(parameters).detach()
+        pieces = [self.team.rows(piece) for piece in order.chunk(training.minibatches)]
+        with torch.no_grad():
+            old_logits = torch.cat([self._logits(batch.inputs[rows]) for rows in pieces])  # piece after piece
+
+        def gain_of(rows: Tensor) -> Tensor:
+            log_ratio = log_probability(self._logits(batch.inputs[rows]), batch.actions[rows]) - batch.log_probs[rows]
+            return (log_ratio.exp() * batch.advantages[rows]).sum() / batch.advantages.numel()
+
+        gradient = torch.zeros_like(old)
+        for rows in pieces:
+            gradient += parameters_to_vector(torch.autograd.grad(gain_of(rows), parameters))
+        gradient = self.team.total(gradient)
+        require_finite(policy, [gradient], lambda: sum(gain_of(rows) for rows in pieces))
+
+        some = order[: max(1, round(training.fisher_part * len(order)))]
+        part = some[self.team.rank :: self.team.size]  # not always of equal size
+        weight = len(part) / len(some)
+        with _twice_differentiable():
+            product = fisher_product(lambda: self._logits(batch.inputs[part]), parameters, training.damping)
+
+            def fisher(vector: Tensor) -> Tensor:
+                return self.team.total(product(vector) * weight)
+
+            direction = conjugate_gradient(fisher, gradient, training.cg_steps)
+            curvature = direction @ fisher(direction)
+        full = direction * (2 * training.max_kl / curvature.clamp(min=1e-12)).sqrt()
+
+        @torch.no_grad()
+        def judge(parameter_vector: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            """Surrogate gain, mean KL divergence from the old policy, and entropy, over the whole batch."""
+            vector_to_parameters(parameter_vector, parameters)
+            gain, kl, spread = (torch.zeros((), device=old.device) for _ in range(3))
+            for rows, before in zip(pieces, old_logits.split([len(p) for p in pieces]), strict=True):
+                logits = self._logits(batch.inputs[rows])
+                log_ratio = log_probability(logits, batch.actions[rows]) - batch.log_probs[rows]
+                gain += ((log_ratio.exp() - 1) * batch.advantages[rows]).sum()
+                kl += kl_divergence(before, logits).sum()
+                spread += entropy(logits).sum()
+            gain, kl, spread = self.team.total(torch.stack([gain, kl, spread])) / batch.advantages.numel()
+            return gain, kl, spread
+
+        scale = 1.0
+        for _ in range(training.backtracks):
+            gain, kl, spread = judge(old + scale * full)
+            if gain > 0 and kl <= training.max_kl:
+                break
+            scale /= 2
+        else:  # no step keeps both promises: stay
+            scale = 0.0
+            gain, kl, spread = judge(old)
+        return {"loss": -gain, "kl": kl, "entropy": spread, "step_scale": torch.tensor(scale)}
+
+    def _logits(self, inputs: Tensor) -> Tensor:
+        with self._autocast():
+            return self.model.policy(inputs)[..., : self.model.num_actions]
+
+    def _fit_value(self, batch: Batch, left: float) -> dict[str, Tensor]:
+        training, losses = self.training, []
+        for group in self.optimizer.param_groups:
+            group["lr"] = training.value_learning_rate * left
+        for _ in range(training.value_epochs):
+            order = torch.randperm(len(batch.inputs), generator=self.generator, device=self.machine.device)
+            for minibatch in order.chunk(training.minibatches):
+                rows = batch.rows(self.team.rows(minibatch))
+                loss = self._value_loss(rows)
+                self.optimizer.zero_grad()
+                loss.backward()
+                self.team.average_gradients(self.value.parameters())
+                norm = nn.utils.clip_grad_norm_(self.value.parameters(), training.value_gradient_clip)
+                require_finite(self.value, [norm], partial(self._value_loss, rows))
+                self.optimizer.step()
+                losses.append(loss.detach())
+        return {"value_loss": torch.stack(losses).mean()}
+
+    def _value_loss(self, batch: Batch) -> Tensor:
+        x, told = batch.inputs, batch.told
+        with self._autocast():
+            values = self.value(x if told is None else torch.cat([x, told], dim=-1))[..., 0]
+        return 0.5 * (values - batch.targets).square().mean()
+
+    def state_dict(self) -> dict[str, Any]:
+        """That of every learner, and the value network's optimiser's."""
+        return super().state_dict() | {"optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        super().load_state_dict(state)
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def kl_divergence(logits: Tensor, other: Tensor) -> Tensor:
+    """KL divergence in nats of categorical distributions, ``sum_a p_a (log p_a - log q_a)``: (..., A) -> (...)."""
+    log_p, log_q = logits.log_softmax(-1), other.log_softmax(-1)
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def fisher_product(
+    logits: Callable[[], Tensor], parameters: list[nn.Parameter], damping: float
+) -> Callable[[Tensor], Tensor]:
+    """Products of a vector with the Fisher matrix of categorical distributions, plus ``damping`` times the vector.
+
+    The Fisher matrix is the Hessian of the mean KL divergence from the present distributions; the product is the
+    gradient of the gradient's product with the vector (Schulman et al. 2015, appendix C), and the matrix itself is
+    never there.
+
+    Args:
+        logits: computes (..., A) from the parameters.
+        parameters: P scalars in all.
+        damping: what is added to the diagonal.
+
+    Returns:
+        A function (P,) -> (P,).
+    """
+    present = logits()
+    kl = kl_divergence(present.detach(), present).mean()
+    first = torch.cat([g.flatten() for g in torch.autograd.grad(kl, parameters, create_graph=True)])
+
+    def product(vector: Tensor) -> Tensor:
+        second = torch.autograd.grad(first @ vector, parameters, retain_graph=True)
+        return torch.cat([g.flatten() for g in second]) + damping * vector
+
+    return product
+
+
+def conjugate_gradient(product: Callable[[Tensor], Tensor], b: Tensor, steps: int) -> Tensor:
+    """Solve ``A x = b`` for a positive definite A by ``steps`` conjugate gradient steps (Hestenes & Stiefel 1952).
+
+    Args:
+        product: x (P,) -> A x (P,).
+        b: (P,).
+        steps: at most; P of them are exact but for rounding.
+    """
+    x = torch.zeros_like(b)
+    residual, direction = b.clone(), b.clone()
+    square = residual @ residual
+    for _ in range(steps):
+        image = product(direction)
+        # once solved, nothing moves any more; the bound spares asking the device whether it is
+        rate = square / (direction @ image).clamp(min=1e-30)
+        x += rate * direction
+        residual -= rate * image
+        following = residual @ residual
+        direction = residual + following / square.clamp(min=1e-30) * direction
+        square = following
+    return x
+
+
+@contextmanager
+def _twice_differentiable() -> Iterator[None]:
+    """Kernels that have second derivatives: the fused ones for attention and recurrence have only first ones."""
+    with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False):
+        yield

@@ -1,0 +1,112 @@
+"""Classical methods: nothing to learn but, for some, one setting, chosen by trials on other tasks than the reported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from baselines.trial_method import TrialMethod
+from runs.algorithms.learner import Measurement, Training
+from runs.algorithms.meta_rl import TrialTest
+from runs.config.serialization import to_dict
+from runs.system.machine import Machine, stream_seed
+from runs.tasks import TrialTask
+
+
+@dataclass(frozen=True)
+class Tuning(Training):
+    """The choice of a classical method's setting: that of the largest mean return, as in RL^2."""
+
+    trials: int = 1000
+    """Trials of each setting, the same tasks for all; 0: take the settings as they are given."""
+
+    def learner(self, task: TrialTask, method: TrialMethod, test: TrialTest, seed: int, machine: Machine) -> Tuner:
+        """What tunes and measures ``method``."""
+        return Tuner(self, task, method, test, seed, machine)
+
+
+class Returns(nn.Module):
+    """All that is learned: the mean return of every setting tried so far. Those not tried are never chosen."""
+
+    mean: Tensor
+
+    def __init__(self, settings: int):
+        super().__init__()
+        self.register_buffer("mean", torch.full((settings,), -torch.inf, dtype=torch.float64))
+
+
+class Tuner:
+    """Tries the settings of a method, one an update, and measures the best one on the frozen test tasks."""
+
+    unit = "env step"
+    validations = 0
+
+    def __init__(
+        self, training: Tuning, task: TrialTask, method: TrialMethod, test: TrialTest, seed: int, machine: Machine
+    ):
+        machine.team.require_alone("classical methods are not trained by gradients")
+        if training.trials < 0:
+            raise ValueError(f"trials must not be negative, got {training.trials}")
+        if test.trials < 2:
+            raise ValueError(f"an interval needs at least 2 trials, got {test.trials}")
+        self.training, self.task, self.test, self.seed, self.machine = training, task, test, seed, machine
+        self.settings = method.grid() if training.trials else (method,)
+        self.steps = len(self.settings)
+        self.model = Returns(self.steps)
+
+    @property
+    def chosen(self) -> TrialMethod:
+        """The setting of the largest mean so far; the first among equals."""
+        return self.settings[int(self.model.mean.argmax())]
+
+    def update(self, step: int) -> dict[str, Tensor]:
+        """Try setting number ``step``; the only one of a method needs no trial."""
+        mean = torch.zeros((), dtype=torch.float64)
+        if self.steps > 1:
+            env = self.task.make_env(self.training.trials, self.machine.device)
+            tasks = torch.Generator().manual_seed(stream_seed(self.seed, "tuning tasks"))
+            env.reset(seed=stream_seed(self.seed, "tuning rewards"))
+            generator = self.machine.generator(stream_seed(self.seed, "tuning actions"))
+            played = env.sample_tasks(self.training.trials, tasks).to(self.machine.device)
+            mean = self.settings[step].play(env, generator, played).sum(1).double().mean().cpu()
+        self.model.mean[step] = mean
+        return {"return": mean}
+
+    def units(self, step: int) -> int:
+        """Environment steps that one setting is tried for."""
+        return 0 if self.steps == 1 else self.training.trials * self.task.make_env(1, "cpu").horizon
+
+    def validate(self) -> dict[str, float]:
+        """Nothing to look at."""
+        return {}
+
+    def evaluate(self, progress: Any) -> list[Measurement]:
+        """Total reward of a trial with the chosen setting, on the frozen test tasks."""
+        return self.test.measure(self.task, self.machine, self.chosen.play, progress)
+
+    def watch(self, seed: int) -> None:
+        """Methods do not attend."""
+
+    def details(self) -> dict[str, Any]:
+        """The setting chosen, and what it was chosen from."""
+        if self.steps == 1:
+            return {}
+        tried = [
+            {"setting": to_dict(s), "return": r} for s, r in zip(self.settings, self.model.mean.tolist(), strict=True)
+        ]
+        return {"chosen": to_dict(self.chosen), "tried": tried}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The means so far."""
+        return {"model": self.model.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.load_weights(state)
+
+    def load_weights(self, state: dict[str, Any]) -> None:
+        """What testing needs of a state, of whatever device."""
+        self.model.load_state_dict(state["model"])

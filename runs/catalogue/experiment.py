@@ -1,0 +1,106 @@
+"""What an experiment is: a task that agents are compared on, with budgets of training and a test."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+from baselines.trial_method import TrialMethod
+from runs.agents import (
+    AnyAgentConfig,
+    FewShotAgent,
+    MAMLConfig,
+    TransferConfig,
+)
+from runs.algorithms.learner import Test, Training
+from runs.config.serialization import options_of
+from runs.system.errors import RunError
+from runs.tasks import Task
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: everything that decides its numbers, but for the device."""
+
+    experiment: str
+    """Name in the catalogue."""
+    agent: str
+    """Name of the agent."""
+    budget: str
+    """How much training: full, demo or smoke."""
+    seed: int
+    """Seed of the initial weights and of everything drawn in training."""
+    task: Annotated[Task, options_of(Task)]
+    """What is learned."""
+    model: Annotated[AnyAgentConfig, options_of(FewShotAgent, TrialMethod)]
+    """What learns it."""
+    training: Annotated[Training, options_of(Training)]
+    """How it learns."""
+    test: Annotated[Test, options_of(Test)]
+    """How it is measured."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much of an experiment is done: its task, the ways of training, the usual one first, and its test."""
+
+    task: Task
+    algorithms: Mapping[str, Training]
+    test: Test
+
+
+_OWN_WAYS: dict[str, type] = {"tuning": TrialMethod, "pretraining": TransferConfig}
+"""Algorithms that are for some kind of agent alone, which has no other."""
+
+_NOT_FOR: dict[str, type] = {"paper": MAMLConfig}
+"""Algorithms that some agents cannot do: a single query has no statistics for MAML to normalise it by."""
+
+BUDGETS = ("full", "demo", "short", "smoke")
+"""From the most training to the least; tables show the first of these that has been run."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A task that agents are compared on."""
+
+    id: str
+    about: str
+    agents: Mapping[str, AnyAgentConfig]
+    budgets: Mapping[str, Budget]
+
+    def algorithms(self, agent: str) -> tuple[str, ...]:
+        """The ways of training an agent, the usual one first; some agents have their own."""
+        ways = dict.fromkeys(name for b in self.budgets.values() for name in b.algorithms)
+        model = self.agents[agent]
+        own = {name for name, kind in _OWN_WAYS.items() if isinstance(model, kind)}
+        possible = (name for name in ways if (name in own if own else name not in _OWN_WAYS))
+        return tuple(name for name in possible if not isinstance(model, _NOT_FOR.get(name, ())))
+
+    def limit(self) -> float | None:
+        """What no agent can pass in expectation, in units of the metric; None where it is not known."""
+        return self.budgets["full"].task.limit()
+
+    def config(self, agent: str, seed: int = 0, budget: str = "full", algorithm: str | None = None) -> RunConfig:
+        """The run of one agent; without ``algorithm`` trained in the usual way.
+
+        Raises:
+            RunError: if the experiment has no such agent, budget or algorithm.
+        """
+        for what, name, known in (("agent", agent, self.agents), ("budget", budget, self.budgets)):
+            if name not in known:
+                raise RunError(unknown(what, name, tuple(known)) + f" for {self.id}")
+        ways = self.algorithms(agent)
+        if algorithm is not None and algorithm not in ways:
+            raise RunError(unknown("algorithm", algorithm, ways) + f" for {agent} on {self.id}")
+        b = self.budgets[budget]
+        training = b.algorithms[algorithm or ways[0]]
+        return RunConfig(self.id, agent, budget, seed, b.task, self.agents[agent], training, b.test)
+
+
+def unknown(what: str, name: str, known: tuple[str, ...]) -> str:
+    """What to say of a name that is not among those known, with the nearest of them."""
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f", did you mean {near[0]}?" if near else f", choose from {', '.join(known)}"
+    return f"unknown {what} {name!r}{hint}"

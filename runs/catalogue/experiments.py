@@ -1,0 +1,180 @@
+"""Every experiment of the suite, as data: what is learned, with how much training, and how it is measured."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from envs.fewshot.augmentation import UNCHANGED, Augmentation
+from runs.agents import (
+    AGENTS,
+    ATTENTION_VARIANTS,
+    BANDIT_METHODS,
+    FEWSHOT_AGENTS,
+    FEWSHOT_VARIANTS,
+    MDP_METHODS,
+    AnyAgentConfig,
+    MAMLConfig,
+)
+from runs.agents.embeddings import OMNIGLOT_EMBEDDING, RESIDUAL_EMBEDDING, EmbeddingConfig, ResidualEmbeddingConfig
+from runs.algorithms.fewshot import FewShotTest, SupervisedTraining
+from runs.algorithms.learner import Training
+from runs.algorithms.meta_rl import MetaRLTraining, TrialTest
+from runs.algorithms.ppo import PPOTraining
+from runs.algorithms.trpo import TRPOTraining
+from runs.algorithms.tuning import Tuning
+from runs.catalogue.experiment import Budget, Experiment
+from runs.tasks import BanditTask, DataName, FewShotTask, MDPTask
+
+
+def meta_rl(steps: int, **settings: Any) -> dict[str, Training]:
+    """Both algorithms on the same trials, and the tuning of the methods that do not learn; settings are PPO's."""
+    shared = {f.name for f in dataclasses.fields(MetaRLTraining)}
+    common = {name: value for name, value in settings.items() if name in shared}
+    return {"ppo": PPOTraining(steps, **settings), "trpo": TRPOTraining(steps, **common), "tuning": Tuning()}
+
+
+FULL_STEPS = {10: 600, 100: 2000, 500: 600, 1000: 600}
+"""Updates of the full budget, by pulls; 10 pulls of 50 arms need twice as many."""
+
+PASSES: dict[str, Any] = {"epochs": 2, "minibatches": 8}
+"""As many steps as 4 epochs of 4 minibatches, for half the time."""
+
+FULL_BATCH = {10: 1024, 100: 128, 500: 256, 1000: 128}
+"""Trials in an update of the full budget, by pulls: some 10,000 steps where a processor does it, 128,000 for a GPU."""
+
+
+def _bandit(arms: int, pulls: int, **others: AnyAgentConfig) -> Experiment:
+    task = BanditTask(arms, pulls)
+    trials = 60_000 if pulls == 10 else 20_000  # an interval of less than 0.3% of the value
+    demo = {"demo": Budget(task, meta_rl(190, **PASSES), TrialTest())} if pulls == 10 else {}
+    few = meta_rl(40, batch_size=FULL_BATCH[pulls], **PASSES)
+    full = meta_rl(FULL_STEPS[pulls] * (2 if arms > pulls else 1), batch_size=FULL_BATCH[pulls], **PASSES)
+    short = {"short": Budget(task, few, TrialTest())} if others else {}
+    return Experiment(
+        f"bandit/n{pulls}-k{arms}",
+        f"{pulls} pulls of a {arms}-armed Bernoulli bandit",
+        {**AGENTS, **others, **BANDIT_METHODS},
+        {
+            "full": Budget(task, full, TrialTest(trials)),
+            **demo,
+            **short,
+            "smoke": Budget(task, meta_rl(4, batch_size=4 * max(2, 640 // pulls)), TrialTest(trials=2000)),
+        },
+    )
+
+
+def _mdp(episodes: int) -> Experiment:
+    task = MDPTask(episodes)
+    batch_size = {10: 128, 25: 64}.get(episodes, 256)  # 13,000 to 16,000 steps for a processor, more for a GPU
+    settings = {"batch_size": batch_size, "epochs": 2, "minibatches": 16, "learning_rate": 1e-3}
+    return Experiment(
+        f"mdp/n{episodes}",
+        f"{episodes} episodes of 10 steps in a random MDP of 10 states and 5 actions",
+        {**AGENTS, **MDP_METHODS},
+        {
+            "full": Budget(task, meta_rl(1600, **settings), TrialTest(trials=10_000)),
+            "smoke": Budget(task, meta_rl(4, batch_size=32), TrialTest(trials=200)),
+        },
+    )
+
+
+def supervised(steps: int, queries: int = 15, prototype_loss: float = 1.0, **settings: Any) -> dict[str, Training]:
+    """Ours, and with what the paper published: one query an episode, and nothing but its loss."""
+    ours = SupervisedTraining(steps, queries=queries, prototype_loss=prototype_loss, prototype_pool="batch", **settings)
+    paper = replace(ours, queries=1, class_loss=0.0, prototype_loss=0.0, augmentation=UNCHANGED)
+    # its embedding is not trained on episodes, but on telling all training classes apart
+    pretraining = replace(ours, class_loss=1.0, prototype_loss=0.0)
+    return {"supervised": ours, "paper": paper, "pretraining": pretraining}
+
+
+def _smoke(task: FewShotTask) -> Budget:
+    training = supervised(20, batch_size=4, validation_episodes=50, validations=4)
+    return Budget(task, training, FewShotTest(episodes=200))
+
+
+def _fewshot(
+    data: DataName,
+    ways: int,
+    images: str,
+    full: dict[str, Training],
+    embedding: EmbeddingConfig = OMNIGLOT_EMBEDDING,
+    maml: MAMLConfig | None = None,
+    demo: Callable[[FewShotTask], Budget] | None = None,
+) -> Experiment:
+    """The paper's protocol: one model for 1 to 5 shots. MAML's steps are its paper's for each experiment."""
+    agents = FEWSHOT_AGENTS if maml is None else {**FEWSHOT_AGENTS, "maml": maml}
+    task = FewShotTask(data, ways, shots=(1, 2, 3, 4, 5), test_shots=(1, 5), embedding=embedding)
+    budgets = {"full": Budget(task, full, FewShotTest()), **({"demo": demo(task)} if demo else {})}
+    return Experiment(
+        f"{data}/{ways}way",
+        f"{ways}-way classification of {images}, one model for 1 to 5 shots",
+        agents,
+        {**budgets, "smoke": _smoke(task)},
+    )
+
+
+def _one_shot(data: DataName, ways: int, images: str, **others: AnyAgentConfig) -> Experiment:
+    """A model for 1 shot alone, which learns in less time."""
+    short = {"short": Budget(FewShotTask(data, ways, (1,), (1,)), supervised(400), FewShotTest())} if others else {}
+    task = FewShotTask(data, ways, shots=(1,), test_shots=(1,))
+    return Experiment(
+        f"{data}/{ways}way-1shot",
+        f"{ways}-way classification of {images}, 1 shot only",
+        {**FEWSHOT_AGENTS, **others},
+        {
+            "full": Budget(task, supervised(7000), FewShotTest()),
+            "demo": Budget(task, supervised(1000), FewShotTest()),
+            **short,
+            "smoke": _smoke(task),
+        },
+    )
+
+
+CHARACTERS, PRINTED, PHOTOGRAPHS = "handwritten characters", "printed characters made here", "photographs"
+
+BETTER: dict[str, Any] = {"class_loss": 0.5, "augmentation": Augmentation(shift=8, flip=True, colour=0.3)}
+"""What the paper does not have and photographs need: they are few, and every class has many to tell apart."""
+
+
+def _photographs_on_a_processor(task: FewShotTask) -> Budget:
+    """Half an hour of one core, which is too little for the paper's embedding: a smaller one."""
+    small = ResidualEmbeddingConfig(size=64, filters=(16, 24, 32, 64), wide=512)
+    training = supervised(800, batch_size=8, learning_rate=1e-3, validation_episodes=100, validations=8, **BETTER)
+    return Budget(replace(task, embedding=small), training, FewShotTest())
+
+
+CATALOGUE: dict[str, Experiment] = {
+    e.id: e
+    for e in (
+        *(
+            _bandit(arms, pulls, **(ATTENTION_VARIANTS if (pulls, arms) == (100, 5) else {}))
+            for pulls in (10, 100, 500)
+            for arms in (5, 10, 50)
+        ),
+        _bandit(arms=50, pulls=1000),
+        *(_mdp(episodes) for episodes in (10, 25, 50, 75, 100)),
+        _fewshot("omniglot", 5, CHARACTERS, supervised(12_000)),
+        _fewshot(
+            "omniglot",
+            20,
+            CHARACTERS,
+            supervised(6000, queries=20),
+            maml=MAMLConfig(inner_lr=0.1, inner_steps=5, test_steps=5),
+        ),
+        _one_shot("omniglot", 5, CHARACTERS, **FEWSHOT_VARIANTS),
+        _fewshot("glyphs", 5, PRINTED, supervised(6000)),
+        _one_shot("glyphs", 5, PRINTED),
+        _fewshot(
+            "mini-imagenet",
+            5,
+            PHOTOGRAPHS,
+            supervised(30_000, learning_rate=1e-3, **BETTER),
+            RESIDUAL_EMBEDDING,
+            MAMLConfig(inner_lr=0.01, inner_steps=5, test_steps=10),
+            demo=_photographs_on_a_processor,
+        ),
+    )
+}

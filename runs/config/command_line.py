@@ -1,0 +1,98 @@
+"""Options of the command line from frozen dataclasses, by tyro, with one line for what is mistyped."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+from runs.config.suggestions import suggestion
+from runs.system.errors import RunError
+
+T = TypeVar("T")
+
+
+def parse(kind: type[T], args: Sequence[str], verb: str, **known: Any) -> T:
+    """The options ``args`` of a verb as the dataclass ``kind``; ``known`` may give a ``default`` to start from.
+
+    Raises:
+        RunError: for an option that does not exist; the message suggests the nearest.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            parsed, unknown = tyro.cli(
+                kind,
+                args=args,
+                prog=f"snail {verb}",
+                return_unknown_args=True,
+                config=(tyro.conf.AvoidSubcommands,),
+                **known,
+            )
+    except SystemExit as e:
+        if not e.code:  # it was asked for help
+            raise
+        raise RunError(f"{_first_words(said.getvalue())}; `snail {verb} --help` shows all options") from e
+    if unknown:
+        wanted = unknown[0].split("=")[0].lstrip("-").replace("_", "-")
+        advice = suggestion(wanted, option_names(parsed), "--", f"snail {verb} --help")
+        raise RunError(f"unknown option {unknown[0]!r}; {advice}")
+    return parsed
+
+
+def _first_words(box: str) -> str:
+    """What tyro says in the first part of its box, in one line."""
+    plain = re.sub(r"(?m)\x1b\[[0-9;]*m|^[│|]|[│|]$", "", box)
+    title = "" if "╭" in plain else r".*\n"  # a plain terminal's box has its title in a line of its own
+    found = re.search(rf"{title}\s*[╭─-].*\n((?:.*\n)*?)\s*[╰─-]", plain)
+    words = " ".join(found[1].split("\n\n")[0].split()).rstrip(".") if found else ""
+    for form, better in (
+        (r"invalid literal for int\(\) with base 10:", r"\1 must be an integer, got"),
+        (r"could not convert string to float:", r"\1 must be a number, got"),
+        (r"no type matching (\S+) could be instantiated from \[(.*?)\].*", r"\1 must be \2, got \3"),
+    ):
+        words = re.sub(rf"^Error parsing (\S+): {form}", better, words)
+    return words[:1].lower() + words[1:] if words else "an option has a value that it cannot have"
+
+
+def changed(config: T, settings: Mapping[str, Any], verb: str) -> T:
+    """A configuration with some options changed, each checked as on the command line of ``verb``.
+
+    ``settings`` maps names of options, such as ``training.learning-rate``, to values: numbers, strings, booleans, or
+    lists of them for what takes several.
+
+    Raises:
+        RunError: for an option that does not exist or a value of another type.
+    """
+    names = [name for name in option_names(config) if "." in name]  # others tell which run it is
+    for name, value in settings.items():
+        name = name.replace("_", "-")
+        if name not in names:
+            raise RunError(f"unknown option {name!r}; {suggestion(name, names, '', f'snail {verb} --help')}")
+        words = [str(v) for v in value] if isinstance(value, (list, tuple)) else [str(value)]
+        try:
+            with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+                config = tyro.cli(
+                    type(config),
+                    args=[f"--{name}", *words],
+                    default=config,
+                    config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+                )
+        except SystemExit as e:
+            raise RunError(f"{name} cannot be {value!r}; `snail {verb} --help` tells what it takes") from e
+    return config
+
+
+def option_names(options: Any, prefix: str = "") -> list[str]:
+    """The options of a dataclass as they are typed, those of nested ones with dots."""
+    names = []
+    for field in dataclasses.fields(options):
+        name = prefix + field.name.replace("_", "-")
+        value = getattr(options, field.name)
+        names += option_names(value, name + ".") if dataclasses.is_dataclass(value) else [name]
+    return names

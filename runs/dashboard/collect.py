@@ -1,0 +1,283 @@
+"""What runs have left in their folders, as plain data; a damaged run costs a warning, not the others."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runs.agents import METHODS
+from runs.catalogue import RunConfig
+from runs.config.serialization import from_dict, to_dict
+from runs.results.folder import RunFolder, find_runs
+from runs.system.errors import RunError
+
+Floats = NDArray[np.float64]
+
+RATE = "_per_second"
+"""How the names of metrics end that are throughputs; what stands before is the unit."""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Metrics that were logged at the same steps.
+
+    steps, seconds: (L,) updates and seconds of training so far, increasing.
+    units: (L,) environment steps or episodes so far; None where no throughput was logged.
+    metrics: each (L,), the mean over the updates since the line before.
+    """
+
+    steps: Floats
+    seconds: Floats
+    units: Floats | None
+    metrics: Mapping[str, Floats]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run.
+
+    name: its folder below the one that was searched, and its name in the page's address; no other run's.
+    published: whether it is one of the records that published numbers come from.
+    config: the configuration, without what only names the run; settings younger than the run at their defaults.
+    record: what the record says besides its results and its configuration; empty for an unfinished run.
+    results: one dictionary a measured number, as in the record.
+    unit: what throughput counts, in the plural; None where nothing says it.
+    logged: when something was last written.
+    """
+
+    folder: Path
+    name: str
+    published: bool
+    experiment: str
+    agent: str
+    budget: str
+    seed: int
+    config: Mapping[str, Any]
+    record: Mapping[str, Any]
+    results: Sequence[Mapping[str, Any]]
+    curves: Sequence[Curves]
+    unit: str | None
+    pictures: Sequence[Path]
+    logged: datetime
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has left a record."""
+        return bool(self.record)
+
+    @property
+    def learns(self) -> bool:
+        """Whether its curves are of learning; a classical method logs the settings it tries."""
+        return self.agent not in METHODS
+
+    @property
+    def settings(self) -> str:
+        """What runs of several seeds must share to be averaged."""
+        return json.dumps([self.experiment, self.agent, self.budget, self.config], sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Found:
+    """All runs below some folders, and a line for each thing that could not be read."""
+
+    runs: Sequence[Run]
+    warnings: Sequence[str]
+
+
+@dataclass
+class Collector:
+    """Reads the runs below folders; one whose files are as they were the last time is not read again.
+
+    folders: where to look; of a run that lies in several, copied whole, the first is taken.
+    published: the one of them whose runs are published.
+    """
+
+    folders: Sequence[Path]
+    published: Path | None = None
+    _known: dict[Path, tuple[object, Run | None, list[str]]] = field(default_factory=dict)
+    _found: Found | None = None
+
+    def collect(self) -> Found:
+        """All runs, in the order of folders and names; the very same object as long as nothing has changed."""
+        known, self._known = self._known, {}
+        for top in self.folders:
+            for folder in find_runs(top):
+                stamp = _stamp(folder)
+                old = known.get(folder)
+                if old is None or old[0] != stamp:
+                    old = (stamp, *_read_safely(folder, top, top == self.published))
+                self._known[folder] = old
+        same = list(known) == list(self._known) and all(known[folder] is new for folder, new in self._known.items())
+        if self._found is None or not same:
+            self._found = self._put_together()
+        return self._found
+
+    def _put_together(self) -> Found:
+        runs: dict[object, Run] = {}
+        for _, run, _ in self._known.values():
+            if run is not None:
+                runs.setdefault((run.settings, run.seed, run.record.get("finished", run.folder)), run)
+        return Found([*runs.values()], [line for _, _, warnings in self._known.values() for line in warnings])
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All files that a run is read from."""
+    yield from (folder / name for name in ("config.json", "result.json", "metrics.jsonl"))
+    yield from sorted((folder / "attention").glob("*.png"))
+
+
+def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """What changes when any of the run's files does."""
+    found = []
+    for path in _files(folder):
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        found.append((path.name, status.st_mtime_ns, status.st_size))
+    return tuple(found)
+
+
+def _read_safely(folder: Path, top: Path, published: bool) -> tuple[Run | None, list[str]]:
+    warnings: list[str] = []
+    try:
+        return _read(folder, top, published, warnings), warnings
+    except RunError as e:
+        return None, [*warnings, f"{e}; left out"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as e:
+        return None, [*warnings, f"{folder} is not a whole run ({type(e).__name__}: {e}); left out"]
+
+
+def _read(folder: Path, top: Path, published: bool, warnings: list[str]) -> Run:
+    files = RunFolder(folder)
+    record: dict[str, Any] = {}
+    try:
+        record = dict(files.result() or {})
+    except (RunError, ValueError, TypeError) as e:
+        if not files.config_path.exists():
+            raise
+        warnings.append(f"{e}; the run is shown without its record")
+    config = record.pop("config", None) or files.plain_config()
+    config = dict(_with_defaults(config))
+    config.pop("type", None)
+    key = {name: config.pop(name) for name in ("experiment", "agent", "budget", "seed")}
+    results = [_result(r) for r in record.pop("results", [])]
+    curves: list[Curves] = []
+    unit = None
+    try:
+        lines = _ordered(files.metrics(), folder, warnings)
+        unit = next((name.removesuffix(RATE) for line in lines for name in line if name.endswith(RATE)), None)
+        curves = _curves(lines, unit, record)
+    except RunError as e:
+        warnings.append(f"{e}; the run is shown without curves")
+    return Run(
+        folder=folder,
+        name=("published/" if published else "") + folder.relative_to(top).as_posix(),
+        published=published,
+        experiment=str(key["experiment"]),
+        agent=str(key["agent"]),
+        budget=str(key["budget"]),
+        seed=int(key["seed"]),
+        config=config,
+        record=record,
+        results=results,
+        curves=curves,
+        unit=unit,
+        pictures=[path for path in _files(folder) if path.suffix == ".png"],
+        logged=datetime.fromtimestamp(max(p.stat().st_mtime for p in _files(folder) if p.exists()), UTC),
+    )
+
+
+def _with_defaults(config: Any) -> dict[str, Any]:
+    """The configuration with what is younger than it at its default; as it stands if it cannot be read any more."""
+    try:
+        return to_dict(from_dict(RunConfig, config))
+    except RunError:
+        return config
+
+
+def _result(r: Mapping[str, Any]) -> dict[str, Any]:
+    """A record's number, its mean and interval made sure of."""
+    return {**r, "metric": str(r["metric"]), "mean": float(r["mean"]), "ci95": float(r["ci95"]), "n": int(r["n"])}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _ordered(lines: Iterable[Any], folder: Path, warnings: list[str]) -> list[dict[str, Any]]:
+    """The lines that say when they were logged and follow each other."""
+    kept: list[dict[str, Any]] = []
+    left_out = 0
+    step = -math.inf
+    for line in lines:
+        if isinstance(line, dict) and all(_is_number(line.get(k)) for k in ("step", "seconds")) and line["step"] > step:
+            step = line["step"]
+            kept.append(line)
+        else:
+            left_out += 1
+    if left_out:
+        warnings.append(f"{folder / 'metrics.jsonl'}: {left_out} lines do not follow the one before; left out")
+    return kept
+
+
+def _curves(lines: Sequence[dict[str, Any]], unit: str | None, record: Mapping[str, Any]) -> list[Curves]:
+    """The metrics, put together where they were logged at the same steps."""
+    steps = np.array([line["step"] for line in lines], np.float64)
+    seconds = np.maximum.accumulate([line["seconds"] for line in lines], dtype=np.float64)
+    units = None if unit is None else _units(lines, seconds, unit, record)
+    at: dict[tuple[int, ...], dict[str, Floats]] = {}
+    for name in dict.fromkeys(name for line in lines for name in line):
+        if name in ("step", "seconds"):
+            continue
+        where = tuple(i for i, line in enumerate(lines) if _is_number(line.get(name)))
+        if where:
+            at.setdefault(where, {})[name] = np.array([lines[i][name] for i in where], np.float64)
+    return [
+        Curves(steps[i], seconds[i], None if units is None else units[i], metrics)
+        for where, metrics in at.items()
+        for i in [list(where)]
+    ]
+
+
+def _units(lines: Sequence[dict[str, Any]], seconds: Floats, unit: str, record: Mapping[str, Any]) -> Floats:
+    """Units (L,) processed up to each line: throughput times time, and in the end what the record counted."""
+    rates = np.array([line.get(unit + RATE, 0.0) for line in lines], np.float64)
+    total = np.cumsum(rates * np.diff(seconds, prepend=0.0))
+    counted = record.get(unit)
+    if _is_number(counted) and len(total) and total[-1] > 0:
+        total *= counted / total[-1]
+    return total
+
+
+def thinned(curves: Curves, points: int) -> Curves:
+    """The curves at no more than ``points`` steps.
+
+    A logged line is the mean over the updates since the line before; so is what stands for several lines.
+    """
+    L = len(curves.steps)
+    if points >= L:
+        return curves
+    ends = np.arange(points + 1) * L // points  # (points + 1,)
+    last = ends[1:] - 1
+    weights = np.diff(curves.steps, prepend=0.0)
+
+    def mean(values: Floats) -> Floats:
+        return np.add.reduceat(weights * values, ends[:-1]) / np.add.reduceat(weights, ends[:-1])
+
+    return dataclasses.replace(
+        curves,
+        steps=curves.steps[last],
+        seconds=curves.seconds[last],
+        units=None if curves.units is None else curves.units[last],
+        metrics={name: mean(values) for name, values in curves.metrics.items()},
+    )

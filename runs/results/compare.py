@@ -1,0 +1,289 @@
+"""Comparing runs: final numbers with intervals, tests of their differences, what was configured differently."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+
+from runs.catalogue import CATALOGUE
+from runs.config.serialization import flat
+from runs.results.folder import RunFolder
+from runs.results.plots import Curve
+from runs.results.records import Result, read_results, task_limit
+from runs.results.statistics import (
+    Estimate,
+    interquartile_mean,
+    paired_difference,
+    probability_of_improvement,
+    t_interval,
+)
+from runs.system.errors import RunError
+
+IntervalOf = Callable[[Sequence[float]], Estimate]
+"""Mean of samples, with an interval; NaN ends where there is one."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """What the runs of a group give for one measured number.
+
+    over_tasks: their mean, with the interval over test tasks.
+    """
+
+    name: str
+    results: tuple[Result, ...]
+
+    @cached_property
+    def over_tasks(self) -> Estimate:
+        """Seeds are tested on the same tasks: averaging them does not narrow the interval."""
+        mean = statistics.fmean(r.mean for r in self.results)
+        half = statistics.fmean(r.ci95 for r in self.results)
+        return Estimate(mean, mean - half, mean + half)
+
+    @cached_property
+    def samples(self) -> np.ndarray | None:
+        """(n,) mean over seeds for each test task; None if they were not kept or seeds had different tasks."""
+        found = [r.samples() for r in self.results]
+        if any(x is None for x in found) or len({r.task_set for r in self.results}) > 1:
+            return None
+        return np.stack([x for x in found if x is not None]).mean(0, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that are alike but for the seed."""
+
+    experiment: str
+    agent: str
+    budget: str
+    settings: Mapping[str, Any]
+    folders: tuple[RunFolder, ...]
+    numbers: tuple[Number, ...]
+    seconds: float
+    distinction: str = ""
+    """Settings that tell it from others of the same agent and budget."""
+
+    @property
+    def label(self) -> str:
+        """What it is called beside the others."""
+        return f"{self.agent} {self.budget}" + (f" ({self.distinction})" if self.distinction else "")
+
+    @cached_property
+    def limit(self) -> float | None:
+        """What no agent can pass on its task, which need not be the catalogue's; None where it is not known."""
+        return task_limit(self.settings.get("task"))
+
+    def curve(self) -> Curve:
+        """Its learning curves."""
+        tested = {n.name: (n.over_tasks.value, n.over_tasks.half) for n in self.numbers}
+        return Curve(self.label, self.agent, [f.metrics() for f in self.folders], tested)
+
+
+def find_groups(targets: Sequence[str], folders: Sequence[Path]) -> list[Group]:
+    """The finished runs that the targets name, grouped, in the order of the targets.
+
+    Args:
+        targets: folders of runs, or with runs below them, or experiments, of which all runs in ``folders`` are meant,
+            or EXPERIMENT/AGENT.
+        folders: of results, the first to be preferred where a run is in several.
+
+    Raises:
+        RunError: for a target without any finished run.
+    """
+    found: dict[Path, list[Result]] = {}
+    if not targets:
+        raise RunError("which runs? give folders or experiments: snail compare bandit/n10-k5/snail bandit/n10-k5/gru")
+    for target in targets:
+        of_target = _results(target, folders)
+        if not of_target:
+            raise RunError(
+                f"there is no finished run in {target}; give the folder of a run or an experiment (`snail list`)"
+            )
+        for result in of_target:
+            found.setdefault(result.path, [])
+            if result not in found[result.path]:
+                found[result.path].append(result)
+    groups: dict[tuple[str, str], dict[int, list[Result]]] = {}
+    for results in found.values():
+        first = results[0]
+        groups.setdefault((first.experiment, first.settings), {}).setdefault(first.seed, results)
+    return _distinguished([_group(list(by_seed.values())) for by_seed in groups.values()])
+
+
+def _distinguished(groups: list[Group]) -> list[Group]:
+    """Groups of the same agent and budget in an experiment get the settings in which they differ into their labels."""
+    named: dict[tuple[str, str], list[Group]] = {}
+    for group in groups:
+        named.setdefault((group.experiment, group.label), []).append(group)
+    found = []
+    for group in groups:
+        alike = named[group.experiment, group.label]
+        differ = _differing([g.settings for g in alike]) if len(alike) > 1 else {}
+        own = ", ".join(f"{key}={values[alike.index(group)]}" for key, values in differ.items())
+        found.append(replace(group, distinction=own))
+    return found
+
+
+def _results(target: str, folders: Sequence[Path]) -> list[Result]:
+    if Path(target).is_dir():
+        return read_results([Path(target)])
+    parts = tuple(target.strip("/").split("/"))
+    experiment, agent = "/".join(parts[:2]), "/".join(parts[2:])
+    if experiment not in CATALOGUE:
+        raise RunError(f"{target} is neither the folder of a run nor an experiment; `snail list` shows all experiments")
+    below = [folder / experiment / agent for folder in folders]
+    return read_results([folder for folder in below if folder.is_dir()])
+
+
+def _group(runs: list[list[Result]]) -> Group:
+    first = runs[0][0]
+    numbers: dict[str, list[Result]] = {}
+    for result in (r for results in runs for r in results):
+        numbers.setdefault(result.name, []).append(result)
+    return Group(
+        first.experiment,
+        first.agent,
+        first.budget,
+        json.loads(first.settings),
+        tuple(RunFolder(results[0].path.parent) for results in runs),
+        tuple(Number(name, tuple(found)) for name, found in numbers.items()),
+        statistics.fmean(results[0].train_seconds for results in runs),
+    )
+
+
+def describe_groups(groups: Sequence[Group], over_seeds: IntervalOf = t_interval) -> str:
+    """All that is compared of the groups, as text: an experiment a section, and what holds over experiments.
+
+    ``over_seeds`` makes the interval over seeds of their means, one each.
+    """
+    by_experiment: dict[str, list[Group]] = {}
+    for group in groups:
+        by_experiment.setdefault(group.experiment, []).append(group)
+    sections = [_section(found, name, over_seeds) for name, found in by_experiment.items()]
+    if len(by_experiment) > 1 and (over := _over_experiments(by_experiment)):
+        sections.append(over)
+    return "\n\n".join(sections)
+
+
+def _section(groups: list[Group], experiment: str, over_seeds: IntervalOf) -> str:
+    names = list(dict.fromkeys(n.name for g in groups for n in g.numbers))
+    parts = [f"{experiment}\n{'=' * len(experiment)}"]
+    for name in names:
+        having = [(g, n) for g in groups for n in g.numbers if n.name == name]
+        parts.append(f"{name.replace('_', ', ')}\n{_final(having, over_seeds)}")
+        if len(having) > 1:
+            parts.append(_differences(having))
+    if len(groups) > 1:
+        parts.append(_settings(groups))
+    return "\n\n".join(parts)
+
+
+def _final(having: list[tuple[Group, Number]], over_seeds: IntervalOf) -> str:
+    rows = []
+    for group, number in having:
+        tasks, seeds, limit = number.over_tasks, over_seeds([r.mean for r in number.results]), group.limit
+        rows.append(
+            [
+                group.label,
+                f"{tasks.value:.4g} +- {tasks.half:.2g}",
+                "" if math.isnan(seeds.low) else f"+- {seeds.half:.2g}",
+                len(number.results),
+                number.results[0].n,
+                "" if limit is None else f"{100 * tasks.value / limit:.2f}%",
+                f"{number.results[0].parameters:,}",
+                f"{group.seconds:.0f}",
+            ]
+        )
+    head = ["agent", "mean, 95% CI over tasks", "CI over seeds", "seeds", "tasks", "of limit", "parameters", "seconds"]
+    return _grid(rows, head)
+
+
+def _differences(having: list[tuple[Group, Number]]) -> str:
+    """The first group against each of the others."""
+    (first, ours), *others = having
+    rows = [[group.label, *_difference(ours, theirs), _improvement(ours, theirs)] for group, theirs in others]
+    head = [f"{first.label} less", "difference, 95% CI", "p", "test", "better by chance of"]
+    return _grid(rows, head)
+
+
+def _difference(ours: Number, theirs: Number) -> tuple[str, str, str]:
+    a, b = ours.samples, theirs.samples
+    same = ours.results[0].task_set == theirs.results[0].task_set
+    if a is not None and b is not None and same:
+        found = paired_difference(a, b)
+        d = found.difference
+        p = "< 0.0001" if found.p < 1e-4 else f"{found.p:.4f}"
+        return f"{d.value:+.4g} +- {d.half:.2g}", p, f"paired, {found.n} tasks"
+    x, y = ours.over_tasks, theirs.over_tasks
+    half = math.hypot(x.half, y.half)
+    return f"{x.value - y.value:+.4g} +- {half:.2g}", "", "other tasks" if not same else "no samples kept"
+
+
+def _improvement(ours: Number, theirs: Number) -> str:
+    """That a training of ours beats one of theirs: a matter of seeds."""
+    scores = [np.array([r.mean for r in n.results]) for n in (ours, theirs)]
+    if min(map(len, scores)) < 2:
+        return "" if len(scores[0]) == len(scores[1]) == 1 else "needs 2 seeds each"
+    return _interval(probability_of_improvement(scores[:1], scores[1:]))
+
+
+def _interval(e: Estimate) -> str:
+    ends = "" if math.isnan(e.low) else f" [{e.low:.3g}, {e.high:.3g}]"
+    return f"{e.value:.3g}{ends}"
+
+
+def _over_experiments(by_experiment: Mapping[str, list[Group]]) -> str:
+    """Agents over all experiments that have them: shares of the limit, which are comparable."""
+    shares: dict[str, dict[str, np.ndarray]] = {}
+    for name, groups in by_experiment.items():
+        for group in groups:
+            if group.limit is not None:
+                for number in group.numbers:
+                    scores = np.array([r.mean for r in number.results]) / group.limit
+                    shares.setdefault(group.label, {}).setdefault(f"{name} {number.name}", scores)
+    whole = set().union(*shares.values()) if shares else set()
+    complete = {label: found for label, found in shares.items() if found.keys() == whole}
+    if len(whole) < 2 or not complete:
+        return ""
+    first, *_ = complete
+    rows = []
+    for label, found in complete.items():
+        ours, theirs = ([scores[key] for key in sorted(whole)] for scores in (complete[first], found))
+        chance = "" if label == first else _interval(probability_of_improvement(ours, theirs))
+        rows.append([label, _interval(interquartile_mean(theirs)), chance])
+    head = ["agent", "interquartile mean of shares of the limit", f"{first} is better by chance of"]
+    note = (
+        "95% intervals, where every experiment has 2 seeds or more, by bootstrap over seeds, experiments being fixed."
+    )
+    return f"over {len(whole)} measured numbers\n{'=' * 20}\n{_grid(rows, head)}\n{note}"
+
+
+def _settings(groups: Sequence[Group]) -> str:
+    """The keys of the configuration in which the groups differ, each with their values."""
+    differ = _differing([g.settings for g in groups])
+    if not differ:
+        return "the same settings otherwise"
+    return _grid([[k, *values] for k, values in differ.items()], ["what differs", *(g.label for g in groups)])
+
+
+def _differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Settings that differ, each with the values of all; "-" where there is none.
+
+    One that only one kind of agent has is no difference: its type tells.
+    """
+    texts = [{k: str(x) for k, x in flat(s).items()} for s in settings]
+    keys = [k for k in dict.fromkeys(k for t in texts for k in t) if len({t[k] for t in texts if k in t}) > 1]
+    return {k: [t.get(k, "-") for t in texts] for k in keys if k not in ("agent", "budget")}
+
+
+def _grid(rows: list[list[Any]], head: list[str]) -> str:
+    return tabulate(rows, head, "simple", disable_numparse=True)

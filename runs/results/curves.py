@@ -1,0 +1,64 @@
+"""Learning curves: what a metric did over training, in one run, or over several seeds of the same run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runs.results.statistics import t_interval
+
+Axis = Literal["step", "seconds"]
+Lines = Sequence[Mapping[str, Any]]
+"""A run's metrics, as its ``metrics.jsonl`` has them."""
+POINTS = 200
+"""Places that the runs of several seeds, which log at different ones, are interpolated to."""
+
+
+@dataclass(frozen=True)
+class Band:
+    """A metric over updates or seconds: ``x`` and ``mean`` (n,), and the ends of its 95% interval over seeds.
+
+    low, high: None where there is one seed.
+    """
+
+    x: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    low: NDArray[np.float64] | None
+    high: NDArray[np.float64] | None
+    seeds: int
+
+
+def main_metric(lines: Lines) -> str:
+    """The metric that tells how well a run learns: the first on validation tasks, else the return."""
+    names = [name for line in lines for name in line]
+    return next((name for name in names if name.startswith("validation")), "return")
+
+
+def points(lines: Lines, metric: str, axis: Axis) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Where a run has logged the metric, (n,) each, in the order of ``axis``."""
+    found = [(line[axis], line[metric]) for line in lines if metric in line and axis in line]
+    x, y = np.array(found, dtype=np.float64).reshape(-1, 2).T
+    return x, y
+
+
+def band(runs: Sequence[Lines], metric: str, axis: Axis) -> Band | None:
+    """The metric's mean over the runs with Student's interval at each point; None where none has logged it.
+
+    Several runs are interpolated to common places, from where all have begun to where the first ends: beyond that the
+    mean would be one of others.
+    """
+    curves = [(x, y) for lines in runs for x, y in [points(lines, metric, axis)] if len(x)]
+    if not curves:
+        return None
+    if len(curves) == 1:
+        return Band(*curves[0], None, None, 1)
+    first, last = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
+    x = np.linspace(first, max(first, last), POINTS)
+    y = np.stack([np.interp(x, *curve) for curve in curves])  # (seeds, POINTS)
+    half = np.array([t_interval(column).half for column in y.T])
+    mean = y.mean(0)
+    return Band(x, mean, mean - half, mean + half, len(curves))

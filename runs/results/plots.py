@@ -1,0 +1,116 @@
+"""Pictures of runs. matplotlib is an extra, imported when something is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runs.results.curves import Axis, Lines, band, main_metric
+from runs.results.folder import writing
+from runs.system.errors import RunError
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart
+COLOURS = {"snail": "#0072B2", "lstm": "#D55E00", "gru": "#E69F00", "transformer": "#009E73"}
+OTHERS = ("#CC79A7", "#56B4E9", "#000000", "#999933", "#882255", "#44AA99")
+AXES: dict[Axis, str] = {"seconds": "training time in seconds", "step": "updates"}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The runs of one agent, alike but for the seed.
+
+    runs: each one's metrics.
+    tested: (mean, half-width of its interval) on the test tasks, by metric.
+    """
+
+    label: str
+    agent: str
+    runs: Sequence[Lines]
+    tested: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+def learning_curves(
+    curves: Iterable[Curve],
+    path: Path,
+    title: str,
+    *,
+    limit: float | None = None,
+    axes: Sequence[Axis] = ("seconds",),
+    metric: str | None = None,
+) -> None:
+    """Draw curves into a PNG, a panel for each axis, with the limit and the tested numbers.
+
+    A few-shot run shows accuracy on the validation classes, a meta-RL run the return of its training batches, which
+    are of tasks never seen before. Bands are 95% intervals over seeds; crosses are the numbers measured on the test
+    tasks, with their intervals over these.
+
+    Args:
+        limit: what no agent can pass.
+        metric: what to draw; None: what tells how well the runs learn.
+
+    Raises:
+        RunError: if matplotlib is not installed or no run has logged anything of it.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as e:
+        raise RunError("matplotlib is not installed; run: pip install 'snail-suite[plot]'") from e
+    curves = [c for c in curves if any(c.runs)]
+    name = metric or (main_metric([line for c in curves for lines in c.runs for line in lines]) if curves else "")
+    drawn = [c for c in curves if band(c.runs, name, axes[0])]
+    if not drawn:
+        known = {key for c in curves for lines in c.runs for line in lines for key in line} - set(AXES)
+        advice = f"; they have {', '.join(sorted(known))}" if known else ""
+        raise RunError(f"none of the runs has logged {metric or 'anything'} to draw{advice}")
+    figure = Figure(figsize=(2.5 + 5 * len(axes), 4.5), layout="constrained")
+    panels = figure.subplots(1, len(axes), squeeze=False, sharey=True)[0]
+    for axis, panel in zip(axes, panels, strict=True):
+        for curve, colour in zip(drawn, _colours(drawn), strict=True):
+            _draw(panel, curve, name, axis, colour)
+        if limit is not None:
+            _draw_limit(panel, limit)
+        panel.set_xlabel(AXES[axis])
+        panel.set_xlim(left=0)
+        panel.grid(alpha=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel(name.replace("_", " ").replace("1shot", "1 shot") + "  (x: test)")
+    panels[-1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    figure.suptitle(title)
+    with writing(path) as file:
+        figure.savefig(file, format="png", dpi=120)
+
+
+def _colours(curves: Sequence[Curve]) -> list[str]:
+    """An agent's own colour; where several curves would have the same, the later ones get others."""
+    others, found = iter(OTHERS * len(curves)), []
+    for curve in curves:
+        own = COLOURS.get(curve.agent)
+        found.append(own if own and own not in found else next(others))
+    return found
+
+
+def _draw(panel: Any, curve: Curve, name: str, axis: Axis, colour: str) -> None:
+    found = band(curve.runs, name, axis)
+    if found is None:
+        return
+    seeds = f" ({found.seeds} seeds)" if found.seeds > 1 else ""
+    panel.plot(found.x, found.mean, color=colour, label=curve.label + seeds, linewidth=1.6)
+    if found.low is not None and found.high is not None:
+        panel.fill_between(found.x, found.low, found.high, color=colour, alpha=0.2, linewidth=0)
+    for metric, (mean, ci95) in curve.tested.items():
+        if metric == name or name.endswith(metric):
+            panel.errorbar(found.x[-1], mean, ci95, color=colour, marker="x", capsize=3)
+
+
+def _draw_limit(panel: Any, limit: float) -> None:
+    panel.axhline(limit, color="0.4", linestyle="--", linewidth=1)
+    panel.annotate(
+        f"limit {limit:.3f}" if limit != 1 else "limit 1",
+        (0.005, limit),
+        xycoords=("axes fraction", "data"),
+        va="bottom",
+        color="0.4",
+        fontsize=9,
+    )

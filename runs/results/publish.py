@@ -1,0 +1,54 @@
+"""Publishing runs: ``python -m runs.results.publish results`` copies what is finished to the records of the tables.
+
+Of a run of the full or the demo budget with the catalogue's settings go its record, its samples and its metrics; and of
+seed 0 the weights that were tested, as safetensors, so that anybody can test or use them.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from safetensors.torch import save
+
+from runs.results.folder import RunFolder, find_runs, writing
+from runs.results.records import PUBLISHED
+
+
+def publish(folder: RunFolder, target: RunFolder) -> bool:
+    """Copy a finished run, if it is not there already; returns whether it was copied.
+
+    Raises:
+        RunError: if anything of it is damaged.
+    """
+    record = folder.result()
+    if record is None or not record["as_catalogued"] or record["budget"] not in ("full", "demo"):
+        return False
+    if target.result_path.exists() and target.result() == record:
+        return False
+    config = folder.config()
+    weights = None
+    if config.seed == 0 and folder.checkpoint_path.exists():
+        tested = {name: x.contiguous() for name, x in folder.tested_weights(config).items()}
+        weights = save(tested, {"finished": record["finished"]})
+    target.path.mkdir(parents=True, exist_ok=True)
+    if weights is not None:
+        with writing(target.weights_path) as file:
+            file.write(weights)
+    for name in ("metrics_path", "samples_path", "result_path"):  # the record last: what has one is whole
+        with writing(getattr(target, name)) as file:
+            file.write(getattr(folder, name).read_bytes())
+    return True
+
+
+def main() -> None:
+    """Publish all finished runs below the folders named."""
+    for top in map(Path, sys.argv[1:]):
+        for path in find_runs(top):
+            target = RunFolder(PUBLISHED / path.relative_to(top))
+            if publish(RunFolder(path), target):
+                print(f"published {target.path}")
+
+
+if __name__ == "__main__":
+    main()

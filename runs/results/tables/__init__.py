@@ -1,0 +1,20 @@
+"""The papers' tables beside ours: every cell with its interval, the limit, and a verdict."""
+
+from runs.results.tables.cells import Cell, Table, learns, tables
+from runs.results.tables.missing import missing_runs
+from runs.results.tables.render import FORMATS, Format, render
+from runs.results.tables.rows import Row, choose, table_rows
+
+__all__ = [
+    "FORMATS",
+    "Cell",
+    "Format",
+    "Row",
+    "Table",
+    "choose",
+    "learns",
+    "missing_runs",
+    "render",
+    "table_rows",
+    "tables",
+]

@@ -1,0 +1,265 @@
+"""Which tables there are: their cells, what the papers printed there, and comparisons of our own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from baselines.trial_method import TrialMethod
+from runs.catalogue import CATALOGUE
+from snail.attention.scores import SCORE_NAMES
+
+Printed = tuple[float, float | None] | None
+
+
+@cache
+def paper_tables() -> dict:
+    """The papers' printed numbers."""
+    return json.loads((Path(__file__).with_name("paper_tables.json")).read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting of a table, measured for several agents.
+
+    paper: the printed number for an agent or method, with the half-width of its interval where it has one.
+    limit: what no agent can pass in expectation; None where it is not known.
+    reference: the method whose own measured number stands for the limit where that is not known.
+    in_paper: False for a setting of ours, which is shown only where it has been run.
+    paper_unit: what the paper divides by, where it prints fractions.
+    """
+
+    label: str
+    experiment: str
+    shots: int | None
+    paper: Mapping[str, Printed]
+    limit: Callable[[], float | None]
+    reference: str | None = None
+    in_paper: bool = True
+    paper_unit: float | None = None
+
+
+def learns(experiment: str, agent: str) -> bool:
+    """Whether an agent's training has a seed; methods that do not learn are the same in all of them."""
+    agents = CATALOGUE[experiment].agents if experiment in CATALOGUE else {}
+    return not isinstance(agents.get(agent), TrialMethod)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the paper, or of comparisons of our own.
+
+    name: what it is asked for by: a number is the paper's.
+    shares: whether to give the numbers in per cent of the limit, too.
+    budget: the only one to show; None: the largest that was run.
+    """
+
+    name: str
+    title: str
+    scale: float
+    digits: int
+    cells: tuple[Cell, ...]
+    notes: tuple[str, ...] = field(default=())
+    shares: bool = True
+    budget: str | None = None
+
+    @property
+    def of_paper(self) -> bool:
+        """Whether there are printed numbers to stand beside ours."""
+        return any(printed for cell in self.cells for printed in cell.paper.values())
+
+
+def _printed(table: str, row: str, column: str) -> Printed:
+    found = paper_tables()[table].get(row, {}).get(column)
+    return None if found is None else (found[0], found[1])
+
+
+_FEWSHOT_ROWS = {
+    "snail": "SNAIL",
+    "lstm": None,
+    "gru": None,
+    "transformer": None,
+    "maml": "Finn 2017 (MAML)",
+    "protonet": "Snell 2017",
+}
+"""Agents of few-shot classification, and whose printed numbers stand beside theirs."""
+
+
+def _fewshot_cell(data: str, ways: int, shots: int) -> Cell:
+    column = f"{ways}way_{shots}shot"
+    paper = {agent: None if row is None else _printed(data, row, column) for agent, row in _FEWSHOT_ROWS.items()}
+    return Cell(f"{ways}-way {shots}-shot", f"{data}/{ways}way", shots, paper, lambda: 1.0)
+
+
+def _our_cell(label: str, experiment: str, shots: int) -> Cell:
+    """A setting that the paper does not have."""
+    return Cell(label, experiment, shots, dict.fromkeys(_FEWSHOT_ROWS), CATALOGUE[experiment].limit, in_paper=False)
+
+
+def _bandit_cell(pulls: int, arms: int) -> Cell:
+    row = f"{pulls},{arms}"
+    # the SNAIL paper's LSTM column repeats RL^2's GRU, except for the longest trials, which are its own LSTM
+    recurrent = _printed("bandits", row, "LSTM")
+    paper = {
+        "snail": _printed("bandits", row, "SNAIL"),
+        "lstm": recurrent if pulls == 1000 else None,
+        "gru": recurrent if pulls != 1000 else None,
+        "transformer": None,
+        "maml": _printed("bandits", row, "MAML"),
+        "random": _printed("bandits", row, "Random"),
+        "greedy": _printed("rl2-bandits", row, "Greedy"),
+        "eps-greedy": _printed("rl2-bandits", row, "eps-Greedy"),
+        "ucb1": _printed("rl2-bandits", row, "UCB1"),
+        "thompson": _printed("rl2-bandits", row, "TS"),
+        "optimistic-thompson": _printed("rl2-bandits", row, "OTS"),
+        "gittins": _printed("bandits", row, "Gittins"),
+        "finite-gittins": None,
+    }
+    experiment = CATALOGUE[f"bandit/n{pulls}-k{arms}"]
+    return Cell(f"N={pulls} K={arms}", experiment.id, None, paper, experiment.limit, reference="finite-gittins")
+
+
+PAPER_EPISODE = 20.76
+"""What the SNAIL paper's fractions of the optimum divide the reward of an episode by: less than the real optimum."""
+
+
+def _mdp_cell(episodes: int) -> Cell:
+    row = str(episodes)
+    gru = _printed("rl2-mdps", row, "RL2")
+    fraction = _printed("mdps", row, "LSTM")
+    assert gru is not None and fraction is not None
+    unit = gru[0] / fraction[0]  # RL^2 printed the return of which the SNAIL paper prints the fraction
+
+    def converted(column: str) -> Printed:
+        found = _printed("mdps", row, column)
+        return None if found is None else (round(unit * found[0], 1), found[1] and round(unit * found[1], 1))
+
+    paper = {
+        "snail": converted("SNAIL"),
+        "lstm": None,
+        "gru": gru,
+        "transformer": None,
+        "maml": converted("MAML"),
+        "random": _printed("rl2-mdps", row, "Random"),
+    }
+    for method, column in (
+        ("greedy", "Greedy"),
+        ("eps-greedy", "eps-Greedy"),
+        ("psrl", "PSRL"),
+        ("opsrl", "OPSRL"),
+        ("ucrl2", "UCRL2"),
+        ("beb", "BEB"),
+    ):
+        # the papers' numbers are of a prior that expects rewards of 0
+        paper |= {f"{method}-mean0": _printed("rl2-mdps", row, column), method: None}
+    paper |= {"oracle": None}
+    experiment = CATALOGUE[f"mdp/n{episodes}"]
+    paper = {agent: number for agent, number in paper.items() if agent in experiment.agents or agent == "maml"}
+    unit = PAPER_EPISODE * episodes
+    return Cell(f"N={episodes}", experiment.id, None, paper, experiment.limit, reference="oracle", paper_unit=unit)
+
+
+def _comparison(name: str, title: str, rows: Mapping[str, tuple[str, ...]]) -> Table:
+    """A table of few-shot classification and of bandits, with a group of agents a row of ``rows``.
+
+    Every agent is shown where the catalogue has it.
+    """
+    tasks = (("few-shot", "omniglot/5way-1shot", 1), ("bandit", "bandit/n100-k5", None))
+    return Table(
+        name,
+        title,
+        1.0,
+        3,
+        tuple(
+            Cell(
+                f"{task}: {group}",
+                experiment,
+                shots,
+                dict.fromkeys(a for a in agents if a in CATALOGUE[experiment].agents),
+                CATALOGUE[experiment].limit,
+                reference=None if shots else "finite-gittins",
+            )
+            for task, experiment, shots in tasks
+            for group, agents in rows.items()
+        ),
+        (
+            "few-shot: accuracy on 5-way 1-shot Omniglot. bandit: total reward over 100 pulls of 5 arms; its limit is "
+            "what the finite-horizon Gittins index collects on the same tasks.",
+            "All rows of a task have the same short budget, seed and test tasks: they show what is learned soon, not "
+            "what can be reached.",
+        ),
+        budget="short",
+    )
+
+
+_SCORE_ROWS = {"score function": ("snail", *(f"snail-{score}" for score in SCORE_NAMES if score != "scaled-dot"))}
+_ABLATION_ROWS = {
+    "blocks": ("snail", "snail-convolutions", "snail-attention", "snail-dilation-2"),
+    "reach": ("snail", "snail-local-m", "snail-local-p"),
+    "selection": ("snail", "snail-hard", "snail-gumbel"),
+    "heads": ("snail", "snail-4-heads"),
+    "width": ("snail-half", "snail", "snail-double"),
+    "lineage": ("snail", "lstm", "gru", "seq2seq", "seq2seq-aligned", "encoder-decoder", "transformer", "transfer"),
+    "embedding": ("snail", "snail-self-attention", "snail-glimpses", "snail-hard-glimpses"),
+}
+
+
+def tables() -> dict[str, Table]:
+    """Every table that can be printed: by its number in the SNAIL paper, and comparisons of our own."""
+    omniglot = [_fewshot_cell("omniglot", ways, shots) for ways in (5, 20) for shots in (1, 5)]
+    ours = [
+        _our_cell("5-way 1-shot only", "omniglot/5way-1shot", 1),
+        _our_cell("glyphs 5-way 1-shot", "glyphs/5way", 1),
+        _our_cell("glyphs 5-way 5-shot", "glyphs/5way", 5),
+        _our_cell("glyphs 5-way 1-shot only", "glyphs/5way-1shot", 1),
+    ]
+    photographs = tuple(_fewshot_cell("mini-imagenet", 5, shots) for shots in (1, 5))
+    settings = [(n, k) for n in (10, 100, 500) for k in (5, 10, 50)] + [(1000, 50)]
+    return {
+        "1": Table(
+            "1",
+            "few-shot accuracy on Omniglot, in per cent",
+            100.0,
+            2,
+            (*omniglot, *ours),
+            (
+                "The paper trains one model for 1 to 5 shots, as do the rows of 1 and 5 shots; "
+                "a row of 1 shot only is of a model that was trained for nothing else.",
+            ),
+            shares=False,
+        ),
+        "2": Table("2", "few-shot accuracy on mini-ImageNet, in per cent", 100.0, 2, photographs, shares=False),
+        "3": Table(
+            "3",
+            "total reward on K-armed Bernoulli bandits over N pulls",
+            1.0,
+            3,
+            tuple(_bandit_cell(n, k) for n, k in settings),
+            (
+                "limit: expected total reward of the Bayes-optimal agent, by exact dynamic programming; where that is "
+                "out of reach, what the finite-horizon Gittins index, which comes close to it, collects on the same "
+                "tasks.",
+                "The papers' numbers are means of about 1000 trials, so one can exceed the limit. "
+                "What the SNAIL paper prints as LSTM is RL^2's GRU, except for N=1000.",
+            ),
+        ),
+        "4": Table(
+            "4",
+            "total reward in random MDPs over N episodes",
+            1.0,
+            1,
+            tuple(_mdp_cell(n) for n in (10, 25, 50, 75, 100)),
+            (
+                "limit: what an oracle that knows each MDP collects on the same tasks. The SNAIL paper prints "
+                f"fractions of {PAPER_EPISODE} an episode, which is less than that; its numbers are converted to "
+                "rewards here, and ours are given on its scale too.",
+                "mean0: with a prior that expects mean rewards of 0, as the papers' numbers imply; the MDPs' true mean "
+                "is 1.",
+            ),
+        ),
+        "attention": _comparison("attention", "six score functions for SNAIL's attention", _SCORE_ROWS),
+        "ablation": _comparison("ablation", "SNAIL with one thing changed, and what it descends from", _ABLATION_ROWS),
+    }

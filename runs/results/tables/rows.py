@@ -1,0 +1,180 @@
+"""From records to rows: which runs a cell shows, their mean with its intervals, the limit, and the verdicts."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from runs.catalogue import BUDGETS, CATALOGUE
+from runs.results.records import Result
+from runs.results.statistics import Estimate, ratio_of_means, t_interval, welch_p
+from runs.results.tables.cells import Cell, Printed, Table
+
+Verdict = Literal["paper inside", "paper above", "paper below", ""]
+LEVEL = 0.05
+"""Of the t-test by which the papers call an agent the best, or not distinguishable from it."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the runs of an agent give in a cell, in the units of the records.
+
+    mean: over seeds and test tasks.
+    ci95: half-width of its interval over test tasks. Seeds are tested on the same tasks, so that averaging them does
+        not narrow it.
+    over_seeds: the mean with its interval over seeds, where there are several.
+    n: test tasks.
+    share: of the limit, with its interval where it has one.
+    best: no agent of the cell is better at the papers' level, but for what stands for the limit.
+    """
+
+    mean: float
+    ci95: float
+    n: int
+    seeds: int
+    over_seeds: Estimate | None
+    share: Estimate | None
+    budget: str
+    seconds: float
+    parameters: int
+    current: bool
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """An agent in a cell: the paper's number, ours if it is run, and the limit."""
+
+    cell: Cell
+    agent: str
+    paper: Printed
+    ours: Measured | None
+    limit: float | None
+
+    def verdict(self, scale: float) -> Verdict:
+        """Where the paper's value lies, against our interval over test tasks; ``scale`` is of the printed numbers."""
+        if self.ours is None or self.paper is None:
+            return ""
+        distance = self.paper[0] - scale * self.ours.mean
+        if abs(distance) <= scale * self.ours.ci95:
+            return "paper inside"
+        return "paper above" if distance > 0 else "paper below"
+
+
+def table_rows(
+    table: Table, results: Iterable[Result], missing: bool = True, agents: Sequence[str] = (), cells: Sequence[str] = ()
+) -> list[Row]:
+    """All rows of a table; ``results`` may hold other experiments' numbers too.
+
+    Args:
+        missing: with the rows that are not run.
+        agents, cells: only these, cells by setting or experiment; none: all.
+    """
+    results = list(results)
+    found = []
+    for cell in table.cells:
+        if not cells or cell.label in cells or cell.experiment in cells:
+            rows = _mark_best(_cell_rows(table, cell, results, missing))
+            found += [row for row in rows if not agents or row.agent in agents]
+    return found
+
+
+def choose(results: list[Result], budgets: Sequence[str] = BUDGETS) -> list[Result]:
+    """The results that a cell shows: of the largest of the budgets that was run, as catalogued, one a seed.
+
+    The choice never looks at the numbers. Only runs of the same settings on the same tasks are put together, those of
+    the first record in the order of folders, those of the catalogue's present settings before earlier ones; so is one
+    of several records of a seed.
+    """
+    for budget in budgets:
+        of_budget = sorted((r for r in results if r.budget == budget and r.as_catalogued), key=lambda r: not r.current)
+        by_seed: dict[int, Result] = {}
+        for r in of_budget:
+            if (r.settings, r.task_set) == (of_budget[0].settings, of_budget[0].task_set):
+                by_seed.setdefault(r.seed, r)
+        if by_seed:
+            return list(by_seed.values())
+    return []
+
+
+def _cell_rows(table: Table, cell: Cell, results: list[Result], missing: bool) -> list[Row]:
+    def runs_of(agent: str | None) -> list[Result]:
+        key = (cell.experiment, agent, cell.shots)
+        budgets = BUDGETS if table.budget is None or agent == cell.reference else (table.budget,)
+        return choose([r for r in results if (r.experiment, r.agent, r.shots) == key], budgets)
+
+    exact, reference = cell.limit(), runs_of(cell.reference)
+    limit = exact if exact is not None else reference[0].mean if reference else None
+    trainable = CATALOGUE[cell.experiment].agents if cell.experiment in CATALOGUE else {}
+    rows = []
+    for agent, printed in cell.paper.items():
+        chosen = runs_of(agent)
+        if chosen:
+            ours = _measured(chosen, share_of_limit(chosen, reference if exact is None else exact))
+            rows.append(Row(cell, agent, printed, ours, limit))
+        elif missing and cell.in_paper and (printed is not None or agent in trainable):
+            rows.append(Row(cell, agent, printed, None, limit))
+    return rows
+
+
+def _measured(chosen: list[Result], share: Estimate | None) -> Measured:
+    means = [r.mean for r in chosen]
+    return Measured(
+        mean=statistics.fmean(means),
+        ci95=statistics.fmean(r.ci95 for r in chosen),
+        n=chosen[0].n,
+        seeds=len(means),
+        over_seeds=t_interval(means) if len(means) > 1 else None,
+        share=share,
+        budget=chosen[0].budget,
+        seconds=statistics.fmean(r.train_seconds for r in chosen),
+        parameters=chosen[0].parameters,
+        current=all(r.current for r in chosen),
+    )
+
+
+def share_of_limit(chosen: list[Result], limit: float | list[Result]) -> Estimate | None:
+    """The mean as a share of a limit, or of a reference method's mean on the same tasks.
+
+    Against a method the interval is that of the ratio of means of paired samples. Without its samples there is none;
+    on other tasks nothing is comparable.
+    """
+    mean = statistics.fmean(r.mean for r in chosen)
+    if isinstance(limit, float):
+        half = statistics.fmean(r.ci95 for r in chosen)
+        return Estimate(mean / limit, (mean - half) / limit, (mean + half) / limit)
+    if not limit or limit[0].task_set != chosen[0].task_set:
+        return None
+    samples = [x for r in (*chosen, limit[0]) if (x := r.samples()) is not None]
+    if len(samples) <= len(chosen):
+        return Estimate(mean / limit[0].mean, float("nan"), float("nan"))
+    *ours, theirs = (x.astype(np.float64) for x in samples)
+    return ratio_of_means(np.mean(ours, axis=0), theirs)
+
+
+def _mark_best(rows: list[Row]) -> list[Row]:
+    """Mark the best agent of a cell, and those that the papers' one-sided t-test does not tell from it.
+
+    What stands for the limit, such as an oracle, does not compete. The test is over test tasks, as the papers' is.
+    """
+
+    def competes(row: Row) -> bool:
+        return row.ours is not None and not (row.agent == row.cell.reference and row.cell.limit() is None)
+
+    def sample(m: Measured) -> tuple[float, float, int]:
+        return m.mean, m.ci95 / 1.96, m.n
+
+    competing = [row.ours for row in rows if competes(row) and row.ours is not None]
+    if len(competing) < 2:
+        return rows
+    top = max(competing, key=lambda m: m.mean)
+    return [
+        replace(row, ours=replace(row.ours, best=True))
+        if row.ours is not None and competes(row) and welch_p(*sample(top), *sample(row.ours)) >= LEVEL
+        else row
+        for row in rows
+    ]

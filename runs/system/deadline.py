@@ -1,0 +1,55 @@
+"""Time budgets: when a run has to stop."""
+
+from __future__ import annotations
+
+import re
+import time
+
+from runs.system.errors import RunError
+
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a duration such as ``90s``, ``25m``, ``1h30m`` or ``1.5h``.
+
+    Raises:
+        RunError: if it is none, or not positive.
+    """
+    if re.fullmatch(r"(\d+(\.\d*)?[hms])+", text):
+        seconds = sum(float(number) * _UNITS[unit] for number, _, unit in re.findall(r"(\d+(\.\d*)?)([hms])", text))
+        if seconds > 0:
+            return seconds
+    raise RunError(f"{text!r} is no time budget; give hours, minutes or seconds, such as 25m, 90s or 1h30m")
+
+
+class Deadline:
+    """When to stop.
+
+    At least one piece of work is done, however little time there is: before it nobody knows how long it takes.
+
+    Args:
+        seconds: the budget; None: no end.
+        began: what it counts from, by `time.monotonic`; None: now.
+    """
+
+    def __init__(self, seconds: float | None = None, began: float | None = None):
+        self._end = None if seconds is None else (time.monotonic() if began is None else began) + seconds
+        self._before: float | None = None
+        self._longest = 0.0
+
+    def begin(self) -> None:
+        """Work begins now, or another kind of work: what lies before says nothing about how long its pieces take."""
+        self._before, self._longest = time.monotonic(), 0.0
+
+    def near(self) -> bool:
+        """Ask after each piece of work: whether there is no time for another one and for putting away what is done."""
+        now = time.monotonic()
+        if self._before is not None:
+            self._longest = max(self._longest, now - self._before)
+        self._before = now
+        return self._end is not None and now + 1.5 * self._longest + RESERVE > self._end
+
+
+RESERVE = 5.0
+"""Seconds set aside for starting up and for writing the checkpoint."""

@@ -1,0 +1,132 @@
+"""Where a run happens: its device, its threads, its data and its processes."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from runs.system.distributed.process_group import ALONE, Team, started_by_torchrun
+from runs.system.errors import RunError
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a run happens, where its data is and which processes share it."""
+
+    device: torch.device
+    data_root: Path | None = None
+    team: Team = ALONE
+
+    @classmethod
+    def named(cls, device: str, data_root: Path | None = None, threads: int | None = None) -> Machine:
+        """The machine that the command line describes; ``auto`` is a GPU if there is one.
+
+        Raises:
+            RunError: if there is no such device.
+        """
+        if threads is not None:
+            if threads < 1:
+                raise RunError(f"threads must be at least 1, got {threads}")
+            torch.set_num_threads(threads)
+        keep_freed_memory()
+        return cls(_device(device), data_root)
+
+    @contextmanager
+    def in_team(self) -> Iterator[Machine]:
+        """The machine with the processes that torchrun has started, if it has; see `started_by_torchrun`."""
+        with started_by_torchrun(self.device) as team:
+            yield replace(self, team=team)
+
+    def generator(self, seed: int) -> torch.Generator:
+        """A source of randomness on the device."""
+        return torch.Generator(self.device).manual_seed(seed)
+
+
+def keep_freed_memory() -> None:
+    """Let the allocator keep what is freed for what is asked for next, instead of giving it back to the system.
+
+    By default glibc returns every large tensor at once, and the system clears pages anew for the next: it took up to
+    half of the time of an update on images. Other C libraries are left as they are.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for parameter, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**26)):
+            mallopt(parameter, value)
+
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of malloc.h
+
+
+def stream_seed(seed: int, stream: str) -> int:
+    """A seed for one of several independent streams of randomness, told apart by name."""
+    return int(hashlib.sha256(f"{stream} {seed}".encode()).hexdigest()[:15], 16)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and (local := os.environ.get("LOCAL_RANK")) is not None:  # torchrun's: each process its own
+        name = f"cuda:{local}"
+    try:
+        device = torch.device(name)
+    except RuntimeError as e:
+        raise RunError(f"unknown device {name!r}; choose auto, cpu or cuda") from e
+    if device.type not in ("cpu", "cuda"):
+        raise RunError(f"device {name!r} is not supported; choose auto, cpu or cuda")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise RunError(f"there is no {name} on this machine; choose --device cpu")
+    return device
+
+
+INSTRUCTION_SETS = {
+    "amx_bf16": "AMX",
+    "avx512_bf16": "AVX-512 with bfloat16",
+    "avx512f": "AVX-512",
+    "avx2": "AVX2",
+    "asimd": "NEON",
+}
+"""Flags of processors as Linux has them, the widest instructions first; each includes those after it."""
+_ONEDNN_LEVELS = {"AMX": "AMX", "AVX512_CORE_BF16": "AVX-512 with bfloat16", "AVX512": "AVX-512", "AVX2": "AVX2"}
+
+
+def device_name(device: torch.device) -> str:
+    """What a reader would call the machine: the GPU's name, or the processor's and its widest instructions.
+
+    They decide in which order and precision products are summed: by them, numbers differ within noise.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name, widest = _processor()
+    return f"{name}, {widest}" if widest else name
+
+
+def emulates_bfloat16(device: torch.device) -> bool:
+    """Whether a processor has no instructions for bfloat16, which then takes more time than float32."""
+    widest = _processor()[1]
+    return device.type == "cpu" and widest is not None and widest not in ("AMX", "AVX-512 with bfloat16")
+
+
+def _processor() -> tuple[str, str | None]:
+    """The processor's name, and the widest instructions that may be used, where they are known."""
+    try:
+        lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
+    except OSError:
+        lines = []
+    told = {key.strip(): value.strip() for key, _, value in reversed(lines)}
+    name = told.get("model name") or platform.processor() or platform.machine()
+    flags = told.get("flags", told.get("Features", "")).split()
+    widest = [title for flag, title in INSTRUCTION_SETS.items() if flag in flags]
+    allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    limit = next((title for level, title in _ONEDNN_LEVELS.items() if level in allowed), None)
+    if limit in widest:
+        widest = widest[widest.index(limit) :]
+    return name, widest[0] if widest else None

@@ -1,0 +1,165 @@
+"""Attention between queries, keys and values: the paper's, and what else there is.
+
+``Mechanism`` is put together of parts that its ``AttentionKind`` names: a score function, a window and a selection,
+each from the module of that name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from snail.attention.scores import SCORES, ScoreName
+from snail.attention.selection import SELECTIONS, Selection, record_weights, select, weights_wanted
+from snail.attention.windows import REACHES, ReachName
+from snail.caches import AttentionCache
+
+
+def past_and_alternatives(key: Tensor, value: Tensor, cache: AttentionCache) -> tuple[Tensor, Tensor, Tensor]:
+    """What Q alternative next steps may read: the whole past and themselves, none of the others.
+
+    key: (B, H, Q, K); value: (B, H, Q, V). Returns keys and values (B, H, S + Q, .) and a mask (Q, S + Q).
+    """
+    past_keys, past_values = cache.seen()
+    queries = key.shape[2]
+    alone = torch.eye(queries, dtype=torch.bool, device=key.device)
+    mask = torch.cat([alone.new_ones(queries, cache.time), alone], dim=-1)  # (Q, S + Q)
+    return torch.cat([past_keys, key], dim=2), torch.cat([past_values, value], dim=2), mask
+
+
+def attend_to_past_and_self(query: Tensor, key: Tensor, value: Tensor, cache: AttentionCache) -> Tensor:
+    """Q alternative next steps, each reading the whole past and itself, none of the others.
+
+    query, key: (B, H, Q, K); value: (B, H, Q, V). Returns (B, H, Q, V).
+    """
+    keys, values, mask = past_and_alternatives(key, value, cache)
+    return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+
+
+def attend_causally(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Each of T steps reads itself and all before it: (B, H, T, K), (B, H, T, K), (B, H, T, V) -> (B, H, T, V)."""
+    if query.device.type == "cuda" or query.element_size() >= 4:
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True)
+    # processors are several times slower at the fused kernel's backward pass in half precision
+    with torch.autocast(query.device.type, enabled=False):
+        read = F.scaled_dot_product_attention(query.float(), key.float(), value.float(), is_causal=True)
+    return read.to(query.dtype)
+
+
+def attend_to_seen(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """One step reads all S steps seen: (B, H, 1, K), (B, H, S, K), (B, H, S, V) -> (B, H, 1, V)."""
+    if query.device.type == "cuda":
+        return F.scaled_dot_product_attention(query, keys, values)
+    # reading the cache takes all the time, and plain products read faster than the fused kernel
+    scores = query * query.shape[-1] ** -0.5 @ keys.transpose(-1, -2)  # (B, H, 1, S)
+    return scores.softmax(-1) @ values
+
+
+@dataclass(frozen=True)
+class AttentionKind:
+    """Which attention: the paper's, unless told otherwise.
+
+    score: how well a key suits a query.
+    reach: all of the past, or a window of it.
+    window: steps of that window.
+    selection: a mixture of all values, or one of them.
+    """
+
+    score: ScoreName = "scaled-dot"
+    reach: ReachName = "global"
+    window: int = 16
+    selection: Selection = "soft"
+
+    def __post_init__(self) -> None:
+        for what, name, known in (
+            ("score", self.score, SCORES),
+            ("reach", self.reach, REACHES),
+            ("selection", self.selection, SELECTIONS),
+        ):
+            if name not in known:
+                raise ValueError(f"{what} must be one of {', '.join(known)}, got {name!r}")
+        if self.window < 1:
+            raise ValueError(f"window must be at least 1, got {self.window}")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is softmax(q k^T / sqrt(K)) over all of the past, for which there are fast kernels."""
+        return (self.score, self.reach, self.selection) == ("scaled-dot", "global", "soft")
+
+
+PLAIN = AttentionKind()
+
+
+class Mechanism(nn.Module):
+    """Attention of H heads between queries, keys and values that somebody else has projected.
+
+    Args:
+        kind: which.
+        heads: H.
+        key_size: of a query and a key of one head, K.
+        max_len: the longest sequence; binding for location-based scores.
+    """
+
+    def __init__(self, kind: AttentionKind, heads: int, key_size: int, max_len: int):
+        super().__init__()
+        self.kind = kind
+        self.score = SCORES[kind.score](heads, key_size, max_len)
+        self.reach = REACHES[kind.reach](heads, key_size, kind.window)
+
+    def _fast(self) -> bool:
+        return self.kind.is_plain and not weights_wanted()
+
+    def causal(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Each of T steps reads itself and all before it: (B, H, T, K), (B, H, T, K), (B, H, T, V) -> (B, H, T, V)."""
+        if self._fast():
+            return attend_causally(query, key, value)
+        steps = query.shape[2]
+        self.score.check_length(steps)
+        positions = torch.arange(steps, device=query.device)
+        past = positions[:, None] >= positions  # (T, T)
+        return self._attend(query, key, value, positions, positions, past)
+
+    def of_seen(self, query: Tensor, cache: AttentionCache) -> Tensor:
+        """The step last appended to the cache reads all steps seen, itself included: (B, H, 1, K) -> (B, H, 1, V)."""
+        keys, values = cache.seen()
+        if self._fast():
+            return attend_to_seen(query, keys, values)
+        self.score.check_length(cache.time)
+        seen = torch.arange(cache.time, device=query.device)  # (S,)
+        return self._attend(query, keys, values, seen[-1:], seen, None)
+
+    def of_alternatives(self, query: Tensor, key: Tensor, value: Tensor, cache: AttentionCache) -> Tensor:
+        """Q alternative next steps, each reading the whole past and itself: (B, H, Q, .) -> (B, H, Q, V)."""
+        if self._fast():
+            return attend_to_past_and_self(query, key, value, cache)
+        self.score.check_length(cache.time + 1)
+        keys, values, mask = past_and_alternatives(key, value, cache)
+        positions = torch.arange(keys.shape[2], device=query.device).clamp(max=cache.time)  # (S + Q,)
+        return self._attend(query, keys, values, positions[cache.time :], positions, mask, alternatives=True)
+
+    def _attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        query_positions: Tensor,
+        key_positions: Tensor,
+        mask: Tensor | None,
+        alternatives: bool = False,
+    ) -> Tensor:
+        """The definition, in as many words: for kinds that have no fast kernel, and to look at the weights."""
+        scores = self.score(query, key, key_positions)  # (B, H, T, S)
+        near, weight = self.reach(query, query_positions, key_positions)
+        for allowed in (mask, near):
+            if allowed is not None:
+                scores = scores.masked_fill(~allowed, float("-inf"))
+        if weight is not None and self.kind.selection != "soft":
+            scores = scores + weight.log()  # the choice is drawn from what the weighted softmax gives
+        weights = select(scores, self.kind.selection, self.training, alternatives)
+        if weight is not None and self.kind.selection == "soft":
+            weights = weights * weight
+        record_weights(weights)
+        return weights.to(value.dtype) @ value

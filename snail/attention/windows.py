@@ -1,0 +1,88 @@
+"""How far attention reaches: over all of the past, or over a window of it (Luong, Pham, Manning 2015, section 3.2)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from snail.sequence import at_least_float32
+
+ReachName = Literal["global", "local-m", "local-p"]
+REACH_NAMES: tuple[ReachName, ...] = get_args(ReachName)
+
+
+class Reach(nn.Module, ABC):
+    """Narrows what queries read.
+
+    Args:
+        heads: how many, H.
+        size: of a query of one head, K.
+        window: steps D.
+    """
+
+    def __init__(self, heads: int, size: int, window: int):
+        super().__init__()
+        self.heads, self.size, self.window = heads, size, window
+
+    @abstractmethod
+    def forward(
+        self, query: Tensor, query_positions: Tensor, key_positions: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Queries (B, H, T, K) at (T,), keys at (S,) -> which keys are in reach, and their weight.
+
+        Both broadcast with (B, H, T, S); None where all are, and where all weigh the same. The weight multiplies what
+        the scores' softmax gives.
+        """
+
+
+class Global(Reach):
+    """All of the past."""
+
+    def forward(
+        self, query: Tensor, query_positions: Tensor, key_positions: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Nothing is out of reach."""
+        return None, None
+
+
+class LocalMonotonic(Reach):
+    """local-m: the last D steps, the query's own among them. Luong's window looks ahead as well; this is causal."""
+
+    def forward(
+        self, query: Tensor, query_positions: Tensor, key_positions: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """In reach are keys less than D steps before their query."""
+        return query_positions[:, None] - key_positions < self.window, None  # (T, S)
+
+
+class LocalPredictive(Reach):
+    """local-p: D steps to either side of a centre that the query predicts, less the farther from it.
+
+    The centre is ``p = t sigmoid(v . tanh(W q))`` for a query at position t, so it is never ahead of it, and a key at s
+    weighs ``exp(-(s - p)^2 / (2 (D / 2)^2))``: Luong's equations 9 and 10. W mixes the queries of all heads.
+    """
+
+    def __init__(self, heads: int, size: int, window: int):
+        super().__init__(heads, size, window)
+        self.hidden = nn.Linear(heads * size, heads * size, bias=False)
+        self.vector = nn.Parameter(torch.randn(heads, size) * size**-0.5)
+
+    def centres(self, query: Tensor, query_positions: Tensor) -> Tensor:
+        """Queries (B, H, T, K) at (T,) -> where each looks, (B, H, T)."""
+        hidden = self.hidden(query.transpose(1, 2).flatten(2)).tanh()  # (B, T, H K)
+        hidden = hidden.unflatten(-1, (self.heads, self.size)).transpose(1, 2)  # (B, H, T, K)
+        share = (at_least_float32(hidden) * self.vector[:, None]).sum(-1).sigmoid()  # (B, H, T)
+        return share * query_positions
+
+    def forward(
+        self, query: Tensor, query_positions: Tensor, key_positions: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """In reach are keys at most D steps from the centre."""
+        away = key_positions - self.centres(query, query_positions)[..., None]  # (B, H, T, S)
+        return away.abs() <= self.window, (-2 * (away / self.window).square()).exp()
+
+
+REACHES: dict[ReachName, type[Reach]] = {"global": Global, "local-m": LocalMonotonic, "local-p": LocalPredictive}
