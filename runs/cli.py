@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 
 from runs.system.errors import Interrupted, OutOfTime, RunError
 
@@ -44,6 +45,9 @@ def run(args: Sequence[str]) -> int:
         from runs.commands import VERBS, about, run_verb
         from runs.config.extensions import load_extensions, take_extensions
 
+        if args and args[0] in ("--version", "-V"):
+            print(f"snail {metadata.version('snail-suite')}")
+            return 0
         args = take_extensions(args)
         load_extensions()
         if not args or args[0] in ("-h", "--help", "help"):

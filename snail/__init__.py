@@ -8,6 +8,8 @@ from snail.embedding import OmniglotEmbedding, ResidualEmbedding
 from snail.model import FEWSHOT_BLOCKS, RL_POLICY_BLOCKS, RL_VALUE_BLOCKS, SNAIL, TC, Attention
 from snail.sequence import SequenceModel, parameter_count
 
+__version__ = "0.1.0"
+
 __all__ = [
     "FEWSHOT_BLOCKS",
     "RL_POLICY_BLOCKS",

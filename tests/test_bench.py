@@ -19,7 +19,6 @@ from runs.algorithms.meta_rl import TrialTest
 from runs.algorithms.ppo import PPOTraining
 from runs.bench.fewshot import Classifiers, noise_sampler, training_step
 from runs.bench.measure import check_agreement, count_flops
-from runs.bench.plain import plain_snail
 from runs.bench.recurrent_ppo import NOT_INSTALLED, RecurrentPPO, SeenByRL2
 from runs.bench.report import TINY, Report, bench, render
 from runs.bench.rollout import RerunAgent, rollout_differences
@@ -28,6 +27,7 @@ from runs.system.errors import RunError
 from runs.system.machine import Machine
 from runs.tasks import BanditTask
 from snail import SNAIL, TC, ActorCritic, Attention, AttentionBlock, OmniglotEmbedding, TCBlock
+from snail.minimal import minimal_copy
 
 CPU = torch.device("cpu")
 
@@ -72,14 +72,6 @@ def report() -> Report:
     return bench("all", CPU, repetitions=2, sizes=TINY)
 
 
-@pytest.mark.parametrize("T", [1, 2, 6, 11])
-def test_plain_snail_is_the_same_function(T):
-    torch.manual_seed(0)
-    model = SNAIL(4, 3, 11, (Attention(5, 4), TC(6), Attention(4, 4), TC(3)), stem=7, kernel_size=3)
-    x = torch.randn(2, T, 4)
-    torch.testing.assert_close(plain_snail(model)(x), model(x), atol=1e-6, rtol=1e-5)
-
-
 def test_rerunning_an_agent_gives_what_streaming_gives():
     torch.manual_seed(0)
     policy, value = SNAIL.policy(7, 5, 12), SNAIL.value(7, 12)
@@ -87,7 +79,7 @@ def test_rerunning_an_agent_gives_what_streaming_gives():
     env = BanditTask(5, 12).make_env(3, CPU)
     for rerun in (
         RerunAgent(agent, policy, value),
-        RerunAgent(agent, plain_snail(policy), plain_snail(value)),
+        RerunAgent(agent, minimal_copy(policy), minimal_copy(value)),
     ):
         differences = rollout_differences(agent, rerun, env, torch.Generator().manual_seed(0))
         assert set(differences) == {"log-probabilities", "values"}

@@ -25,7 +25,7 @@ from snail import (
     TCBlock,
     parameter_count,
 )
-from snail.convolution import dense_stack, dense_stack_reference
+from snail.ops.dense_stack import dense_stack, dense_stack_reference
 
 # ----- the plain references: numpy, float64, one step of one row at a time
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-import snail.convolution
-from snail.convolution import dense_stack, dense_stack_reference
+import snail.ops.dense_stack
+from snail.ops.dense_stack import dense_stack, dense_stack_reference
 
 CHANNELS, FILTERS, DILATIONS = 5, 3, (1, 2, 4)
 WIDTH = CHANNELS + FILTERS * len(DILATIONS)
@@ -31,7 +31,7 @@ def gradients(y, x, weights, biases):
 @pytest.mark.parametrize("kernel_size", [1, 2, 3])
 def test_pieces_of_any_size_compute_the_same(monkeypatch, kernel_size, rows):
     x, weights, biases = arguments(kernel_size, torch.float64)
-    monkeypatch.setattr(snail.convolution, "PIECE_BYTES", rows * WIDTH * 8)
+    monkeypatch.setattr(snail.ops.dense_stack, "PIECE_BYTES", rows * WIDTH * 8)
     y = dense_stack(x, weights, biases, DILATIONS)
     expected = dense_stack_reference(x, weights, biases, DILATIONS)
     torch.testing.assert_close(y, expected)
@@ -44,7 +44,7 @@ def test_many_pieces_in_half_precision_sum_exactly_enough(monkeypatch):
     x, weights, biases = arguments(2, torch.float32)
 
     def gradient(rows: int) -> torch.Tensor:
-        monkeypatch.setattr(snail.convolution, "PIECE_BYTES", rows * WIDTH * 2)
+        monkeypatch.setattr(snail.ops.dense_stack, "PIECE_BYTES", rows * WIDTH * 2)
         with torch.autocast("cpu", torch.bfloat16):
             y = dense_stack(x, weights, biases, DILATIONS)
         return gradients(y.float(), x, weights, biases)[1]
@@ -57,4 +57,4 @@ def test_many_pieces_in_half_precision_sum_exactly_enough(monkeypatch):
 @pytest.mark.parametrize("size", [100, 20_000])
 def test_the_tanh_of_large_tensors_is_as_exact(size):
     x = torch.linspace(-12, 12, size)
-    torch.testing.assert_close(snail.convolution._tanh_(x.clone()), torch.tanh(x), atol=2.5e-7, rtol=0)
+    torch.testing.assert_close(snail.ops.dense_stack.tanh_(x.clone()), torch.tanh(x), atol=2.5e-7, rtol=0)

@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 import torch
 
-from envs import fewshot
 from envs.fewshot.datasets import mini_imagenet, storage
 from envs.fewshot.datasets.array_pickle import read_array_pickle
+from envs.fewshot.datasets.base import SPLITS
 from envs.fewshot.datasets.mini_imagenet import Layout, find_source, load_mini_imagenet, mini_imagenet_status
+from envs.fewshot.datasets.registry import dataset_status, load_classes
 from envs.fewshot.datasets.storage import DataError
 
 Image = pytest.importorskip("PIL.Image")
@@ -66,7 +67,7 @@ IMAGES = {
         ]
         for c in range(TINY.classes[split])
     }
-    for s, split in enumerate(fewshot.SPLITS)
+    for s, split in enumerate(SPLITS)
 }
 
 
@@ -95,7 +96,7 @@ def folder(tmp_path) -> Path:
 
 def zip_images(home: Path) -> None:
     """Move the images into one zip for each split, but two for train, in an order of their own."""
-    for split in fewshot.SPLITS:
+    for split in SPLITS:
         parts = 2 if split == "train" else 1
         for part in range(parts):
             with zipfile.ZipFile(home / (f"{split}-{part}.zip" if parts > 1 else f"{split}.zip"), "w") as out:
@@ -148,9 +149,9 @@ def test_folder_zips_and_pickles_give_the_same_images_of_the_same_files(folder, 
             zip_images(folder)
         if layout == "pickles":
             folder = tmp_path / "pickles"
-            for split in fewshot.SPLITS:
+            for split in SPLITS:
                 write_pickle(folder, split)
-        for split in fewshot.SPLITS:
+        for split in SPLITS:
             loaded = load(split, root=folder)
             assert (loaded.name, loaded.split) == ("mini-imagenet", split)
             assert torch.equal(loaded.images, expected(split)), (layout, split)
@@ -406,7 +407,7 @@ def test_status_tells_sources_and_cache(folder):
     assert not mini_imagenet_status(folder, TINY).cached  # the third is missing
     load("test", root=folder)
     after = mini_imagenet_status(folder, TINY)
-    assert after.sources == tuple(folder / f"{split}.csv" for split in fewshot.SPLITS)
+    assert after.sources == tuple(folder / f"{split}.csv" for split in SPLITS)
     assert after.cached and after.classes == TINY.classes and after.per_class == 4
     assert after.fingerprint and len(after.fingerprint) == 16
     assert len(list(after.cache.parent.glob(after.cache.name))) == 3
@@ -548,10 +549,10 @@ def test_damaged_pickles_are_named(tmp_path, content, message):
 
 
 def test_the_front_door(tmp_path):
-    assert "found no val split of mini-imagenet" in complaint(lambda: fewshot.load_classes("mini-imagenet", "val"))
+    assert "found no val split of mini-imagenet" in complaint(lambda: load_classes("mini-imagenet", "val"))
     with pytest.raises(ValueError, match="rotations must be None or False"):
-        fewshot.load_classes("mini-imagenet", "val", rotations=True)
-    status = fewshot.dataset_status("mini-imagenet", tmp_path)
+        load_classes("mini-imagenet", "val", rotations=True)
+    status = dataset_status("mini-imagenet", tmp_path)
     assert status.classes == {"train": 64, "val": 16, "test": 20} and status.per_class == 600
 
 

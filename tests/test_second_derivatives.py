@@ -9,6 +9,7 @@ import snail.convolution
 from baselines.recurrent import GRU, LSTM
 from baselines.transformer import Transformer
 from snail import SNAIL, TC, Attention
+from snail.ops.dense_stack import dense_stack_reference
 
 MODELS = {
     "snail": lambda: SNAIL(3, 2, 9, (TC(4), Attention(4, 4), TC(4))),
@@ -55,7 +56,7 @@ def test_through_branch_and_past():
     def product(plain: bool):
         with pytest.MonkeyPatch.context() as patch, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
             if plain:
-                patch.setattr(snail.convolution, "dense_stack", snail.convolution.dense_stack_reference)
+                patch.setattr(snail.convolution, "dense_stack", dense_stack_reference)
             loss = model.branch(x_q, model.prefill(x)[1]).square().sum()
             first = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
             return torch.autograd.grad(

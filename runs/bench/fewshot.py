@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from envs.fewshot.episodes import Episodes, EpisodeSampler
 from runs.bench.measure import Benchmark, EpisodeSizes, Precision, Sizes, Way, check_agreement, largest, measure
-from runs.bench.plain import plain_snail
 from snail.classifier import SequenceClassifier
 from snail.embedding import OmniglotEmbedding
+from snail.minimal import minimal_copy
 from snail.model import SNAIL
 
 
@@ -84,7 +84,7 @@ class Classifiers:
         return cls(
             ours=SequenceClassifier(embedding, model, sizes.ways),
             rerun=RerunClassifier(copy.deepcopy(embedding), copy.deepcopy(model), sizes.ways),
-            plain=RerunClassifier(usual, plain_snail(model), sizes.ways),
+            plain=RerunClassifier(usual, minimal_copy(model), sizes.ways),
         )
 
 

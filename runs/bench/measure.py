@@ -56,6 +56,8 @@ class Sizes:
     """Steps in a row that are measured at each of these times."""
     recurrent_ppo_steps: int | None = None
     """Steps in an iteration of RecurrentPPO; None: its default."""
+    compiled: bool = True
+    """Whether the library's convolutions are measured compiled, too; needs a C++ compiler."""
     scaling_lengths: tuple[int, ...] = (16, 64, 256, 1024, 4096)
     """Lengths of sequences that time and memory are compared for."""
     scaling_batch: int = 8
@@ -74,6 +76,7 @@ TINY = Sizes(
     step_times=(1, 6),
     steps_timed=2,
     recurrent_ppo_steps=8,
+    compiled=False,
     scaling_lengths=(4, 8),
     scaling_batch=2,
     matrices=(32,),

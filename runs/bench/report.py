@@ -6,6 +6,7 @@
   iterations of PPO, and how near their updates come to the machine's peak.
 * ``fewshot``: one update on 5-way episodes. Ours embeds every image once and lets all queries of an episode share its
   support; the references give every query a sequence of its own.
+* ``dense-stack``: the dense blocks' own forward and backward against library convolutions, plain and compiled.
 * ``scaling``: how time and memory grow with the length of a sequence, for models of each kind.
 
 The machine may be busy with other things: all ways take turns in one process, and what is reported of the comparison
@@ -25,6 +26,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from runs.bench.dense_stack import bench_bandit_stack, bench_fewshot_stack
 from runs.bench.fewshot import bench_few, bench_many
 from runs.bench.measure import TINY, Benchmark, Sizes
 from runs.bench.rollout import bench_rollout, bench_steps
@@ -35,7 +37,7 @@ from runs.system.errors import RunError
 
 __all__ = ["TINY", "Report", "Sizes", "What", "bench", "render"]
 
-What = Literal["all", "rollout", "fewshot", "scaling"]
+What = Literal["all", "rollout", "fewshot", "dense-stack", "scaling"]
 
 
 @dataclass(frozen=True)
@@ -147,4 +149,5 @@ def _table(rows: list[list[str]]) -> list[str]:
 _BENCHMARKS: dict[str, tuple[Callable[[torch.device, int, Sizes], Benchmark], ...]] = {
     "rollout": (bench_rollout, bench_steps, bench_training, bench_update),
     "fewshot": (bench_few, bench_many),
+    "dense-stack": (bench_bandit_stack, bench_fewshot_stack),
 }

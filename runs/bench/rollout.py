@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from envs.trials import TrialVectorEnv
 from runs.algorithms.rollout import Player, Trajectories, player, rollout
 from runs.bench.measure import Benchmark, Sizes, Way, check_agreement, largest, measure
-from runs.bench.plain import plain_snail
 from runs.bench.recurrent_ppo import NOT_INSTALLED, RecurrentPPO
 from runs.tasks import BanditTask
 from snail.actor_critic import ActorCritic
+from snail.minimal import minimal_copy
 from snail.model import SNAIL
 
 
@@ -94,7 +94,7 @@ def bench_rollout(device: torch.device, repetitions: int, sizes: Sizes) -> Bench
     policy, value = SNAIL.policy(channels, sizes.arms, sizes.pulls), SNAIL.value(channels, sizes.pulls)
     agent = ActorCritic(policy, value, 1, sizes.arms).to(device)
     rerun = RerunAgent(agent, policy, value)
-    plain = RerunAgent(agent, plain_snail(policy), plain_snail(value))
+    plain = RerunAgent(agent, minimal_copy(policy), minimal_copy(value))
     generator = torch.Generator(device).manual_seed(0)
     envs = {n: task.make_env(n, device) for n in (sizes.trials, sizes.rerun_trials, 1)}
     for env in envs.values():

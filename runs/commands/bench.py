@@ -20,8 +20,8 @@ class Bench:
     """Measure speed as a ratio on this machine: against re-running the whole sequence, and against RecurrentPPO."""
 
     what: Positional[What] = "all"
-    """rollout: acting and learning on bandits; fewshot: one training update; scaling: time and memory against length;
-    all."""
+    """rollout: acting and learning on bandits; fewshot: one training update; dense-stack: the convolutions alone;
+    scaling: time and memory against length; all."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
     threads: int | None = None

@@ -1,1 +1,1 @@
-"""What runs leave behind: their folders, records and statistics, and what is made of them: tables, pictures, comparisons."""
+"""What runs leave behind, and what is made of it: tables, pictures, comparisons."""

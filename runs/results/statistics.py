@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy  # loads scipy.stats when it is used: that takes a second
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -53,7 +53,7 @@ def t_interval(samples: ArrayLike) -> Estimate:
     mean = float(x.mean())
     if len(x) < 2:
         return Estimate(mean, float("nan"), float("nan"))
-    quantile = special.stdtrit(len(x) - 1, (1 + CONFIDENCE) / 2)
+    quantile = scipy.special.stdtrit(len(x) - 1, (1 + CONFIDENCE) / 2)
     half = float(quantile * x.std(ddof=1) / len(x) ** 0.5)
     return Estimate(mean, mean - half, mean + half)
 
@@ -81,11 +81,9 @@ def paired_difference(ours: ArrayLike, theirs: ArrayLike) -> PairedDifference:
     interval = t_interval(d)
     if len(d) < 2:
         return PairedDifference(interval, float("nan"), len(d))
-    error = d.std(ddof=1) / len(d) ** 0.5
-    if error == 0:
+    if d.std() == 0:
         return PairedDifference(interval, 1.0 if interval.value == 0 else 0.0, len(d))
-    p = 2 * special.stdtr(len(d) - 1, -abs(interval.value) / error)
-    return PairedDifference(interval, float(p), len(d))
+    return PairedDifference(interval, float(scipy.stats.ttest_rel(a, b).pvalue), len(d))
 
 
 def welch_p(mean_a: float, error_a: float, n_a: int, mean_b: float, error_b: float, n_b: int) -> float:
@@ -94,11 +92,10 @@ def welch_p(mean_a: float, error_a: float, n_a: int, mean_b: float, error_b: flo
     error: standard errors of the means of ``n`` samples each. SNAIL and RL^2 print in bold what this test, at 0.05,
     does not tell from the best.
     """
-    variance = error_a**2 + error_b**2
-    if variance == 0:
+    if error_a == error_b == 0:
         return 0.0 if mean_a > mean_b else 1.0
-    freedom = variance**2 / (error_a**4 / (n_a - 1) + error_b**4 / (n_b - 1))
-    return float(special.stdtr(freedom, -(mean_a - mean_b) / variance**0.5))
+    a, b = (mean_a, error_a * n_a**0.5, n_a), (mean_b, error_b * n_b**0.5, n_b)
+    return float(scipy.stats.ttest_ind_from_stats(*a, *b, equal_var=False, alternative="greater").pvalue)
 
 
 def ratio_of_means(ours: ArrayLike, theirs: ArrayLike) -> Estimate:
@@ -124,7 +121,9 @@ def interquartile_mean(scores: Scores, seed: int = 0) -> Estimate:
         seed: of the resamples.
     """
     parts = [_samples(s) for s in scores]
-    return _stratified(parts, lambda *parts, axis=-1: _middle_half(np.concatenate(parts, axis), axis), seed)
+    return _stratified(
+        parts, lambda *parts, axis=-1: scipy.stats.trim_mean(np.concatenate(parts, axis), 0.25, axis), seed
+    )
 
 
 def probability_of_improvement(ours: Scores, theirs: Scores, seed: int = 0) -> Estimate:
@@ -151,13 +150,6 @@ def _wins(x: NDArray, y: NDArray) -> NDArray:
     return ((x > y) + 0.5 * (x == y)).mean((-2, -1))
 
 
-def _middle_half(x: NDArray, axis: int) -> NDArray:
-    """Mean over ``axis`` without the lowest and the highest quarter."""
-    x = np.sort(np.moveaxis(x, axis, -1), -1)
-    cut = x.shape[-1] // 4
-    return x[..., cut : x.shape[-1] - cut].mean(-1)
-
-
 def _stratified(parts: list[NDArray], statistic: Any, seed: int) -> Estimate:
     """An experiment of a single seed does not tell how much seeds differ: no interval then."""
     if min(map(len, parts)) < 2:
@@ -170,9 +162,7 @@ def _bootstrap(parts: Sequence[NDArray], statistic: Any, seed: int, method: Any)
     value = float(statistic(*parts))
     if all(p.std() == 0 for p in parts):
         return Estimate(value, value, value)
-    from scipy import stats  # takes a second to import
-
-    found = stats.bootstrap(
+    found = scipy.stats.bootstrap(
         parts,
         statistic,
         n_resamples=RESAMPLES,

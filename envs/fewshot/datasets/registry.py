@@ -1,6 +1,9 @@
 """The data sets by name."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from envs.fewshot.datasets.base import DatasetStatus, ImageClasses
@@ -8,70 +11,73 @@ from envs.fewshot.datasets.glyphs import glyphs_status, load_glyphs
 from envs.fewshot.datasets.mini_imagenet import load_mini_imagenet, mini_imagenet_status
 from envs.fewshot.datasets.omniglot import load_omniglot, omniglot_status
 
+Root = str | Path | None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """How to have a data set.
+
+    load: split, root, download and rotations, as of ``load_classes`` -> the split's images.
+    status: root -> where it is and what it holds.
+    """
+
+    load: Callable[[str, Root, bool, bool | None], ImageClasses]
+    status: Callable[[Root], DatasetStatus]
+
+
+def _omniglot(split: str, root: Root, download: bool, rotations: bool | None) -> ImageClasses:
+    return load_omniglot(split, root=root, rotations=rotations, download=download)
+
+
+def _glyphs(split: str, root: Root, download: bool, rotations: bool | None) -> ImageClasses:
+    return load_glyphs(split, rotations=rotations)  # drawn here: no root to search, nothing to download
+
+
+def _mini_imagenet(split: str, root: Root, download: bool, rotations: bool | None) -> ImageClasses:
+    if rotations:
+        raise ValueError("rotations must be None or False for mini-imagenet, got True")
+    return load_mini_imagenet(split, root=root, download=download)
+
+
+DATASETS: dict[str, Dataset] = {
+    "omniglot": Dataset(_omniglot, omniglot_status),
+    "glyphs": Dataset(_glyphs, lambda root: glyphs_status()),
+    "mini-imagenet": Dataset(_mini_imagenet, mini_imagenet_status),
+}
+
 
 def load_classes(
-    name: str,
-    split: str,
-    root: str | Path | None = None,
-    download: bool = False,
-    rotations: bool | None = None,
+    name: str, split: str, root: Root = None, download: bool = False, rotations: bool | None = None
 ) -> ImageClasses:
     """Load one split of the data set ``name``.
 
-    ``root``: folder to search before $SNAIL_DATA and the cache. ``download``: fetch what is found nowhere.
-    ``rotations``: quarter turns as new classes; None for the usual choice, which is yes for drawings in train
-    and val, and no in test and for photographs.
-    Raises ValueError for an unknown name or split and DataError if the data cannot be had.
+    Args:
+        name: one of ``DATASETS``.
+        split: train, val or test.
+        root: folder to search before $SNAIL_DATA and the cache.
+        download: whether to fetch what is found nowhere.
+        rotations: quarter turns as new classes; None for the usual choice, which is yes for drawings in train and val,
+            and no in test and for photographs.
+
+    Raises:
+        ValueError: for an unknown name or split.
+        DataError: if the data cannot be had.
     """
-    return _dataset(name)[0](split, root, download, rotations)
+    return _dataset(name).load(split, root, download, rotations)
 
 
-def dataset_status(name: str, root: str | Path | None = None) -> DatasetStatus:
+def dataset_status(name: str, root: Root = None) -> DatasetStatus:
     """Where the data set ``name`` is and what it holds, without decoding anything.
 
-    Raises ValueError for an unknown name, DataError if ``root`` or $SNAIL_DATA is given and is not a folder.
+    Raises:
+        ValueError: for an unknown name.
+        DataError: if ``root`` or $SNAIL_DATA is given and is not a folder.
     """
-    return _dataset(name)[1](root)
+    return _dataset(name).status(root)
 
 
-_Loader = Callable[[str, str | Path | None, bool, bool | None], ImageClasses]
-
-_Status = Callable[[str | Path | None], DatasetStatus]
-
-
-def _omniglot() -> tuple[_Loader, _Status]:
-
-    def load(split: str, root: str | Path | None, download: bool, rotations: bool | None) -> ImageClasses:
-        return load_omniglot(split, root=root, rotations=rotations, download=download)
-
-    return load, omniglot_status
-
-
-def _glyphs() -> tuple[_Loader, _Status]:
-
-    def load(split: str, root: str | Path | None, download: bool, rotations: bool | None) -> ImageClasses:
-        return load_glyphs(split, rotations=rotations)  # made here: no root to search, nothing to download
-
-    return load, lambda root: glyphs_status()
-
-
-def _mini_imagenet() -> tuple[_Loader, _Status]:
-
-    def load(split: str, root: str | Path | None, download: bool, rotations: bool | None) -> ImageClasses:
-        if rotations:
-            raise ValueError("rotations must be None or False for mini-imagenet, got True")
-        return load_mini_imagenet(split, root=root, download=download)
-
-    return load, mini_imagenet_status
-
-
-# Imported on use: they import this module.
-_DATASETS = {"omniglot": _omniglot, "glyphs": _glyphs, "mini-imagenet": _mini_imagenet}
-
-DATASETS = tuple(_DATASETS)
-
-
-def _dataset(name: str) -> tuple[_Loader, _Status]:
-    if name not in _DATASETS:
+def _dataset(name: str) -> Dataset:
+    if name not in DATASETS:
         raise ValueError(f"the data set must be one of {', '.join(DATASETS)}, got {name!r}")
-    return _DATASETS[name]()
+    return DATASETS[name]

@@ -8,9 +8,9 @@ complete file or none, also when several processes build the same file at once.
 
 import io
 import os
+import socket
 import sys
 import urllib.error
-import urllib.request
 import uuid
 import zipfile
 import zlib
@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 import numpy as np
-from tqdm import tqdm
+import torch
 
 _MAX_MEMBER_BYTES = 1 << 24  # one image is a few kB; anything this large is no image but a decompression bomb
 _READ_ERRORS = (OSError, EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
@@ -223,7 +223,7 @@ def map_large_array(path: Path, shape: tuple[int, ...]) -> np.memmap | None:
     (copy-on-write): whoever writes to the array changes a copy of the page in memory, never the file.
     """
     try:
-        array = np.lib.format.open_memmap(path, mode="c")  # never unpickles
+        array = np.load(path, mmap_mode="c", allow_pickle=False)
         with open(path, "rb") as file:
             size = file.seek(-_CHECKSUM_BYTES, os.SEEK_END) + _CHECKSUM_BYTES
             checksum = int.from_bytes(file.read(), "little")
@@ -265,27 +265,31 @@ def in_memory(array: np.memmap, available: Callable[[], int | None] = available_
     return array
 
 
-def download(url: str, path: Path, timeout: float = 30.0) -> None:
-    """Fetch ``url`` to ``path`` with a progress bar, atomically.
+SILENCE_SECONDS = 30.0
+"""After so long without a byte, a server is given up."""
 
-    Raises DataError, naming ``url`` and ``path``, if the network or the server fails, if no byte arrives for
-    ``timeout`` seconds, or if fewer bytes arrive than were announced.
+
+def download(url: str, path: Path) -> None:
+    """Fetch the zip archive ``url`` to ``path`` with a progress bar.
+
+    The file is renamed to ``path`` when it is whole. Raises DataError, naming ``url`` and ``path``, if the network or the
+    server fails, or if what arrived is no whole archive.
     """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENCE_SECONDS)
     try:
-        with urllib.request.urlopen(url, timeout=timeout) as response, atomic_writer(path) as file:
-            announced = int(response.headers.get("Content-Length") or 0)
-            bar = tqdm(total=announced or None, unit="B", unit_scale=True, desc=path.name, disable=None)
-            received = 0
-            with bar:
-                while block := response.read(1 << 16):
-                    file.write(block)
-                    received += len(block)
-                    bar.update(len(block))
-            if received < announced:
-                raise OSError(f"got {received} of {announced} bytes")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(temporary), progress=sys.stderr.isatty())
+        if not zipfile.is_zipfile(temporary):
+            raise OSError("what arrived is no whole zip archive")
+        os.replace(temporary, path)
     except OSError as error:  # URLError, HTTPError and timeouts are all OSErrors
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise DataError(
             f"cannot download {url} ({reason}); fetch it elsewhere and point --data-root or SNAIL_DATA at "
             f"the folder with {path.name}, or use the data set 'glyphs', which needs no download"
         ) from error
+    finally:
+        socket.setdefaulttimeout(before)
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,67 @@
+"""Speed of the dense blocks' own forward and backward against library convolutions, plain and compiled."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from runs.bench.measure import Benchmark, Precision, Row, Sizes, Way, largest, measure
+from snail.convolution import TCBlock
+from snail.ops.dense_stack import dense_stack, dense_stack_reference
+
+Stack = Callable[..., Tensor]
+
+
+def bench_bandit_stack(device: torch.device, repetitions: int, sizes: Sizes) -> Benchmark:
+    """The first temporal convolutions of the policy, at a minibatch of PPO."""
+    block = TCBlock(32, sizes.pulls, filters=32)
+    return _bench("dense stack, bandits", device, repetitions, sizes, block, max(1, sizes.trials // 8), sizes.pulls)
+
+
+def bench_fewshot_stack(device: torch.device, repetitions: int, sizes: Sizes) -> Benchmark:
+    """The first temporal convolutions of the few-shot network, at a support set of an update's episodes."""
+    few = sizes.few
+    steps = few.ways * few.shots
+    block = TCBlock(64 + few.ways + 32, steps + 1, filters=128)
+    return _bench("dense stack, few-shot", device, repetitions, sizes, block, few.episodes, steps)
+
+
+def _bench(
+    name: str, device: torch.device, repetitions: int, sizes: Sizes, block: TCBlock, batch: int, steps: int
+) -> Benchmark:
+    torch.manual_seed(0)
+    block.to(device)
+    weights, biases = [c.weight for c in block.convs], [c.bias for c in block.convs]
+    x = torch.randn(steps, batch, block.input_size, device=device, requires_grad=True)
+    target = torch.randn(steps, batch, block.output_size, device=device)
+    inputs = [x, *weights, *biases]
+
+    def gradients(stack: Stack, precision: Precision) -> tuple[Tensor, ...]:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            y = stack(x, weights, biases, block.dilations)
+        return torch.autograd.grad(y, inputs, target.to(y.dtype))
+
+    stacks: dict[str, Stack] = {"ours": dense_stack, "library convolutions": dense_stack_reference}
+    if sizes.compiled and (shutil.which("c++") or device.type != "cpu"):
+        stacks["library convolutions, compiled"] = torch.compile(dense_stack_reference, dynamic=False)
+    precisions: tuple[Precision, ...] = ("float32", "bfloat16")
+    # each precision is compared with ours in that precision
+    rows: list[Row] = []
+    for precision in precisions:
+        ways = [
+            Way(name, precision, batch, batch * steps, partial(gradients, stack, precision))
+            for name, stack in stacks.items()
+        ]
+        found, peaks = measure(ways, device, repetitions, sizes.matrices)
+        rows += found
+    ours, reference = (gradients(stack, "float32") for stack in (dense_stack, dense_stack_reference))
+    differences = {"gradients": max(largest(a - b) / largest(b) for a, b in zip(ours, reference, strict=True))}
+    about = (
+        f"forward and backward of {len(block.dilations)} dense blocks of {block.filters} filters on "
+        f"{block.input_size} channels, {steps} steps"
+    )
+    return Benchmark(name, about, "steps", "sequences", tuple(rows), peaks, differences)

@@ -1,0 +1,1 @@
+"""Operations with a fast form and a plain reference."""
