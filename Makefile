@@ -1,6 +1,7 @@
 # make demo         installs into .venv and runs the main job: trainings, two tables, two pictures
 # make demo FAST=1  the same in a minute, to see that it works
-# make test         installs and runs the tests
+# make test-fast    installs and runs the quick tests: what one runs after every change
+# make test         installs and runs all tests
 # make check        formatting, lint and types
 # make docs         installs and builds the pages into site/; open site/index.html
 # make maml         installs what the agent maml needs; `make test` tries that by itself
@@ -8,12 +9,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check docs maml
+# one process a core, eight at most: each needs a gigabyte
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+
+.PHONY: demo test test-fast check docs maml
 demo: .venv/.demo
 	$(BIN)/snail demo $(if $(filter-out 0,$(FAST)),--fast)
 
 test: .venv/.dev .venv/.maml-tried
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+test-fast: .venv/.dev
+	$(PYTEST) -m "not slow and not exhaustive"
 
 check: .venv/.dev
 	$(BIN)/ruff check .

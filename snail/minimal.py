@@ -74,7 +74,8 @@ class SNAIL(nn.Module):
     """The blocks one after another, and a linear read-out: (B, T, C) -> (B, T, D).
 
     Args:
-        input_size, output_size: channels C and D.
+        input_size: channels C of the input.
+        output_size: channels D of the output.
         seq_len: the length T that sets the depth of the TC blocks.
         blocks: ("tc", filters) or ("attention", key size, value size) each.
         stem: width of a linear layer before the first block; None for none.

@@ -93,6 +93,7 @@ for tracker in ("none", "auto"):
 """
 
 
+@pytest.mark.slow
 def test_training_needs_no_optional_package(tmp_path):
     script = CORE_ONLY.format(optional=OPTIONAL, packages=tuple(MAY_IMPORT))
     options = "--budget smoke --agent gru --model.hidden-size 8 --task.arms 3 --task.pulls 4 --training.steps 2"

@@ -267,6 +267,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS, ids=lambda k: f"{k.score}-{k.reach}-{k.selection}")
 def test_every_kind_learns_to_look_up(kind):
     """Say which of two colours the one marked item of the past had: nobody can without looking at it.

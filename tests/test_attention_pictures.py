@@ -14,6 +14,8 @@ from runs.cli import run
 from runs.system.machine import Machine
 from runs.training import build_learner
 
+pytestmark = pytest.mark.slow
+
 FEWSHOT = ["--training.steps", "2", "--training.batch-size", "2", "--training.validation-episodes", "4"]
 CPU = Machine.named("cpu")
 

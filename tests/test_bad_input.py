@@ -12,6 +12,8 @@ from tiny_runs import few_classes
 
 from runs.cli import run
 
+pytestmark = pytest.mark.slow
+
 LONG = "x" * 5000
 QUICK = ("--tracker", "none", "--budget", "smoke", "--threads", "1")
 BANDIT, GLYPHS = ("train", "bandit/n10-k5", *QUICK), ("train", "glyphs/5way", *QUICK)

@@ -29,6 +29,8 @@ from runs.tasks import BanditTask
 from snail import SNAIL, TC, ActorCritic, Attention, AttentionBlock, OmniglotEmbedding, TCBlock
 from snail.minimal import minimal_copy
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

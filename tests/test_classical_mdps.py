@@ -356,6 +356,7 @@ def test_oracle_is_exactly_optimal() -> None:
     torch.testing.assert_close(values[:, 0, 0], optimal_value(tasks, 10))
 
 
+@pytest.mark.slow
 def test_the_oracle_earns_the_optimal_value_and_nobody_more() -> None:
     episodes = 5
     mdps = make(1000, episodes)
@@ -398,6 +399,7 @@ def test_random_play_earns_the_mean_reward() -> None:
     assert abs(mean - 1) < 4 * error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "published"),
     [

@@ -17,6 +17,8 @@ import pytest
 from runs.cli import run
 from runs.commands import tables as table_verb
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 TINY = ["--training.steps", "2", "--training.batch-size", "8", "--test.trials", "50", "--tracker", "none"]
 

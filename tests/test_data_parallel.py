@@ -25,7 +25,10 @@ from runs.system.errors import RunError
 from runs.system.machine import Machine
 from runs.training import build_learner
 
-pytestmark = pytest.mark.skipif(not distributed.is_available(), reason="torch was built without torch.distributed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not distributed.is_available(), reason="torch was built without torch.distributed"),
+]
 ROOT = Path(__file__).parents[1]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 CPU = Machine(torch.device("cpu"))

@@ -13,6 +13,8 @@ from runs.cli import run
 from runs.commands import VERBS
 from runs.config.extensions import VARIABLE, take_extensions
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 

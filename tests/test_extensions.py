@@ -21,6 +21,8 @@ from runs.results.records import read_results
 from runs.system.errors import RunError
 from runs.tasks import BanditTask, Task
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 
 

@@ -476,6 +476,7 @@ def real_omniglot(tmp_path_factory):
     return cache
 
 
+@pytest.mark.slow
 def test_real_omniglot(real_omniglot, monkeypatch):
     monkeypatch.setenv("SNAIL_CACHE", str(real_omniglot))
     shapes = {split: load_classes("omniglot", split).images.shape for split in SPLITS}
@@ -511,6 +512,7 @@ def load_few(few_glyphs, monkeypatch):
     return partial(glyphs.load_glyphs, max_classes=FEW)
 
 
+@pytest.mark.slow
 def test_glyphs_splits_and_rotations(load_few):
     sizes = {split: len(load_few(split, rotations=False).images) for split in SPLITS}
     assert sizes == {"train": 40, "val": 4, "test": 16}

@@ -151,7 +151,7 @@ def numbers(capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("seed", range(MUTATIONS))
 def test_files_of_runs(results, tmp_path, seed, capsys, monkeypatch):
     rng = random.Random(seed)

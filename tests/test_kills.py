@@ -22,6 +22,8 @@ import runs.training
 from runs.catalogue import RunConfig
 from runs.results.folder import RunFolder
 
+pytestmark = pytest.mark.slow
+
 KILLS = 20
 STEPS = 12
 SEED = 20171203

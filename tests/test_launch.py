@@ -39,6 +39,8 @@ from runs.system.machine import Machine
 from runs.tasks import BanditTask
 from runs.training import train
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 CPU = Machine(torch.device("cpu"))
 LONG = 150

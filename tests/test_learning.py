@@ -21,6 +21,8 @@ from runs.algorithms.trpo import TRPOTraining
 from runs.system.machine import Machine
 from runs.tasks import FewShotTask
 
+pytestmark = pytest.mark.slow
+
 CPU = Machine(torch.device("cpu"))
 PULLS = 6
 

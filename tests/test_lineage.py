@@ -27,6 +27,8 @@ from snail.attention.selection import recording, score_function_loss
 from snail.embedding import OmniglotEmbedding
 from snail.visual_attention import GlimpseEmbedding, SelfAttention2d
 
+pytestmark = pytest.mark.slow
+
 C, D = 6, 3
 MODELS = {
     "seq2seq": lambda: RecurrentEncoderDecoder(C, D, 8),

@@ -74,6 +74,7 @@ def test_published_agents_are_found_by_name():
         runs.load("bandit/n10-k5/ucb1")
 
 
+@pytest.mark.slow
 def test_a_loaded_agent_is_good():
     """It beats the greedy method's 6.63 on bandits that it has never seen."""
     from runs.tasks import BanditTask

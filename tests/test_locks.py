@@ -78,6 +78,7 @@ while done < rounds:
 """
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_between_contenders(tmp_path):
     """The file is removed each time: a contender that has just opened it then holds a lock that nobody else sees."""
     counter, rounds = tmp_path / "counter", 150

@@ -24,6 +24,8 @@ from runs.cli import run
 from runs.system.machine import Machine
 from runs.tasks import FewShotTask
 
+pytestmark = pytest.mark.slow
+
 needs_learn2learn = pytest.mark.usefixtures("learn2learn")
 B, N, K, Q, C = 3, 4, 2, 6, 5
 EACH_NORM = pytest.mark.parametrize("transductive", [True, False], ids=["transductive", "not transductive"])

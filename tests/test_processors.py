@@ -23,6 +23,8 @@ from runs.system.errors import RunError
 from test_uninitialized_memory import fresh_memory_is_nan, learn_and_test
 from tiny_runs import BANDIT, FEWSHOT, TRPO, few_classes
 
+pytestmark = pytest.mark.slow
+
 runs.tasks.load_classes = few_classes
 configs = [replace(c, model=m) for c in (BANDIT, TRPO) for m in AGENTS.values()]
 for model in {**FEWSHOT_AGENTS, **FEWSHOT_VARIANTS}.values():
@@ -38,7 +40,7 @@ print(len(configs), "runs")
 """
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("aten", ATEN)
 @pytest.mark.parametrize("onednn", ONEDNN)
 def test_every_family_on_every_instruction_set(onednn, aten):

@@ -19,6 +19,8 @@ from runs.results.publish import publish
 from runs.system.errors import RunError
 from runs.training import build_learner, evaluate, load_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=[BANDIT, FEWSHOT], ids=["bandit", "few-shot"])
 def run_and_copy(request, tmp_path, monkeypatch):
@@ -88,7 +90,7 @@ def test_the_verb(run_and_copy, capsys):
     assert "none of these runs has weights" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_small_published_rows_agree(capsys):
     assert cli(["verify", "bandit/n10-k5/gru", "bandit/n10-k5/lstm", "--threads", "1"]) == 0
     assert capsys.readouterr().out.count("agrees") == 2

@@ -304,6 +304,7 @@ def answers(address: str) -> int:
     return connection.getresponse().status
 
 
+@pytest.mark.slow
 def test_both_dashboards_are_served_to_this_machine_until_ctrl_c(results):
     mirrored = importlib.util.find_spec("trackio") is not None
     if mirrored:

@@ -50,6 +50,7 @@ def test_parameters_are_no_memory_of_a_sequence():
     assert kept < 100 * 100 * 4
 
 
+@pytest.mark.slow
 def test_the_report_and_the_picture(tmp_path, capsys):
     report = bench("scaling", repetitions=1, sizes=TINY)
     text = render(report)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -79,11 +81,16 @@ MODELS |= {
 LENGTHS = (1, 2, 9, 16)
 
 
-@pytest.fixture(params=[(name, T) for name in MODELS for T in LENGTHS], ids=lambda p: f"{p[0]}-T{p[1]}")
-def case(request) -> tuple[SequenceModel, torch.Tensor]:
-    name, T = request.param
-    torch.manual_seed(0)
-    return MODELS[name](T).eval(), torch.randn(3, T, C)  # hard attention is deterministic only then
+def law(check: Callable[[SequenceModel, torch.Tensor], None]) -> Callable[[str], None]:
+    """A test a model: ``check`` at each of the lengths, with an input (3, T, C)."""
+
+    @pytest.mark.parametrize("name", MODELS)
+    def test(name: str) -> None:
+        for T in LENGTHS:
+            torch.manual_seed(0)
+            check(MODELS[name](T).eval(), torch.randn(3, T, C))  # hard attention is deterministic only then
+
+    return test
 
 
 def unrolled(model, x, cache=None, start=0):
@@ -116,8 +123,8 @@ def assert_same(model, run, reference, x):
     torch.testing.assert_close(gradients(model, got, x), expected_gradients, atol=1e-4, rtol=1e-4)
 
 
-def test_step_equals_forward(case):
-    model, x = case
+@law
+def test_step_equals_forward(model, x):
     with torch.no_grad():
         torch.testing.assert_close(unrolled(model, x)[0], model(x), atol=1e-5, rtol=1e-5)
 
@@ -129,8 +136,8 @@ def test_gradients_flow_through_the_steps_of_models_with_a_state(name):
     assert_same(model, lambda x: unrolled(model, x)[0], model, x)
 
 
-def test_prefill_equals_forward_and_step_goes_on(case):
-    model, x = case
+@law
+def test_prefill_equals_forward_and_step_goes_on(model, x):
     T = x.shape[1]
     assert_same(model, lambda x: model.prefill(x, max_len=T)[0], model, x)
     with torch.no_grad():
@@ -140,8 +147,8 @@ def test_prefill_equals_forward_and_step_goes_on(case):
             torch.testing.assert_close(y, model(x), atol=1e-5, rtol=1e-5)
 
 
-def test_branch_equals_separate_sequences(case):
-    model, x = case
+@law
+def test_branch_equals_separate_sequences(model, x):
     past, queries = x.shape[1] - 1, 4
     x_q = torch.randn(len(x), queries, C, generator=torch.Generator().manual_seed(2))
     both = torch.cat([x[:, :past], x_q], dim=1)
@@ -159,8 +166,8 @@ def test_branch_equals_separate_sequences(case):
     assert_same(model, run, separate, both)
 
 
-def test_branching_leaves_the_cache_as_it_is(case):
-    model, x = case
+@law
+def test_branching_leaves_the_cache_as_it_is(model, x):
     T = x.shape[1]
     with torch.no_grad():
         _, cache = model.prefill(x[:, : T - 1], max_len=T) if T > 1 else (None, model.init_cache(len(x), T))
@@ -169,8 +176,8 @@ def test_branching_leaves_the_cache_as_it_is(case):
         torch.testing.assert_close(y, model(x)[:, -1], atol=1e-5, rtol=1e-5)
 
 
-def test_the_future_changes_nothing(case):
-    model, x = case
+@law
+def test_the_future_changes_nothing(model, x):
     y = model(x)
     for t in range(x.shape[1] - 1):
         changed = x.clone()
@@ -178,8 +185,8 @@ def test_the_future_changes_nothing(case):
         assert torch.equal(model(changed)[:, : t + 1], y[:, : t + 1])
 
 
-def test_rows_do_not_see_each_other(case):
-    model, x = case
+@law
+def test_rows_do_not_see_each_other(model, x):
     changed = x.clone()
     changed[0] = 1e3
     assert torch.equal(model(changed)[1:], model(x)[1:])

@@ -19,6 +19,8 @@ from runs.commands.training import Train
 from runs.results.folder import RunFolder
 from runs.system.errors import Interrupted
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--training.steps", "3", "--training.batch-size", "8", "--test.trials", "50", "--tracker", "none"]
 GRU = ["train", "bandit/n10-k5", "--agent", "gru", "--model.hidden-size", "8", *SMALL]
 SNAIL = ["train", "bandit/n10-k5", *SMALL]  # a checkpoint of a megabyte

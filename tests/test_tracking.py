@@ -31,6 +31,8 @@ from runs.tracking.follow import Position, held, mirror_file
 from runs.tracking.interface import Run, Tail
 from runs.tracking.wandb import records, wandb_mode
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).parent
 ATTENDS = replace(BANDIT, agent="snail", model=SNAILConfig())
 BOTH = "wandb+trackio"

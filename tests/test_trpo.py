@@ -16,6 +16,8 @@ from runs.system.errors import RunError
 from runs.system.machine import Machine
 from runs.training import build_learner
 
+pytestmark = pytest.mark.slow
+
 CPU = Machine(torch.device("cpu"))
 AGENTS = ("snail", "lstm", "gru", "transformer")
 

@@ -21,6 +21,8 @@ from runs.system.machine import Machine, stream_seed
 from runs.tasks import BanditTask
 from runs.training import build_learner, train
 
+pytestmark = pytest.mark.slow
+
 CPU = Machine(torch.device("cpu"))
 PLAYED: list[Tensor] = []
 

@@ -29,6 +29,8 @@ from runs.tasks import BanditTask, MDPTask
 from runs.training import build_learner, evaluate
 from snail.convolution import DenseStack
 
+pytestmark = pytest.mark.slow
+
 PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "addbmm", "addmv", "mv", "dot", "linear", "convolution")
 FUSED = ("scaled_dot_product", "mkldnn_rnn_layer")
 

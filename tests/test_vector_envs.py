@@ -65,6 +65,7 @@ def test_registering_again_changes_nothing() -> None:
     assert dict(gymnasium.registry) == before
 
 
+@pytest.mark.slow
 def test_names_are_found_without_an_import(name: str) -> None:
     code = f"""
 import sys, gymnasium
@@ -316,6 +317,7 @@ def test_misuse_is_refused_and_changes_nothing(name: str) -> None:
         make(name, autoreset_mode=AutoresetMode.SAME_STEP)
 
 
+@pytest.mark.slow
 def test_single_and_vector_env_pay_a_random_player_the_same(name: str) -> None:
     trials = make(name, num_envs=2000)
     actions = random_actions(trials, trials.horizon)
