@@ -22,8 +22,8 @@ from math import log
 import torch
 from torch import Tensor
 
+from baselines.classical_agent import ClassicalAgent
 from baselines.gittins import FiniteHorizonTables, finite_horizon_indices, gittins_indices
-from baselines.trial_method import TrialMethod
 from envs.trials import TrialVectorEnv, require_positive
 
 TENTHS = tuple(i / 10 for i in range(11))
@@ -49,7 +49,7 @@ class Trials:
         return (self.successes + 1) / (self.successes + self.failures + 2)
 
 
-class BanditMethod(TrialMethod):
+class BanditMethod(ClassicalAgent):
     """One method with its setting. A subclass is a frozen dataclass of numbers that defines `index`."""
 
     @classmethod

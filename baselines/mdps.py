@@ -23,8 +23,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from baselines.classical_agent import ClassicalAgent
 from baselines.planning import extended_value_iteration, value_iteration
-from baselines.trial_method import TrialMethod
 from envs.trials import TrialVectorEnv, require_positive
 
 SCALES = tuple(10 ** (i / 5 - 4) for i in range(21))
@@ -76,7 +76,7 @@ class Statistics:
         return weights / weights.sum(-1, keepdim=True), rewards
 
 
-class MDPMethod(TrialMethod):
+class MDPMethod(ClassicalAgent):
     """A way to act in MDPs that are not known in advance."""
 
     @abstractmethod

@@ -22,7 +22,7 @@ from runs.config.serialization import check_values
 from runs.results.folder import RunFolder, WatchedFolder
 from runs.results.records import git_commit, make_record
 from runs.system.deadline import Deadline
-from runs.system.distributed.process_group import Team
+from runs.system.distributed.process_group import ProcessGroup
 from runs.system.errors import Interrupted, OutOfTime, RunError
 from runs.system.machine import Machine, emulates_bfloat16
 from runs.system.progress import progress_bar
@@ -76,39 +76,39 @@ def train(
 
     An interrupted run resumed on the same CPU gives the same numbers as an uninterrupted one.
 
-    Of a team of processes, the first writes, prints and measures; the others only train.
+    Of a group of processes, the first writes, prints and measures; the others only train.
 
     Returns:
-        The record; of the others in a team an empty one.
+        The record; of the others in a group an empty one.
 
     Raises:
         Interrupted: after Ctrl-C or SIGTERM, with a checkpoint saved.
         OutOfTime: before the deadline, with a checkpoint saved.
         RunError: if the folder is taken, the data is missing or the loss is no number any more.
     """
-    team = machine.team
-    if not team.is_first:
+    group = machine.group
+    if not group.is_main:
         folder, tracker, quiet = WatchedFolder(folder.path), "none", True
     commit = git_commit()  # of the code that runs, which may be edited meanwhile
     with contextlib.ExitStack() as held:
-        with team.together():
+        with group.barrier():
             held.enter_context(folder.lock())
             record = folder.finished(config, resume=resume, overwrite=overwrite)
         if record is not None:
-            if team.is_first:
+            if group.is_main:
                 print(f"{folder.path} is finished already")
             return record
-        with team.together():  # what is wrong shows before anything of the folder is thrown away
+        with group.barrier():  # what is wrong shows before anything of the folder is thrown away
             tracker_names(tracker)
             learner = build_learner(config, machine)
-        with team.together():
+        with group.barrier():
             folder.claim(config, overwrite=overwrite)
-        with team.together():
+        with group.barrier():
             progress = Progress(device=machine.device.type)
             if folder.checkpoint_path.exists():
                 progress = restore(learner, folder, config, machine)
-        team.require_same("checkpoint, by its update", progress.step)
-        with team.together():
+        group.require_same("checkpoint, by its update", progress.step)
+        with group.barrier():
             folder.forget_metrics_after(progress.step)
             mirror = open_tracker(tracker, folder.path, progress.run_id)
         if not quiet and getattr(config.training, "bfloat16", False) and emulates_bfloat16(machine.device):
@@ -118,8 +118,8 @@ def train(
             )
         try:
             deadline = deadline or Deadline()
-            _run_steps(learner, config, folder, progress, mirror, quiet, team, deadline)
-            if not team.is_first:
+            _run_steps(learner, config, folder, progress, mirror, quiet, group, deadline)
+            if not group.is_main:
                 return {}
             results = evaluate(learner, quiet, deadline)
             record = make_record(
@@ -130,7 +130,7 @@ def train(
                 units=progress.units,
                 seconds=progress.seconds,
                 device=machine.device,
-                processes=team.size,
+                processes=group.size,
                 commit=commit,
             )
             folder.write_samples(results)
@@ -225,7 +225,7 @@ def _run_steps(
     progress: Progress,
     mirror: Tracker,
     quiet: bool,
-    team: Team,
+    group: ProcessGroup,
     deadline: Deadline,
 ) -> None:
     """Updates from ``progress.step`` to the last, with everything that accompanies them.
@@ -256,17 +256,17 @@ def _run_steps(
             last = progress.step == learner.steps
             look = progress.step in looks
             # once: a request during what follows is met after the next update
-            late, stopping, save, show = team.any(
+            late, stopping, save, show = group.any(
                 deadline.near(), bool(stop), now - saved > CHECKPOINT_SECONDS, now - shown > SHOW_SECONDS
             )
             save = last or stopping or late or save
             due = last or look or progress.step % every == 0
             show = save or show
             if due or show:
-                line = _summary(progress, learner, progress.units - units, now - logged, team)
+                line = _summary(progress, learner, progress.units - units, now - logged, group)
                 with _keeping_the_last_good(folder, progress.step):
                     _require_finite(line, learner, weights=show)  # of which there are too many for every line
-                    if look and team.is_first:
+                    if look and group.is_main:
                         line |= learner.validate()
                 if look:
                     # a look at the validation tasks is no training
@@ -280,7 +280,7 @@ def _run_steps(
                     progress.window.clear()
                     logged, units = time.monotonic(), progress.units
             if save:
-                progress.window = {n: [team.total(x) / team.size for x in xs] for n, xs in progress.window.items()}
+                progress.window = {n: [group.total(x) / group.size for x in xs] for n, xs in progress.window.items()}
                 folder.save_checkpoint(config, vars(progress), _state(learner, progress))
                 saved = time.monotonic()
             done = f"after update {progress.step} of {learner.steps}"
@@ -290,12 +290,12 @@ def _run_steps(
                 raise OutOfTime(f"the time budget ends {done}; go on with --resume")
 
 
-def _summary(progress: Progress, learner: Learner, units: int, elapsed: float, team: Team) -> dict[str, Any]:
+def _summary(progress: Progress, learner: Learner, units: int, elapsed: float, group: ProcessGroup) -> dict[str, Any]:
     """One line of metrics: means over the updates since the last line, which processed ``units``."""
     rate = units / max(elapsed, 1e-9)
     # of those that come from a checkpoint the device is the host
     means = {n: torch.stack([x.to(xs[-1].device) for x in xs]).mean().item() for n, xs in progress.window.items()}
-    means = team.mean(means)
+    means = group.mean(means)
     throughput = f"{learner.unit.replace(' ', '_')}s_per_second"
     return {"step": progress.step, "seconds": round(progress.seconds, 3), throughput: round(rate, 1), **means}
 

@@ -17,12 +17,12 @@ class ActorCritic(nn.Module):
     Each step's input is RL^2's: the observation, the previous action, the previous reward and whether an episode has
     just ended. Before the first action that is action 0, reward 0, flag 1.
 
-    The policy may also foresee the reward of every action, to learn what to remember (an auxiliary task, Jaderberg et
+    The policy may also predict the reward of every action, to learn what to remember (an auxiliary task, Jaderberg et
     al. 2017); nothing of that is needed for acting.
 
     Args:
-        policy: reads ``input_size(...)`` channels; writes ``num_actions`` logits, ``num_actions`` more if it foresees
-            rewards, and one more with a shared trunk.
+        policy: reads ``input_size(...)`` channels; writes ``num_actions`` logits, ``num_actions`` more if it
+            predicts rewards, and one more with a shared trunk.
         value: reads the same and, in training, what it is told of the task; writes 1. None for a trunk shared with the
             policy, whose last output is then the value.
         num_observations: size of the one-hot observation; 1 where there is nothing to observe (no channel then).
@@ -33,7 +33,7 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.policy, self.value = policy, value
         self.num_observations, self.num_actions = num_observations, num_actions
-        self.num_foreseen = policy.output_size - num_actions - (value is None)
+        self.num_predicted = policy.output_size - num_actions - (value is None)
 
     @staticmethod
     def input_size(num_observations: int, num_actions: int) -> int:
@@ -62,18 +62,18 @@ class ActorCritic(nn.Module):
 
         told: (B, T, F) what the value network alone is told of the task, where it was built for that.
         """
-        logits, values, _ = self.foresee(x, told)
+        logits, values, _ = self.with_predicted_rewards(x, told)
         return logits, values
 
-    def foresee(self, x: Tensor, told: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """``forward``, and the rewards foreseen of every action, (B, T, A); (B, T, 0) if the policy foresees none."""
+    def with_predicted_rewards(self, x: Tensor, told: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """``forward``, and the predicted rewards of every action, (B, T, A); (B, T, 0) if the policy predicts none."""
         y = self.policy(x)
         A = self.num_actions
         if self.value is None:
             value = y[..., -1]
         else:
             value = self.value(x if told is None else torch.cat([x, told], dim=-1))[..., 0]
-        return y[..., :A], value, y[..., A : A + self.num_foreseen]
+        return y[..., :A], value, y[..., A : A + self.num_predicted]
 
     def init_cache(self, batch_size: int, max_len: int) -> Any:
         """The policy's state before the first step."""

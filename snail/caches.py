@@ -62,7 +62,7 @@ class AttentionCache:
 class ConvCache:
     """What a causal convolution, or a stack of them, remembers of the past.
 
-    rows: (L, B, C) ring buffer with step t in slot t % L; L is the reach of the filters + 1, or the longest
+    rows: (L, B, C) ring buffer with step t in slot t % L; L is the left context of the filters + 1, or the longest
         sequence where that is shorter.
     time: steps seen.
     """
@@ -71,9 +71,9 @@ class ConvCache:
     time: int = 0
 
     @classmethod
-    def of_sequence(cls, rows: Tensor, reach: int, max_len: int | None) -> ConvCache:
-        """The cache of filters with that reach after the sequence ``rows`` (T, B, C)."""
-        steps, slots = len(rows), reach + 1 if max_len is None else min(reach + 1, max_len)
+    def of_sequence(cls, rows: Tensor, left_context: int, max_len: int | None) -> ConvCache:
+        """The cache of filters with that left context after the sequence ``rows`` (T, B, C)."""
+        steps, slots = len(rows), left_context + 1 if max_len is None else min(left_context + 1, max_len)
         _check_length(steps, max_len)
         if steps < slots:
             rows = F.pad(rows, (0, 0, 0, 0, 0, slots - steps))
@@ -81,9 +81,9 @@ class ConvCache:
             rows = rows[-slots:].roll(steps % slots, dims=0)
         return cls(rows, steps)
 
-    def check_room(self, reach: int) -> None:
-        """Raise ValueError if the next step has no slot; fewer than ``reach`` + 1 are not used again."""
-        if len(self.rows) <= reach:
+    def check_room(self, left_context: int) -> None:
+        """Raise ValueError if the next step has no slot; fewer than ``left_context`` + 1 are not used again."""
+        if len(self.rows) <= left_context:
             check_room(self.time, len(self.rows))
 
     def past(self, offsets: Sequence[int]) -> list[Tensor | None]:

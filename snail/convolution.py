@@ -38,24 +38,24 @@ class CausalConv1d(SequenceModel):
         self.bias = nn.Parameter(torch.empty(output_size).uniform_(-bound, bound))
 
     @property
-    def reach(self) -> int:
+    def left_context(self) -> int:
         """Steps back to the oldest input that an output sees."""
         return (self.kernel_size - 1) * self.dilation
 
     def forward(self, x: Tensor) -> Tensor:
         """All steps in parallel: (B, T, C) -> (B, T, D)."""
-        x = F.pad(x.transpose(1, 2), (self.reach, 0))  # (B, C, reach + T)
+        x = F.pad(x.transpose(1, 2), (self.left_context, 0))  # (B, C, left_context + T)
         y = F.conv1d(x, self.weight.permute(2, 1, 0), self.bias, dilation=self.dilation)  # (B, D, T)
         return y.transpose(1, 2)  # (B, T, D)
 
     def init_cache(self, batch_size: int, max_len: int) -> ConvCache:
         """The state before the first step, with room for ``max_len`` steps."""
-        rows = self.weight.new_zeros(min(self.reach + 1, max_len), batch_size, self.input_size)
+        rows = self.weight.new_zeros(min(self.left_context + 1, max_len), batch_size, self.input_size)
         return ConvCache(rows)
 
     def prefill(self, x: Tensor, max_len: int | None = None) -> tuple[Tensor, ConvCache]:
         """(B, T, C) -> (B, T, D), cache. Without ``max_len`` any number of further steps fits."""
-        return self(x), ConvCache.of_sequence(x.transpose(0, 1), self.reach, max_len)
+        return self(x), ConvCache.of_sequence(x.transpose(0, 1), self.left_context, max_len)
 
     def past_term(self, past: Sequence[Tensor | None]) -> Tensor | None:
         """What the past rows, each (B, C) or None for zeros, add to the next output: (B, D)."""
@@ -65,7 +65,7 @@ class CausalConv1d(SequenceModel):
     @torch.no_grad()
     def step(self, x_t: Tensor, cache: ConvCache) -> tuple[Tensor, ConvCache]:
         """(B, C), cache -> (B, D), cache."""
-        cache.check_room(self.reach)
+        cache.check_room(self.left_context)
         y = self.branch(x_t[:, None], cache)[:, 0]
         cache.next_row().copy_(x_t)
         return y, cache.tick()
@@ -91,14 +91,14 @@ class DenseStack(SequenceModel):
         self.input_size, self.output_size = input_size, input_size + len(self.dilations) * filters
 
     @property
-    def reach(self) -> int:
+    def left_context(self) -> int:
         """Steps back to the oldest activation that a layer reads."""
-        return max(conv.reach for conv in self.convs)
+        return max(conv.left_context for conv in self.convs)
 
     @property
     def receptive_field(self) -> int:
         """Steps, the present one included, that an output depends on."""
-        return 1 + sum(conv.reach for conv in self.convs)
+        return 1 + sum(conv.left_context for conv in self.convs)
 
     def _run(self, x: Tensor, past: Sequence[Tensor | None] | None = None) -> Tensor:
         """(T, B, C) -> (T, B, C + n D)."""
@@ -110,13 +110,13 @@ class DenseStack(SequenceModel):
 
     def init_cache(self, batch_size: int, max_len: int) -> ConvCache:
         """The state before the first step, with room for ``max_len`` steps."""
-        rows = self.convs[0].weight.new_zeros(min(self.reach + 1, max_len), batch_size, self.output_size)
+        rows = self.convs[0].weight.new_zeros(min(self.left_context + 1, max_len), batch_size, self.output_size)
         return ConvCache(rows)
 
     def prefill(self, x: Tensor, max_len: int | None = None) -> tuple[Tensor, ConvCache]:
         """(B, T, C) -> (B, T, C + n D), cache. Without ``max_len`` any number of further steps fits."""
         h = self._run(x.transpose(0, 1))  # (T, B, C + n D)
-        return h.transpose(0, 1), ConvCache.of_sequence(h, self.reach, max_len)
+        return h.transpose(0, 1), ConvCache.of_sequence(h, self.left_context, max_len)
 
     def _past_terms(self, cache: ConvCache) -> list[Tensor | None]:
         rows = iter(cache.past([o for conv in self.convs for o in conv.offsets]))
@@ -129,7 +129,7 @@ class DenseStack(SequenceModel):
     @torch.no_grad()
     def step(self, x_t: Tensor, cache: ConvCache) -> tuple[Tensor, ConvCache]:
         """(B, C), cache -> (B, C + n D), cache. The layers write straight into it: no concatenation, no copy."""
-        cache.check_room(self.reach)
+        cache.check_room(self.left_context)
         row = cache.next_row()  # (B, C + n D)
         row[:, : self.input_size] = x_t
         with torch.autocast(x_t.device.type, enabled=False):

@@ -35,7 +35,7 @@ class SelfAttention2d(nn.Module):
 
 
 class GlimpseEmbedding(nn.Module):
-    """Looks at an image a few times, each time where the last made it curious: (M, 1, 28, 28) -> (M, E).
+    """AttentionMaps at an image a few times, each time where the last made it curious: (M, 1, 28, 28) -> (M, E).
 
     A convolutional network makes a grid of 7x7 features. A recurrent state, at first made from their mean, asks for
     some of them by additive attention, reads them, and asks again (Xu et al., "Show, Attend and Tell",

@@ -11,7 +11,7 @@ from torch import nn
 from snail.attention import AttentionBlock, AttentionKind, Mechanism
 from snail.attention.scores import SCORE_NAMES, SCORES
 from snail.attention.selection import record_weights, recording, score_function_loss, select
-from snail.attention.windows import REACHES
+from snail.attention.windows import WINDOWS
 from snail.sequence import parameter_count
 
 B, H, T, S, K = 2, 3, 4, 5, 4
@@ -84,10 +84,10 @@ def test_one_head_of_general_attention_is_the_bilinear_form(name):
     torch.testing.assert_close(score(query, key, torch.arange(S)), expected)
 
 
-@pytest.mark.parametrize("reach", REACHES)
+@pytest.mark.parametrize("window_type", WINDOWS)
 @pytest.mark.parametrize("score", SCORE_NAMES)
-def test_more_heads_cost_no_parameters(score, reach):
-    kind = AttentionKind(score, reach)
+def test_more_heads_cost_no_parameters(score, window_type):
+    kind = AttentionKind(score, window_type)
     sizes = {parameter_count(AttentionBlock(6, 8, 4, max_len=10, heads=h, kind=kind)) for h in (1, 2, 4)}
     assert len(sizes) == 1
 
@@ -101,7 +101,7 @@ def test_heads_must_share_keys_and_values_evenly():
     ("wrong", "message"),
     [
         ({"score": "euclid"}, "score must be one of scaled-dot, dot, .*, got 'euclid'"),
-        ({"reach": "far"}, "reach must be one of global, local-m, local-p, got 'far'"),
+        ({"window_type": "far"}, "window_type must be one of global, local-m, local-p, got 'far'"),
         ({"selection": "some"}, "selection must be one of soft, hard, gumbel, got 'some'"),
         ({"window": 0}, "window must be at least 1, got 0"),
     ],
@@ -129,15 +129,15 @@ def test_location_based_scores_end_somewhere(form):
 def attended(kind, query, key, value):
     """Causal attention of one head by definition, for query (T, K), key (T, K), value (T, V), all in Python."""
     mechanism = shaken(Mechanism(kind, 1, query.shape[-1], len(query)))
-    reach, rows = mechanism.reach, []
+    attended_window, rows = mechanism.window, []
     for t in range(len(query)):
         center = None
-        if kind.reach == "local-p":
-            hidden = [math.tanh(dot(query[t], reach.hidden.weight[i])) for i in range(query.shape[-1])]
-            center = t / (1 + math.exp(-dot(hidden, reach.vector[0])))
+        if kind.window_type == "local-p":
+            hidden = [math.tanh(dot(query[t], attended_window.hidden.weight[i])) for i in range(query.shape[-1])]
+            center = t / (1 + math.exp(-dot(hidden, attended_window.vector[0])))
         scores, factors = {}, {}
         for s in range(t + 1):
-            if kind.reach == "local-m" and not t - s < kind.window:
+            if kind.window_type == "local-m" and not t - s < kind.window:
                 continue
             if center is not None and abs(s - center) > kind.window:
                 continue
@@ -149,11 +149,11 @@ def attended(kind, query, key, value):
     return mechanism, torch.stack(rows)
 
 
-@pytest.mark.parametrize("reach", REACHES)
+@pytest.mark.parametrize("window_type", WINDOWS)
 @pytest.mark.parametrize("window", [1, 2, 3])
-def test_reach_by_definition(reach, window):
+def test_windows_by_definition(window_type, window):
     query, key, value = doubles(7, 4), doubles(7, 4) * 2, doubles(7, 3)
-    mechanism, expected = attended(AttentionKind(reach=reach, window=window), query, key, value)
+    mechanism, expected = attended(AttentionKind(window_type=window_type, window=window), query, key, value)
     got = mechanism.causal(*(x[None, None] for x in (query, key, value)))
     torch.testing.assert_close(got[0, 0], expected, rtol=1e-12, atol=1e-13)
 
@@ -161,13 +161,13 @@ def test_reach_by_definition(reach, window):
 def test_the_predicted_centre_learns():
     """To read what stands at a given place, local-p has to move its centre there: gradients reach it."""
     torch.manual_seed(0)
-    mechanism = Mechanism(AttentionKind(reach="local-p", window=2), 1, 4, 9)
+    mechanism = Mechanism(AttentionKind(window_type="local-p", window=2), 1, 4, 9)
     query, key = torch.ones(1, 1, 9, 4), torch.zeros(1, 1, 9, 4)
     value = torch.arange(9.0)[None, None, :, None]
     optimizer = torch.optim.Adam(mechanism.parameters(), 0.05)
 
     def centre():
-        return mechanism.reach.centres(query[:, :, -1:], torch.tensor([8])).item()
+        return mechanism.window.centres(query[:, :, -1:], torch.tensor([8])).item()
 
     assert abs(centre() - 7) > 1
     for _ in range(200):
@@ -260,15 +260,15 @@ def test_without_random_choices_there_is_no_score_function_loss():
 
 KINDS = [
     *(AttentionKind(score) for score in SCORE_NAMES),
-    AttentionKind(reach="local-m", window=4),
-    AttentionKind(reach="local-p", window=4),
+    AttentionKind(window_type="local-m", window=4),
+    AttentionKind(window_type="local-p", window=4),
     AttentionKind(selection="gumbel"),
     AttentionKind(selection="hard"),
 ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS, ids=lambda k: f"{k.score}-{k.reach}-{k.selection}")
+@pytest.mark.parametrize("kind", KINDS, ids=lambda k: f"{k.score}-{k.window_type}-{k.selection}")
 def test_every_kind_learns_to_look_up(kind):
     """Say which of two colours the one marked item of the past had: nobody can without looking at it.
 

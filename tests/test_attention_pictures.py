@@ -67,7 +67,7 @@ def test_no_run_at_all_is_told_in_one_line(tmp_path, capsys):
 
 def looks(agent: str):
     config = find("glyphs/5way-1shot").config("snail", budget="smoke")
-    return build_learner(replace(config, model=FEWSHOT_VARIANTS[agent]), CPU).watch(0)
+    return build_learner(replace(config, model=FEWSHOT_VARIANTS[agent]), CPU).attention_maps(0)
 
 
 @pytest.mark.parametrize("agent", ["snail-4-heads", "seq2seq-aligned", "encoder-decoder", "snail-glimpses"])
@@ -90,9 +90,9 @@ def test_episodes_are_of_validation_classes_in_the_order_of_their_labels(agent):
 
 def test_a_trial_shows_the_weights_of_each_step():
     learner = build_learner(find("bandit/n10-k5").config("snail", budget="smoke"), CPU)
-    found = learner.watch(1)
+    found = learner.attention_maps(1)
     assert found.actions.shape == found.rewards.shape == (10,)
     (weights,) = found.layers
     assert weights.shape == (1, 10, 10) and (weights.triu(1) == 0).all()
     torch.testing.assert_close(weights.sum(-1), torch.ones(1, 10))
-    assert torch.equal(learner.watch(1).actions, found.actions)
+    assert torch.equal(learner.attention_maps(1).actions, found.actions)

@@ -113,7 +113,7 @@ def test_causal_convolution_sums_its_taps(kernel_size, dilation):
     conv = CausalConv1d(3, 4, kernel_size, dilation).double()
     x = doubles(2, 11, 3)
     assert_rows_equal(conv, x, lambda row: convolve(row, array(conv.weight), array(conv.bias), dilation))
-    assert conv.reach == (kernel_size - 1) * dilation
+    assert conv.left_context == (kernel_size - 1) * dilation
 
 
 def test_dense_block_by_hand():

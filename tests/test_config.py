@@ -17,6 +17,9 @@ from envs.fewshot.datasets.base import ImageClasses
 from runs.agents import AGENTS, METHODS
 from runs.algorithms.tuning import Tuning
 from runs.catalogue import BUDGETS, CATALOGUE, RunConfig, find
+from runs.commands.training import Train
+from runs.config.command_line import changed as with_settings
+from runs.config.command_line import parse
 from runs.config.serialization import from_dict, to_dict, to_json
 from runs.system.errors import RunError
 from runs.system.machine import Machine
@@ -349,3 +352,37 @@ def test_an_unknown_agent_or_budget_suggests_the_nearest():
         experiment.config("snail", algorithm="tpro")
     with pytest.raises(RunError, match=r"unknown budget 'smoek', did you mean smoke.* for bandit/n10-k5"):
         experiment.config("snail", budget="smoek")
+
+
+# ----- former names
+
+
+def test_former_names_of_settings_are_read(tmp_path):
+    """Records and scripts from before settings were renamed."""
+    config = find("bandit/n10-k5").config("snail", budget="smoke")
+    data = to_dict(config)
+    for section, new, old in (
+        ("training", "clip_eps", "clip"),
+        ("training", "entropy_coef", "entropy_bonus"),
+        ("training", "max_grad_norm", "gradient_clip"),
+        ("model", "window_type", "reach"),
+    ):
+        data[section][old] = data[section].pop(new)
+    data["training"]["clip"] = 0.3
+    assert from_dict(RunConfig, data) == replace(config, training=replace(config.training, clip_eps=0.3))
+    data["training"]["clip_eps"] = 0.2
+    with pytest.raises(RunError, match=r"config\.training has both clip_eps and clip"):
+        from_dict(RunConfig, data)
+
+
+def test_former_options_are_hidden_aliases(capsys):
+    train = Train.defaults(["bandit/n10-k5", "--budget", "smoke"])
+    for words in (["--training.clip", "0.3"], ["--training.clip=0.3"], ["--training.clip-eps", "0.3"]):
+        parsed = parse(Train, ["bandit/n10-k5", *words], "train", default=train)
+        assert parsed.training == replace(train.training, clip_eps=0.3)
+    changed_training = with_settings(train, {"training.entropy-bonus": 0.5}, "train").training
+    assert changed_training == replace(train.training, entropy_coef=0.5)
+    with pytest.raises(SystemExit):
+        parse(Train, ["--help"], "train", default=train)
+    shown = capsys.readouterr().out
+    assert "--training.clip-eps" in shown and "--training.clip " not in shown and "gradient-clip" not in shown

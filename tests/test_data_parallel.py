@@ -20,7 +20,7 @@ from two_processes import BANDIT, CONFIGS, DRAWINGS, RESUMED, WRONG, batch, go, 
 
 from runs.agents import SNAILConfig
 from runs.catalogue import RunConfig, find
-from runs.system.distributed.process_group import ALONE, Team
+from runs.system.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from runs.system.errors import RunError
 from runs.system.machine import Machine
 from runs.training import build_learner
@@ -44,7 +44,7 @@ def torchrun(*words: str, **options: Any) -> subprocess.Popen:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """Trained by one process, by two, by one and then two, by two and then one."""
-    path = tmp_path_factory.mktemp("team")
+    path = tmp_path_factory.mktemp("group")
     for name, config in CONFIGS.items():
         go(config, path / "one" / name, CPU)
         if name in RESUMED:
@@ -139,23 +139,28 @@ def test_normalisation_over_all_processes(outcomes):
 
 def test_one_process_leaves_all_as_it_is():
     x = torch.randn(3, 2)
-    assert ALONE.rows(x) is x and ALONE.spread(x) is x and ALONE.gather(x) is x and ALONE.total(x) is x
-    assert ALONE.any(True, False) == (True, False) and ALONE.mean({"a": 1.0}) == {"a": 1.0}
+    assert (
+        SINGLE_PROCESS.shard(x) is x
+        and SINGLE_PROCESS.scatter(x) is x
+        and SINGLE_PROCESS.gather(x) is x
+        and SINGLE_PROCESS.total(x) is x
+    )
+    assert SINGLE_PROCESS.any(True, False) == (True, False) and SINGLE_PROCESS.mean({"a": 1.0}) == {"a": 1.0}
     parameter = nn.Parameter(x)
     parameter.grad = gradient = torch.ones_like(x)
-    ALONE.average_gradients([parameter])
+    SINGLE_PROCESS.average_gradients([parameter])
     assert parameter.grad is gradient
-    with pytest.raises(KeyError), ALONE.together():
+    with pytest.raises(KeyError), SINGLE_PROCESS.barrier():
         raise KeyError
 
 
 def test_parts_of_equal_size():
     x = torch.arange(12).view(6, 2)
-    teams = [Team(rank, 3) for rank in range(3)]
-    assert torch.equal(torch.cat([team.rows(x) for team in teams]), x)
-    assert torch.equal(torch.stack([team.spread(team.rows(x)) for team in teams]).sum(0), x)
+    teams = [ProcessGroup(rank, 3) for rank in range(3)]
+    assert torch.equal(torch.cat([group.shard(x) for group in teams]), x)
+    assert torch.equal(torch.stack([group.scatter(group.shard(x)) for group in teams]).sum(0), x)
     with pytest.raises(ValueError, match="must be a multiple of the number of processes, got 6 and 4"):
-        Team(0, 4).rows(x)
+        ProcessGroup(0, 4).shard(x)
 
 
 def changed(config: RunConfig, **training: Any) -> RunConfig:
@@ -176,7 +181,7 @@ def test_what_cannot_be_shared_is_refused(what):
     """At once, in one line that says why."""
     config, message = REFUSED[what]
     with settings(config), pytest.raises(RunError, match=message):
-        build_learner(config, Machine(torch.device("cpu"), team=Team(0, 2)))
+        build_learner(config, Machine(torch.device("cpu"), group=ProcessGroup(0, 2)))
 
 
 LONG = ["-m", "runs.cli", "train", "bandit/n10-k5", "--agent", "gru", "--tracker", "none"]
@@ -227,5 +232,5 @@ def test_processes_that_cannot_be_reached(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(RunError, match=r"cannot join .* start them with torchrun"), CPU.in_team():
+    with pytest.raises(RunError, match=r"cannot join .* start them with torchrun"), CPU.in_process_group():
         pass

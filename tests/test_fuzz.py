@@ -195,7 +195,7 @@ def test_files_of_runs(results, tmp_path, seed, capsys, monkeypatch):
                 shutil.copytree(sorted(p for p in results.rglob("*-seed3*") if p.is_dir())[0], clean)
                 expected = EXPECTED["record"] = go(RunFolder(clean).config(), clean, resume=True)["results"]
             assert record["results"] == expected, what
-    assert CPU.team.alone
+    assert CPU.group.single
 
 
 EXPECTED: dict[str, Any] = {}

@@ -23,7 +23,7 @@ def test_a_step_of_ppo_reads_nothing_back_to_the_host(agent, monkeypatch):
     monkeypatch.setattr(ppo, "require_finite", lambda *_: None)  # which looks, on a processor alone
     training = PPOTraining(1, batch_size=8, minibatches=2, privileged_critic=True, expected_rewards=True)
     learner = training.learner(BanditTask(3, 5), AGENTS[agent], TrialTest(10), 0, Machine(torch.device("cpu")))
-    batch, _ = learner._judge(learner._play(), 0.3)
+    batch, _ = learner._compute_advantages(learner._play(), 0.3)
     before = [p.clone() for p in learner.model.parameters()]
     with FakeTensorMode(allow_non_fake_inputs=True):
         logs = learner._step(torch.tensor(0.1), *vars(batch).values())

@@ -344,10 +344,10 @@ def test_foreseen_rewards_leave_logits_and_values_their_places(shared):
     x = torch.randn(2, HORIZON, channels)
     with torch.no_grad():
         y = policy(x)
-        logits, values, rewards = agent.foresee(x)
+        logits, values, rewards = agent.with_predicted_rewards(x)
         assert torch.equal(logits, y[..., :ACTIONS]) and torch.equal(rewards, y[..., ACTIONS : 2 * ACTIONS])
         assert torch.equal(values, y[..., -1] if shared else agent.value(x)[..., 0])
         first, second = agent(x)
         assert torch.equal(first, logits) and torch.equal(second, values)
         assert agent.act(x[:, 0], agent.init_cache(2, HORIZON))[0].shape == (2, ACTIONS)
-        assert actor(shared=shared).foresee(x)[2].shape == (2, HORIZON, 0)
+        assert actor(shared=shared).with_predicted_rewards(x)[2].shape == (2, HORIZON, 0)

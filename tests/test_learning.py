@@ -65,9 +65,9 @@ RL = PPOTraining(
     learning_rate=3e-3,
     discount=0.99,
     gae_lambda=0.3,
-    clip=0.2,
-    entropy_bonus=0.01,
-    gradient_clip=1.0,
+    clip_eps=0.2,
+    entropy_coef=0.01,
+    max_grad_norm=1.0,
 )
 TRPO = TRPOTraining(steps=40, batch_size=64, max_kl=0.03, discount=0.99, minibatches=2)
 RL_AGENTS = {
@@ -76,7 +76,7 @@ RL_AGENTS = {
     "gru": (GRUConfig(hidden_size=32), replace(RL, steps=40, learning_rate=1e-2)),
     "transformer": (TransformerConfig(width=32), RL),
     "snail, one network": (AGENTS["snail"], replace(RL, shared_trunk=True)),
-    "snail, foreseeing rewards": (AGENTS["snail"], replace(RL, reward_prediction=1.0)),
+    "snail, predicting rewards": (AGENTS["snail"], replace(RL, reward_prediction=1.0)),
     "snail, growing trials": (AGENTS["snail"], replace(RL, curriculum=0.5, curriculum_episodes=2)),
     "gru, trpo": (GRUConfig(hidden_size=32), TRPO),
 }
@@ -98,7 +98,7 @@ def test_foreseen_rewards_come_true():
     training = replace(RL, reward_prediction=1.0)
     learner = training.learner(OneGoodArmTask(), AGENTS["snail"], TrialTest(trials=500), 0, CPU)
     errors = [learner.update(step)["reward_error"].item() for step in range(learner.steps)]
-    assert errors[0] > 0.2 and errors[-1] < 0.1  # 1/4 is the variance of a reward that nobody can foresee
+    assert errors[0] > 0.2 and errors[-1] < 0.1  # 1/4 is the variance of a reward that nobody can predict
 
 
 # ----- few-shot classification
@@ -120,7 +120,7 @@ FEWSHOT = SupervisedTraining(
     learning_rate=1e-2,
     warmup=0.1,
     weight_decay=1e-4,
-    gradient_clip=1.0,
+    max_grad_norm=1.0,
     bfloat16=False,
 )
 FEWSHOT_AGENTS = {

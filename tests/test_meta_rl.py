@@ -28,7 +28,7 @@ def judged(**changes):
     trials = rollout(learner.model, learner.env, learner.generator)
     with torch.no_grad():
         values = learner.model(trials.inputs)[1]  # nothing is known of their scale yet
-    batch, mismatch = learner._judge(trials, learner.training.gae_lambda)
+    batch, mismatch = learner._compute_advantages(trials, learner.training.gae_lambda)
     assert mismatch < 1e-5
     return learner, trials.rewards, values, batch
 
@@ -42,7 +42,7 @@ def test_values_learn_the_return_and_actions_are_judged_by_lambda():
         following = collected[:, t] = rewards[:, t] + 0.9 * following
     targets = (collected - collected.mean(0)) / collected.std(0, correction=0)
     torch.testing.assert_close(batch.targets, targets, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(learner.scale.restore(batch.targets), collected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(learner.return_normalizer.restore(batch.targets), collected, atol=1e-4, rtol=1e-4)
     delta = rewards - values
     delta[:, :-1] += 0.9 * values[:, 1:]
     advantages = (delta - delta.mean(0)) / delta.std(0, correction=0)

@@ -126,7 +126,7 @@ def test_agents_get_and_logs_show_the_rewards_that_were_drawn():
     assert set(trials.rewards.flatten().tolist()) <= {0.0, 1.0}
     shown = trials.inputs[:, 1:, -2]  # the previous reward
     assert torch.equal(shown, trials.rewards[:, :-1])
-    batch, _ = built._judge(trials, 0.3)
+    batch, _ = built._compute_advantages(trials, 0.3)
     assert torch.equal(batch.rewards, trials.rewards) and not torch.equal(batch.expected, trials.rewards)
 
 
@@ -138,7 +138,7 @@ def test_actions_are_judged_by_expected_rewards_and_told_values(gae_lambda):
     expected = MDP.expected_rewards(trials.tasks, seen, trials.actions)
     with torch.no_grad():
         values = built.model.value(torch.cat([trials.inputs, told], dim=-1))[..., 0]
-    batch, _ = built._judge(trials, gae_lambda)
+    batch, _ = built._compute_advantages(trials, gae_lambda)
     advantages = generalized_advantages(expected, values, 1.0, gae_lambda)
     torch.testing.assert_close(batch.advantages, standardized(advantages))
     torch.testing.assert_close(batch.expected, expected)
@@ -146,9 +146,9 @@ def test_actions_are_judged_by_expected_rewards_and_told_values(gae_lambda):
 
 @pytest.mark.parametrize("expected_rewards", [False, True])
 def test_gradients_of_the_loss_are_those_of_its_definition(expected_rewards):
-    built = learner_of("bandit", expected_rewards=expected_rewards, epochs=1, minibatches=1, gradient_clip=1e9)
-    batch, _ = built._judge(built._play(), 0.3)
-    loss, _ = built._losses(batch, torch.tensor(built.training.entropy_bonus))
+    built = learner_of("bandit", expected_rewards=expected_rewards, epochs=1, minibatches=1, max_grad_norm=1e9)
+    batch, _ = built._compute_advantages(built._play(), 0.3)
+    loss, _ = built._losses(batch, torch.tensor(built.training.entropy_coef))
     names, parameters = zip(*built.model.named_parameters(), strict=True)
     found = torch.autograd.grad(loss, parameters)
     y = built.model.policy(batch.inputs)
@@ -156,10 +156,10 @@ def test_gradients_of_the_loss_are_those_of_its_definition(expected_rewards):
     chosen = p.gather(-1, batch.actions[..., None])[..., 0]
     surrogate = (chosen / chosen.detach() * batch.advantages).mean()  # nothing is clipped where the policy is the same
     entropy = -(p * p.log()).sum(-1).mean()
-    foreseen = y[..., A : 2 * A].gather(-1, batch.actions[..., None])[..., 0]
+    predicted = y[..., A : 2 * A].gather(-1, batch.actions[..., None])[..., 0]
     rewards = batch.expected if expected_rewards else batch.rewards
     v = built.model.value(torch.cat([batch.inputs, batch.told], dim=-1))[..., 0]
-    by_hand = -surrogate - 0.02 * entropy + (foreseen - rewards).square().mean()
+    by_hand = -surrogate - 0.02 * entropy + (predicted - rewards).square().mean()
     by_hand = by_hand + 0.5 * (v - batch.targets).square().mean()
     for name, a, b in zip(names, found, torch.autograd.grad(by_hand, parameters), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6, msg=name)
@@ -167,11 +167,11 @@ def test_gradients_of_the_loss_are_those_of_its_definition(expected_rewards):
 
 def test_learning_in_half_precision_has_nearly_the_same_gradient():
     built = learner_of("bandit", model=SNAILConfig(width=0.5))
-    batch, _ = built._judge(built._play(), 0.3)
+    batch, _ = built._compute_advantages(built._play(), 0.3)
     found = []
     for half in (False, True):
         built.training = replace(built.training, bfloat16=half)
-        loss, _ = built._losses(batch, torch.tensor(built.training.entropy_bonus))
+        loss, _ = built._losses(batch, torch.tensor(built.training.entropy_coef))
         assert loss.dtype == torch.float32
         found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(built.model.parameters()))]))
     assert not torch.equal(*found)
@@ -181,9 +181,9 @@ def test_learning_in_half_precision_has_nearly_the_same_gradient():
 def test_the_ratio_is_taken_between_numerics_of_the_same_kind():
     """At the first minibatch of an update the policy is the one that was judged: the ratio is 1."""
     built = learner_of("bandit", bfloat16=True, model=SNAILConfig(width=0.5))
-    batch, _ = built._judge(built._play(), 0.3)
+    batch, _ = built._compute_advantages(built._play(), 0.3)
     with torch.no_grad():
-        _, logs = built._losses(batch, torch.tensor(built.training.entropy_bonus))
+        _, logs = built._losses(batch, torch.tensor(built.training.entropy_coef))
     assert logs["kl"].abs() < 1e-7
 
 

@@ -9,7 +9,7 @@ import torch
 from torch.distributions import Categorical
 
 from runs.algorithms.learner import Measurement
-from runs.algorithms.meta_rl import RunningScale
+from runs.algorithms.meta_rl import ReturnNormalizer
 from runs.algorithms.returns import (
     clipped_surrogate_loss,
     entropy,
@@ -17,7 +17,7 @@ from runs.algorithms.returns import (
     log_probability,
     standardized,
 )
-from runs.algorithms.schedules import geometric_growth, one_cycle
+from runs.algorithms.schedules import geometric_growth, warmup_cosine
 
 
 @pytest.fixture(autouse=True)
@@ -160,23 +160,23 @@ def test_standardized():
 
 
 def test_one_cycle_at_its_turning_points():
-    assert one_cycle(0.0, warmup=0.2) == 0
-    assert one_cycle(0.1, warmup=0.2) == pytest.approx(0.5)
-    assert one_cycle(0.2, warmup=0.2) == pytest.approx(1)
-    assert one_cycle(0.6, warmup=0.2) == pytest.approx(0.5)  # half of the way down
-    assert one_cycle(0.4, warmup=0.2) == pytest.approx(0.5 + 0.5 * math.cos(math.pi / 4))
-    assert one_cycle(1.0, warmup=0.2) == pytest.approx(0)
+    assert warmup_cosine(0.0, warmup=0.2) == 0
+    assert warmup_cosine(0.1, warmup=0.2) == pytest.approx(0.5)
+    assert warmup_cosine(0.2, warmup=0.2) == pytest.approx(1)
+    assert warmup_cosine(0.6, warmup=0.2) == pytest.approx(0.5)  # half of the way down
+    assert warmup_cosine(0.4, warmup=0.2) == pytest.approx(0.5 + 0.5 * math.cos(math.pi / 4))
+    assert warmup_cosine(1.0, warmup=0.2) == pytest.approx(0)
 
 
 def test_one_cycle_rises_then_falls():
-    factors = [one_cycle(i / 100, warmup=0.3) for i in range(101)]
+    factors = [warmup_cosine(i / 100, warmup=0.3) for i in range(101)]
     assert factors[:31] == sorted(factors[:31])
     assert factors[30:] == sorted(factors[30:], reverse=True)
     assert all(0 <= f <= 1 for f in factors)
 
 
 def test_one_cycle_without_warmup_starts_at_the_peak():
-    assert one_cycle(0.0, warmup=0.0) == 1 and one_cycle(0.5, warmup=0.0) == pytest.approx(0.5)
+    assert warmup_cosine(0.0, warmup=0.0) == 1 and warmup_cosine(0.5, warmup=0.0) == pytest.approx(0.5)
 
 
 def test_geometric_growth():
@@ -194,13 +194,13 @@ def columns(*pairs):
 
 
 def test_running_scale_takes_over_the_first_moments():
-    scale = RunningScale(2)
+    scale = ReturnNormalizer(2)
     scale.update(columns((1, 3), (10, 30)))
     assert scale.mean.tolist() == [2, 20] and scale.std.tolist() == pytest.approx([1, 10])
 
 
 def test_running_scale_moves_at_its_rate():
-    scale = RunningScale(1, rate=0.25)
+    scale = ReturnNormalizer(1, rate=0.25)
     scale.update(columns((1, 3)))
     scale.update(columns((8, 12)))
     assert scale.mean.tolist() == pytest.approx([0.75 * 2 + 0.25 * 10])
@@ -209,7 +209,7 @@ def test_running_scale_moves_at_its_rate():
 
 def test_shorter_trials_are_the_end_of_longer_ones():
     """Moments belong to the number of steps that remain; those never met stay as they were."""
-    scale = RunningScale(3)
+    scale = ReturnNormalizer(3)
     scale.update(columns((4, 6), (1, 3)))
     assert scale.mean.tolist() == [0, 5, 2]
     assert scale.normalize(columns((7, 7))).tolist() == [[5], [5]]
@@ -219,7 +219,7 @@ def test_shorter_trials_are_the_end_of_longer_ones():
 
 
 def test_running_scale_normalizes_and_restores():
-    scale, x = RunningScale(4), 5 + 3 * torch.randn(1000, 4)
+    scale, x = ReturnNormalizer(4), 5 + 3 * torch.randn(1000, 4)
     torch.testing.assert_close(scale.normalize(x), x)  # before anything is known
     scale.update(x)
     y = scale.normalize(x)
@@ -229,14 +229,14 @@ def test_running_scale_normalizes_and_restores():
 
 
 def test_running_scale_of_equal_returns_is_finite():
-    scale = RunningScale(1)
+    scale = ReturnNormalizer(1)
     scale.update(torch.ones(10, 1))
     assert scale.normalize(torch.ones(10, 1)).abs().max() == 0
     assert scale.restore(torch.zeros(1, 1)).item() == 1
 
 
 def test_running_scale_goes_on_from_a_saved_state():
-    scale, copy = RunningScale(1), RunningScale(1)
+    scale, copy = ReturnNormalizer(1), ReturnNormalizer(1)
     scale.update(columns((1, 3)))
     copy.load_state_dict(scale.state_dict())
     for each in (scale, copy):

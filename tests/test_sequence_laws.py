@@ -65,8 +65,8 @@ MODELS = {
 }
 KINDS = {
     **{score: AttentionKind(score) for score in SCORE_NAMES},
-    "local-m": AttentionKind(reach="local-m", window=3),
-    "local-p": AttentionKind(reach="local-p", window=3),
+    "local-m": AttentionKind(window_type="local-m", window=3),
+    "local-p": AttentionKind(window_type="local-p", window=3),
     "location-local-p": AttentionKind("location", "local-p", 2),
     "hard": AttentionKind(selection="hard"),
     "gumbel": AttentionKind("additive", "local-p", 4, "gumbel"),

@@ -93,7 +93,7 @@ def test_the_reference_has_what_extensions_derive_from(site):
     for package, names in {
         "snail": ("SequenceModel", "SNAIL"),
         "envs": ("TrialVectorEnv",),
-        "baselines": ("TrialMethod",),
+        "baselines": ("ClassicalAgent",),
         "runs": ("TrialTask", "SequenceAgent", "register", "register_agent", "load_extensions", "Training"),
     }.items():
         text = (site / "api" / f"{package}.html").read_text(encoding="utf-8")

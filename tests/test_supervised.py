@@ -113,7 +113,7 @@ SNAIL = SNAILConfig(width=0.2)
 def gradients_of_an_update(**changes: Any) -> dict[str, torch.Tensor]:
     """Gradients (not clipped) that the first update leaves, by parameter."""
     model = changes.pop("model", SNAIL)
-    training = replace(TRAINING, bfloat16=False, gradient_clip=1e9, **changes)
+    training = replace(TRAINING, bfloat16=False, max_grad_norm=1e9, **changes)
     built = build_learner(replace(CONFIG, model=model, training=training), CPU)
     torch.manual_seed(7)  # hard attention draws its choices
     built.update(0)

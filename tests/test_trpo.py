@@ -71,7 +71,7 @@ def test_every_step_gains_and_stays_in_the_trust_region(agent):
     """Measured anew, on the whole batch: the surrogate rises, and the KL divergence is at most what was allowed."""
     learner = learner_of(agent, max_kl=0.02)
     trials = rollout(learner.model, learner.env, learner.generator)
-    batch, _ = learner._judge(trials, 0.3)
+    batch, _ = learner._compute_advantages(trials, 0.3)
     with torch.no_grad():
         before, _ = learner.model(batch.inputs)
     logs = learner.improve(batch, left=1.0)
@@ -87,7 +87,7 @@ def test_every_step_gains_and_stays_in_the_trust_region(agent):
 
 def test_a_step_that_keeps_no_promise_is_not_made():
     learner = learner_of("gru", backtracks=1, max_kl=0.02, damping=1e-8, cg_steps=30)
-    batch, _ = learner._judge(rollout(learner.model, learner.env, learner.generator), 0.3)
+    batch, _ = learner._compute_advantages(rollout(learner.model, learner.env, learner.generator), 0.3)
     before = parameters_to_vector(learner.model.policy.parameters()).clone()
     nothing_to_gain = replace(batch, advantages=torch.zeros_like(batch.advantages))
     logs = learner.improve(nothing_to_gain, left=1.0)
@@ -97,7 +97,7 @@ def test_a_step_that_keeps_no_promise_is_not_made():
 
 def test_the_value_network_learns_its_targets():
     learner = learner_of("gru", value_epochs=30, value_learning_rate=1e-2)
-    batch, _ = learner._judge(rollout(learner.model, learner.env, learner.generator), 0.3)
+    batch, _ = learner._compute_advantages(rollout(learner.model, learner.env, learner.generator), 0.3)
 
     def error() -> float:
         with torch.no_grad():

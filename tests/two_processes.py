@@ -29,8 +29,8 @@ from runs.algorithms.trpo import TRPOTraining
 from runs.catalogue import RunConfig
 from runs.results.folder import RunFolder
 from runs.system.deadline import Deadline
-from runs.system.distributed.layers import use_team_layers
-from runs.system.distributed.process_group import Team
+from runs.system.distributed.layers import use_distributed_layers
+from runs.system.distributed.process_group import ProcessGroup
 from runs.system.errors import OutOfTime, RunError
 from runs.system.machine import Machine
 from runs.tasks import FewShotTask
@@ -130,9 +130,9 @@ def go_wrong(what: str, path: Path, machine: Machine) -> None:
     """Train with an error of which the tests have to become aware."""
     with pytest.MonkeyPatch.context() as patch:
         if what == "own norms":
-            patch.setattr(runs.algorithms.fewshot, "use_team_layers", lambda model, team: None)
+            patch.setattr(runs.algorithms.fewshot, "use_distributed_layers", lambda model, group: None)
         else:
-            patch.setattr(Team, "average_gradients", lambda self, parameters: None)
+            patch.setattr(ProcessGroup, "average_gradients", lambda self, parameters: None)
         go(DRAWINGS, path, machine)
 
 
@@ -156,40 +156,40 @@ def normalize(norm: nn.Module, x: torch.Tensor) -> dict[str, Any]:
     return found | {"gradient": x.grad, "state": norm.state_dict(), "test": norm.eval()(x)}
 
 
-def team_outcomes(team: Team) -> dict[str, Any]:
-    """What each method of the team comes to in this process."""
-    part = (10.0 * team.rank + torch.arange(2.0))[:, None].requires_grad_()  # (2, 1)
-    gathered = team.gather(part.expand(2, 3))  # (4, 3)
-    (gathered * torch.arange(12.0).view(4, 3) * (team.rank + 1)).sum().backward()
+def team_outcomes(group: ProcessGroup) -> dict[str, Any]:
+    """What each method of the group comes to in this process."""
+    part = (10.0 * group.rank + torch.arange(2.0))[:, None].requires_grad_()  # (2, 1)
+    gathered = group.gather(part.expand(2, 3))  # (4, 3)
+    (gathered * torch.arange(12.0).view(4, 3) * (group.rank + 1)).sum().backward()
     parameters = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(1))]
-    parameters[0].grad = torch.tensor([1.0, 2.0]) * (team.rank + 1)
-    parameters[1].grad = torch.tensor(float(team.rank))
-    team.average_gradients(parameters)
+    parameters[0].grad = torch.tensor([1.0, 2.0]) * (group.rank + 1)
+    parameters[1].grad = torch.tensor(float(group.rank))
+    group.average_gradients(parameters)
     try:
-        with team.together():
-            if team.rank == 1:
+        with group.barrier():
+            if group.rank == 1:
                 raise RunError("no room")
     except RunError as e:
         error = str(e)
-    with team.together():
+    with group.barrier():
         pass
-    team.require_same("number", 7)
+    group.require_same("number", 7)
     different = ""
     try:
-        team.require_same("checkpoint", team.rank)
+        group.require_same("checkpoint", group.rank)
     except RunError as e:
         different = str(e)
     norm = new_norm()
-    use_team_layers(norm, team)
-    normalized = normalize(norm, team.rows(batch()))
-    team.average_gradients(norm.parameters())
+    use_distributed_layers(norm, group)
+    normalized = normalize(norm, group.shard(batch()))
+    group.average_gradients(norm.parameters())
     return {
         "gathered": gathered,
         "gradient": part.grad,
-        "total": team.total(torch.tensor([1.0, team.rank])),
+        "total": group.total(torch.tensor([1.0, group.rank])),
         "averaged": [p.grad for p in parameters],
-        "mean": team.mean({"a": 1.0, "b": float(team.rank)}),
-        "any": team.any(False, True, team.rank == 1),
+        "mean": group.mean({"a": 1.0, "b": float(group.rank)}),
+        "any": group.any(False, True, group.rank == 1),
         "error": error,
         "different": different,
         "normalized": normalized | {"weights": [p.grad for p in norm.parameters()]},
@@ -198,14 +198,14 @@ def team_outcomes(team: Team) -> dict[str, Any]:
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    with Machine.named("cpu").in_team() as machine:
-        team = machine.team
-        torch.save(team_outcomes(team), folder / f"outcomes{team.rank}.pt")
+    with Machine.named("cpu").in_process_group() as machine:
+        group = machine.group
+        torch.save(team_outcomes(group), folder / f"outcomes{group.rank}.pt")
         for name, config in CONFIGS.items():
             go(config, folder / "two" / name, machine)
         for name in RESUMED:
             # one of them wants to stop: the other has to follow
-            go(CONFIGS[name], folder / "two, one" / name, machine, stops=team.rank == 1)
+            go(CONFIGS[name], folder / "two, one" / name, machine, stops=group.rank == 1)
             go(CONFIGS[name], folder / "one, two" / name, machine, resume=True)
         for what in WRONG:
             go_wrong(what, folder / what, machine)

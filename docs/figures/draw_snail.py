@@ -70,7 +70,7 @@ def network(model: SNAIL) -> str:
         left, right = (20 if i == 0 else 50 + 166 * i), (104 + 166 * i if i < 5 else 980)
         drawn += text((left + right) / 2, 52, f"(B, {T}, {width})", size=13) + arrow(left + 5, right - 5, 88)
     drawn += text(62, 132, "last action and", size=12) + text(62, 147, "what came of it", size=12)
-    drawn += text(925, 132, f"{ARMS} logits and", size=12) + text(925, 147, f"{ARMS} foreseen rewards", size=12)
+    drawn += text(925, 132, f"{ARMS} logits and", size=12) + text(925, 147, f"{ARMS} predicted rewards", size=12)
 
     drawn += text(20, 192, "Blocks add channels and keep the ones before:", "start", size=13)
     grown = [widths[0], *(b - a for a, b in pairwise(widths))]

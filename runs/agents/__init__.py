@@ -15,6 +15,7 @@ from baselines.bandits import (
     Random,
     Thompson,
 )
+from baselines.classical_agent import ClassicalAgent
 from baselines.mdps import (
     BEB,
     OPSRL,
@@ -26,7 +27,6 @@ from baselines.mdps import (
     Oracle,
     RandomPolicy,
 )
-from baselines.trial_method import TrialMethod
 from runs.agents.embeddings import GlimpseEmbeddingConfig, OmniglotEmbeddingConfig
 from runs.agents.fewshot import (
     AligningSeq2SeqConfig,
@@ -61,7 +61,7 @@ __all__ = [
     "TransformerConfig",
 ]
 
-AnyAgentConfig = FewShotAgent | TrialMethod
+AnyAgentConfig = FewShotAgent | ClassicalAgent
 """What can stand for an agent: what learns, and methods that do not."""
 
 AGENTS: dict[str, SequenceAgent] = {
@@ -81,8 +81,8 @@ FEWSHOT_AGENTS: dict[str, FewShotAgent] = {
 
 ATTENTION_VARIANTS: dict[str, SequenceAgent] = {
     **{f"snail-{score}": SNAILConfig(score=score) for score in SCORE_NAMES if score != "scaled-dot"},
-    "snail-local-m": SNAILConfig(reach="local-m"),
-    "snail-local-p": SNAILConfig(reach="local-p"),
+    "snail-local-m": SNAILConfig(window_type="local-m"),
+    "snail-local-p": SNAILConfig(window_type="local-p"),
     "snail-4-heads": SNAILConfig(heads=4),
     "snail-convolutions": SNAILConfig(blocks="convolutions"),
     "snail-attention": SNAILConfig(blocks="attention"),
@@ -94,8 +94,8 @@ ATTENTION_VARIANTS: dict[str, SequenceAgent] = {
 
 FEWSHOT_VARIANTS: dict[str, FewShotAgent] = {
     **ATTENTION_VARIANTS,
-    "snail-local-m": SNAILConfig(reach="local-m", window=3),  # of an episode with 6 items
-    "snail-local-p": SNAILConfig(reach="local-p", window=3),
+    "snail-local-m": SNAILConfig(window_type="local-m", window=3),  # of an episode with 6 items
+    "snail-local-p": SNAILConfig(window_type="local-p", window=3),
     "snail-hard": SNAILConfig(selection="hard"),
     "snail-gumbel": SNAILConfig(selection="gumbel"),
     "snail-glimpses": LookingSNAILConfig(),
@@ -136,5 +136,5 @@ MDP_METHODS: dict[str, MDPMethod] = {
     "oracle": Oracle(),
 }
 
-METHODS: dict[str, TrialMethod] = {**BANDIT_METHODS, **MDP_METHODS}
+METHODS: dict[str, ClassicalAgent] = {**BANDIT_METHODS, **MDP_METHODS}
 """The agents that do not learn."""

@@ -44,16 +44,16 @@ class SequenceAgent(FewShotAgent):
         num_actions: int,
         horizon: int,
         shared: bool = False,
-        foresees: bool = False,
+        predicts_rewards: bool = False,
         told: int = 0,
     ) -> ActorCritic:
         """What plays trials of ``horizon`` steps.
 
         shared: with one trunk for policy and value.
-        foresees: with an output for the reward of every action.
+        predicts_rewards: with an output for the reward of every action.
         told: channels that the value network alone is told of the task in training.
         """
         channels = ActorCritic.input_size(num_observations, num_actions)
-        policy = self.build("policy", channels, num_actions * (1 + foresees) + shared, horizon)
+        policy = self.build("policy", channels, num_actions * (1 + predicts_rewards) + shared, horizon)
         value = None if shared else self.build("value", channels + told, 1, horizon)
         return ActorCritic(policy, value, num_observations, num_actions)

@@ -13,10 +13,11 @@ from baselines.transformer import Combination, Positions, Transformer
 from envs.trials import require_positive
 from runs.agents.embeddings import GLIMPSES, GlimpseEmbeddingConfig, OmniglotEmbeddingConfig
 from runs.agents.interface import Role, SequenceAgent
+from runs.config.serialization import renamed
 from snail.attention import AttentionKind
 from snail.attention.scores import ScoreName
 from snail.attention.selection import Selection
-from snail.attention.windows import ReachName
+from snail.attention.windows import WindowType
 from snail.classifier import EpisodeModel
 from snail.model import FEWSHOT_BLOCKS, RL_POLICY_BLOCKS, RL_VALUE_BLOCKS, SNAIL, TC, Attention
 from snail.sequence import parameter_count
@@ -32,10 +33,10 @@ class _Attentive:
 
     score: ScoreName = "scaled-dot"
     """How well a key suits a query: scaled-dot, dot, general, cosine, additive or location."""
-    reach: ReachName = "global"
+    window_type: WindowType = renamed("reach", "global")
     """global: all of the past; local-m: the last steps; local-p: around a predicted place."""
     window: int = 16
-    """Steps within reach of local attention."""
+    """Steps in the window of local attention."""
     selection: Selection = "soft"
     """soft: a mixture of values; hard: one of them, learned by score functions; gumbel: straight through."""
 
@@ -49,7 +50,7 @@ class _Attentive:
             raise ValueError(
                 f"{self.selection} attention learns from few-shot episodes only; give --model.selection soft"
             )
-        return AttentionKind(self.score, self.reach, self.window, self.selection)
+        return AttentionKind(self.score, self.window_type, self.window, self.selection)
 
 
 BlockChoice = Literal["all", "convolutions", "attention"]

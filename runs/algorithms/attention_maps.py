@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class EpisodeLooks:
+class EpisodeAttention:
     """One few-shot episode, seen by a classifier. The support is in the order of its labels.
 
     support: (S, C, height, width) uint8; support_y: (S,).
@@ -27,7 +27,7 @@ class EpisodeLooks:
 
 
 @dataclass(frozen=True)
-class TrialLooks:
+class TrialAttention:
     """One trial, played by a policy.
 
     actions, rewards: (T,).
@@ -40,4 +40,4 @@ class TrialLooks:
     layers: tuple[Tensor, ...]
 
 
-Looks = EpisodeLooks | TrialLooks
+AttentionMaps = EpisodeAttention | TrialAttention

@@ -16,11 +16,12 @@ from envs.fewshot.datasets.base import ImageClasses
 from envs.fewshot.episodes import EpisodeIndices, Episodes, EpisodeSampler, task_set_hash
 from envs.trials import require_positive
 from runs.agents import FewShotAgent
-from runs.algorithms.attention_maps import EpisodeLooks
+from runs.algorithms.attention_maps import EpisodeAttention
 from runs.algorithms.finite import NotFinite, not_finite
 from runs.algorithms.learner import Measurement, Test, Training
-from runs.algorithms.schedules import one_cycle
-from runs.system.distributed.layers import use_team_layers
+from runs.algorithms.schedules import warmup_cosine
+from runs.config.serialization import renamed
+from runs.system.distributed.layers import use_distributed_layers
 from runs.system.machine import Machine
 from runs.tasks import FewShotTask
 from snail.attention.selection import recording, score_function_loss
@@ -46,7 +47,7 @@ class SupervisedTraining(Training):
     """Fraction of training over which the learning rate rises."""
     weight_decay: float = 1e-4
     """Decoupled weight decay."""
-    gradient_clip: float = 1.0
+    max_grad_norm: float = renamed("gradient_clip", 1.0)
     """Largest norm of the gradient."""
     bfloat16: bool = True
     """Matrix products and convolutions in bfloat16 (parameters stay in float32)."""
@@ -62,7 +63,7 @@ class SupervisedTraining(Training):
     validation_episodes: int = 400
     """Episodes of the validation classes in each look at them."""
     validations: int = 20
-    """Looks at the validation classes in a training."""
+    """AttentionMaps at the validation classes in a training."""
     selection: Selection = "best"
     """Which weights are tested: those of the best look at the validation classes, or the final ones."""
 
@@ -111,12 +112,12 @@ class FewShotLearner:
         seed: int,
         machine: Machine,
     ):
-        self.training, self.task, self.test, self.machine, self.team = training, task, test, machine, machine.team
+        self.training, self.task, self.test, self.machine, self.group = training, task, test, machine, machine.group
         self.steps = training.steps
         self.validations = training.validations
         self._half = training.bfloat16
         require_positive(steps=training.steps, batch_size=training.batch_size)
-        self.team.require_parts("batch_size", training.batch_size)
+        self.group.require_divisible("batch_size", training.batch_size)
         if min(test.episodes, training.validation_episodes) < 2:
             raise ValueError(
                 f"an interval needs at least 2 episodes, got {test.episodes} for testing "
@@ -133,8 +134,8 @@ class FewShotLearner:
         embeds = type(model).encode is not EpisodeModel.encode
         self.class_weight, self.prototype_weight = training.class_loss * embeds, training.prototype_loss * embeds
         if not embeds and any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules()):
-            self.team.require_alone("this agent's dropout is drawn episode by episode")
-        use_team_layers(model, self.team)
+            self.group.require_single_process("this agent's dropout is drawn episode by episode")
+        use_distributed_layers(model, self.group)
         self.model = model.to(machine.device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.class_head: nn.Module = nn.Identity()  # of the auxiliary task
@@ -172,7 +173,7 @@ class FewShotLearner:
             NotFinite: before the step, if a loss or a gradient is not finite; on a GPU, where looking would wait for
                 it, nothing is checked.
         """
-        factor = one_cycle((step + 1) / (self.steps + 1), self.training.warmup)
+        factor = warmup_cosine((step + 1) / (self.steps + 1), self.training.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = self.training.learning_rate * factor
         choice = torch.randint(len(self.task.shots), (), generator=self.shots_generator)
@@ -180,14 +181,14 @@ class FewShotLearner:
         indices = self.sampler.sample_indices(self.training.batch_size, shots, self.generator)
         episodes = self.sampler.gather(indices).to(self.machine.device)
         episodes = self._part(self._augmented(episodes))
-        images = self.team.rows(torch.cat([indices.support, indices.query], dim=1))  # (B, S + Q)
+        images = self.group.shard(torch.cat([indices.support, indices.query], dim=1))  # (B, S + Q)
         classes = images // self.sampler.per_class
         self.trained.train()
         total, logs = self._losses(episodes, classes)
         self.optimizer.zero_grad()
         total.backward()
-        self.team.average_gradients(self.trained.parameters())
-        norm = torch.nn.utils.clip_grad_norm_(self.trained.parameters(), self.training.gradient_clip)
+        self.group.average_gradients(self.trained.parameters())
+        norm = torch.nn.utils.clip_grad_norm_(self.trained.parameters(), self.training.max_grad_norm)
         if norm.device.type == "cpu" and not norm.isfinite():
             raise self._not_finite(lambda: self._losses(episodes, classes)[0])
         self.optimizer.step()
@@ -229,8 +230,8 @@ class FewShotLearner:
         if self.training.prototype_pool == "episode":
             return F.cross_entropy(prototypical_logits(encoded, ways).flatten(0, 1), query_y.flatten())
         parts = encoded.support_x.float(), encoded.support_y, encoded.query_x.float()
-        encoded = EncodedEpisodes(*map(self.team.gather, parts))
-        query_y, classes = self.team.gather(query_y), self.team.gather(classes)
+        encoded = EncodedEpisodes(*map(self.group.gather, parts))
+        query_y, classes = self.group.gather(query_y), self.group.gather(classes)
         first = torch.arange(len(query_y), device=query_y.device)[:, None] * ways  # of an episode, among all
         return F.cross_entropy(pooled_prototypical_logits(encoded, classes, ways), (first + query_y).flatten())
 
@@ -243,7 +244,7 @@ class FewShotLearner:
     def _part(self, episodes: Episodes) -> Episodes:
         """Those of this process."""
         parts = episodes.support_x, episodes.support_y, episodes.query_x, episodes.query_y
-        return Episodes(*map(self.team.rows, parts))
+        return Episodes(*map(self.group.shard, parts))
 
     def units(self, step: int) -> int:
         """Training episodes in an update."""
@@ -334,7 +335,7 @@ class FewShotLearner:
         return scattered.unflatten(0, images.shape[:2])
 
     @torch.no_grad()
-    def watch(self, seed: int, queries: int = 8) -> EpisodeLooks:
+    def attention_maps(self, seed: int, queries: int = 8) -> EpisodeAttention:
         """What an episode of the validation classes is classified by, with the most shots that are tested."""
         self._take_selected()
         self.model.eval()
@@ -354,7 +355,7 @@ class FewShotLearner:
         layers = (w[0, :, :, :support] for w in of_episode.weights if w.shape[2] == queries)
         side = [round(w.shape[-1] ** 0.5) for w in of_images.weights]
         glimpses = (w[:, 0, 0].unflatten(-1, (n, n)) for w, n in zip(of_images.weights, side, strict=True))
-        return EpisodeLooks(
+        return EpisodeAttention(
             episodes.support_x[0],
             episodes.support_y[0],
             episodes.query_x[0],

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from runs.system.errors import RunError
 
-SMALLER_STEPS = "try a smaller --training.learning-rate or --training.gradient-clip"
+SMALLER_STEPS = "try a smaller --training.learning-rate or --training.max-grad-norm"
 NO_BFLOAT16 = "in float32 it is finite: try --training.no-bfloat16"
 
 

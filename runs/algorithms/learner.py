@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from runs.algorithms.attention_maps import Looks
+from runs.algorithms.attention_maps import AttentionMaps
 from runs.system.machine import Machine
 
 
@@ -58,7 +58,7 @@ class Learner(Protocol):
     unit: str
     """What the throughput counts."""
     validations: int
-    """Looks at the validation tasks in a whole training."""
+    """AttentionMaps at the validation tasks in a whole training."""
 
     @property
     def model(self) -> nn.Module:
@@ -76,7 +76,7 @@ class Learner(Protocol):
     def evaluate(self, progress: Any) -> list[Measurement]:
         """The numbers to report, on the frozen test tasks. ``progress`` is called with (done, of) now and then."""
 
-    def watch(self, seed: int) -> Looks | None:
+    def attention_maps(self, seed: int) -> AttentionMaps | None:
         """What the tested weights attend to on one task, not of the test; None where nothing is learned that could."""
 
     def details(self) -> dict[str, Any]:

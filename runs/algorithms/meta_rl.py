@@ -17,18 +17,18 @@ from torch import Tensor, nn
 
 from envs.trials import TrialVectorEnv, require_positive
 from runs.agents import SequenceAgent
-from runs.algorithms.attention_maps import TrialLooks
+from runs.algorithms.attention_maps import TrialAttention
 from runs.algorithms.finite import require_finite
 from runs.algorithms.learner import Measurement, Test, Training
 from runs.algorithms.returns import generalized_advantages, log_probability, standardized
 from runs.algorithms.rollout import Player, Trajectories, player, rollout
 from runs.algorithms.schedules import geometric_growth, ramp
-from runs.system.distributed.layers import use_team_layers
+from runs.system.distributed.layers import use_distributed_layers
 from runs.system.machine import Machine, stream_seed
 from runs.tasks import TrialTask
 from snail.attention.selection import recording
 
-JUDGED_AT_ONCE = 32_768
+STEPS_AT_ONCE = 32_768
 """Steps that the model judges in one piece, for memory's sake."""
 
 
@@ -97,7 +97,7 @@ class TrialTest(Test):
         return [Measurement.of("return", torch.cat(totals), task_set)]
 
 
-class RunningScale(nn.Module):
+class ReturnNormalizer(nn.Module):
     """Mean and standard deviation of the returns seen so far, one pair for each number of steps that remain.
 
     The value network is handed targets of one scale, and need not learn how much shorter the trial has become.
@@ -186,7 +186,7 @@ class MetaRLLearner(ABC):
         seed: int,
         machine: Machine,
         shared_trunk: bool = False,
-        foresees: bool = False,
+        predicts_rewards: bool = False,
     ):
         require_positive(
             steps=training.steps, batch_size=training.batch_size, curriculum_episodes=training.curriculum_episodes
@@ -202,16 +202,16 @@ class MetaRLLearner(ABC):
         if training.privileged_critic and (shared_trunk or not told):
             why = "a shared trunk acts as well" if shared_trunk else f"{type(task).__name__} tells it nothing"
             raise ValueError(f"the critic cannot be privileged: {why}; give --training.no-privileged-critic")
-        self.training, self.task, self.test, self.machine, self.team = training, task, test, machine, machine.team
+        self.training, self.task, self.test, self.machine, self.group = training, task, test, machine, machine.group
         self.steps = training.steps
         self.env = env = task.make_env(training.batch_size, machine.device)
         self.horizon, self.episodes = env.horizon, env.horizon // env.episode_length
         torch.manual_seed(seed)
         sizes = env.num_observations, env.num_actions, env.horizon
-        model = agent.build_actor_critic(*sizes, shared_trunk, foresees, told)
-        use_team_layers(model, self.team)
+        model = agent.build_actor_critic(*sizes, shared_trunk, predicts_rewards, told)
+        use_distributed_layers(model, self.group)
         self.model = model.to(machine.device)
-        self.scale = RunningScale(env.horizon).to(machine.device)
+        self.return_normalizer = ReturnNormalizer(env.horizon).to(machine.device)
         self.generator = machine.generator(stream_seed(seed, "actions"))
         self.env.reset(seed=stream_seed(seed, "tasks"))
         self._player: Player | None = None  # of the present env
@@ -228,7 +228,7 @@ class MetaRLLearner(ABC):
     def update(self, step: int) -> dict[str, Tensor]:
         """Play a batch of trials, judge it, improve."""
         self._set_length(self._episodes_at(step))
-        batch, mismatch = self._judge(self._play(), self._lambda(step / self.steps))
+        batch, mismatch = self._compute_advantages(self._play(), self._lambda(step / self.steps))
         logs = self.improve(batch, 1 - step / self.steps)
         return {**logs, "return": batch.rewards.sum(1).mean(), "step_forward_mismatch": mismatch}
 
@@ -255,10 +255,10 @@ class MetaRLLearner(ABC):
         return self.training.batch_size * self.episodes // episodes
 
     def _check_parts(self, minibatches: int) -> None:
-        """Raise ValueError unless the team can share out each of so many pieces of every update's trials."""
-        for episodes in {self._episodes_at(step) for step in range(self.steps)} if not self.team.alone else ():
+        """Raise ValueError unless the group can share out each of so many pieces of every update's trials."""
+        for episodes in {self._episodes_at(step) for step in range(self.steps)} if not self.group.single else ():
             for rows in torch.arange(self._trials_of(episodes)).chunk(minibatches):
-                self.team.require_parts("the trials of a minibatch", len(rows))
+                self.group.require_divisible("the trials of a minibatch", len(rows))
 
     def _set_length(self, episodes: int) -> None:
         """Let the environment's trials have so many inner episodes; its randomness goes on."""
@@ -271,11 +271,11 @@ class MetaRLLearner(ABC):
     def _play(self) -> Trajectories:
         """This process's part of the next batch."""
         if self._player is None:
-            self._player = player(self.model, self.env, self.generator, self.team)
+            self._player = player(self.model, self.env, self.generator, self.group)
         return self._player()
 
     @torch.no_grad()
-    def _judge(self, trials: Trajectories, gae_lambda: float) -> tuple[Batch, Tensor]:
+    def _compute_advantages(self, trials: Trajectories, gae_lambda: float) -> tuple[Batch, Tensor]:
         """Advantages and value targets of the trials; and the largest difference between streaming and parallel form.
 
         Each process passes its own trials through the model, and has all of them judged afterwards.
@@ -289,21 +289,21 @@ class MetaRLLearner(ABC):
                 expected = self.task.expected_rewards(trials.tasks, seen, trials.actions)
             if training.privileged_critic:
                 told = self.task.privileged(trials.tasks, seen)
-        rows = max(1, JUDGED_AT_ONCE // trials.inputs.shape[1])
+        rows = max(1, STEPS_AT_ONCE // trials.inputs.shape[1])
         inputs = trials.inputs.split(rows)
         pieces = zip(inputs, [None] * len(inputs) if told is None else told.split(rows), strict=True)
         with self._autocast():
             logits, values = map(torch.cat, zip(*(self.model(x, t) for x, t in pieces), strict=True))
-        log_probs = self.team.gather(log_probability(logits, trials.actions))  # (B, T)
-        values = self.scale.restore(self.team.gather(values))
-        trials = Trajectories(*map(self.team.gather, vars(trials).values()))
-        expected, told = self.team.gather(expected), None if told is None else self.team.gather(told)
+        log_probs = self.group.gather(log_probability(logits, trials.actions))  # (B, T)
+        values = self.return_normalizer.restore(self.group.gather(values))
+        trials = Trajectories(*map(self.group.gather, vars(trials).values()))
+        expected, told = self.group.gather(expected), None if told is None else self.group.gather(told)
 
         def advantages(gae_lambda: float) -> Tensor:
             return generalized_advantages(expected, values, training.discount, gae_lambda)
 
         returns = advantages(training.value_lambda) + values  # (B, T)
-        self.scale.update(returns)
+        self.return_normalizer.update(returns)
         batch = Batch(
             trials.inputs,
             trials.actions,
@@ -312,7 +312,7 @@ class MetaRLLearner(ABC):
             expected,
             told,
             standardized(advantages(gae_lambda)),
-            self.scale.normalize(returns),
+            self.return_normalizer.normalize(returns),
         )
         return batch, (log_probs - trials.log_probs).abs().max()
 
@@ -332,7 +332,7 @@ class MetaRLLearner(ABC):
         return self.test.measure(self.task, self.machine, play, progress)
 
     @torch.no_grad()
-    def watch(self, seed: int) -> TrialLooks:
+    def attention_maps(self, seed: int) -> TrialAttention:
         """What the policy attends to in a trial of its own."""
         env = self.task.make_env(1, self.machine.device)
         env.reset(seed=stream_seed(seed, "watched task"))
@@ -341,7 +341,7 @@ class MetaRLLearner(ABC):
         with recording(weights=True) as tape:
             self.model.policy(trial.inputs)
         layers = tuple(weights[0].float().cpu() for weights in tape.weights)
-        return TrialLooks(trial.actions[0].cpu(), trial.rewards[0].cpu(), layers)
+        return TrialAttention(trial.actions[0].cpu(), trial.rewards[0].cpu(), layers)
 
     def details(self) -> dict[str, Any]:
         """Nothing more to tell."""
@@ -351,7 +351,7 @@ class MetaRLLearner(ABC):
         """Weights, scale of the returns and the state of the randomness."""
         return {
             "model": self.model.state_dict(),
-            "scale": self.scale.state_dict(),
+            "scale": self.return_normalizer.state_dict(),
             "generator": self.generator.get_state(),
             "env_generator": self.env.generator.get_state(),
         }
@@ -359,7 +359,7 @@ class MetaRLLearner(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
         self.load_weights(state)
-        self.scale.load_state_dict(state["scale"])
+        self.return_normalizer.load_state_dict(state["scale"])
         self.generator.set_state(state["generator"])
         self.env.generator.set_state(state["env_generator"])
 

@@ -14,6 +14,7 @@ from runs.algorithms.cuda_graphs import ReplayedStep
 from runs.algorithms.finite import require_finite
 from runs.algorithms.meta_rl import Batch, MetaRLLearner, MetaRLTraining, TrialTest
 from runs.algorithms.returns import clipped_surrogate_loss, entropy, log_probability
+from runs.config.serialization import renamed
 from runs.system.machine import Machine
 from runs.tasks import TrialTask
 
@@ -28,13 +29,13 @@ class PPOTraining(MetaRLTraining):
     """Pieces of whole trials that each pass is cut into."""
     learning_rate: float = 2e-3
     """Adam's step size at the start; it falls linearly to 0."""
-    clip: float = 0.2
-    """How far the probability ratio may pay off."""
-    entropy_bonus: float = 0.02
+    clip_eps: float = renamed("clip", 0.2)
+    """Clipping range of the probability ratio."""
+    entropy_coef: float = renamed("entropy_bonus", 0.02)
     """Weight of the policy's entropy at the start; it falls linearly to 0."""
     reward_prediction: float = 1.0
-    """Weight of the squared error of foreseen rewards, an auxiliary task of the policy network; 0: none."""
-    gradient_clip: float = 1.0
+    """Weight of the squared error of predicted rewards, an auxiliary task of the policy network; 0: none."""
+    max_grad_norm: float = renamed("gradient_clip", 1.0)
     """Largest norm of the gradient, of policy and value network each."""
     shared_trunk: bool = False
     """One network for policy and value instead of the paper's two."""
@@ -67,18 +68,18 @@ class PPOLearner(MetaRLLearner):
         # on a GPU the rate is a tensor, which a recorded step reads anew
         self._rate = torch.tensor(training.learning_rate, device=machine.device) if on_gpu else training.learning_rate
         self.optimizer = torch.optim.Adam(self.model.parameters(), self._rate, eps=1e-5, fused=True, capturable=on_gpu)
-        self._replayed_step = ReplayedStep(self._step, graphs=on_gpu and self.team.alone)
+        self._replayed_step = ReplayedStep(self._step, graphs=on_gpu and self.group.single)
 
     def improve(self, batch: Batch, left: float) -> dict[str, Tensor]:
         """A few epochs over the batch, in minibatches of whole trials."""
         training, device = self.training, self.machine.device
         self._set_rate(training.learning_rate * left)
-        entropy_weight = torch.tensor(training.entropy_bonus * left, device=device)
+        entropy_weight = torch.tensor(training.entropy_coef * left, device=device)
         logs: dict[str, list[Tensor]] = {}
         for _ in range(training.epochs):
             order = torch.randperm(len(batch.inputs), generator=self.generator, device=device)
             for minibatch in order.chunk(training.minibatches):
-                rows = batch.rows(self.team.rows(minibatch))
+                rows = batch.rows(self.group.shard(minibatch))
                 for name, x in self._replayed_step(entropy_weight, *vars(rows).values()).items():
                     logs.setdefault(name, []).append(x)
         return {name: torch.stack(xs).mean() for name, xs in logs.items()}
@@ -89,9 +90,9 @@ class PPOLearner(MetaRLLearner):
         loss, found = self._losses(batch, entropy_weight)
         self.optimizer.zero_grad()
         loss.backward()
-        self.team.average_gradients(model.parameters())
+        self.group.average_gradients(model.parameters())
         norms = [
-            nn.utils.clip_grad_norm_(part.parameters(), self.training.gradient_clip)
+            nn.utils.clip_grad_norm_(part.parameters(), self.training.max_grad_norm)
             for part in (model.policy, model.value)
             if part is not None
         ]
@@ -103,16 +104,16 @@ class PPOLearner(MetaRLLearner):
         """The loss of some trials, and what to log of it."""
         training = self.training
         with self._autocast():
-            logits, value, foreseen = self.model.foresee(batch.inputs, batch.told)
+            logits, value, predicted = self.model.with_predicted_rewards(batch.inputs, batch.told)
         log_ratio = log_probability(logits, batch.actions) - batch.log_probs
-        policy_loss = clipped_surrogate_loss(log_ratio, batch.advantages, training.clip)
+        policy_loss = clipped_surrogate_loss(log_ratio, batch.advantages, training.clip_eps)
         value_loss = 0.5 * (value - batch.targets).square().mean()
         spread = entropy(logits).mean()
         loss = policy_loss + value_loss - entropy_weight * spread
         found = {"value_loss": value_loss, "entropy": spread}
         if training.reward_prediction > 0:
-            foreseen = foreseen.gather(-1, batch.actions[..., None])[..., 0]  # (B, T), of what was done
-            found["reward_error"] = (foreseen - batch.expected).square().mean()
+            predicted = predicted.gather(-1, batch.actions[..., None])[..., 0]  # (B, T), of what was done
+            found["reward_error"] = (predicted - batch.expected).square().mean()
             loss = loss + training.reward_prediction * found["reward_error"]
         with torch.no_grad():
             kl = (log_ratio.exp() - 1 - log_ratio).mean()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from envs.trials import TrialVectorEnv
-from runs.system.distributed.process_group import ALONE, Team
+from runs.system.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from snail.actor_critic import ActorCritic
 
 
@@ -37,19 +37,19 @@ def rollout(
     env: TrialVectorEnv,
     generator: torch.Generator,
     tasks: Tensor | None = None,
-    team: Team = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> Trajectories:
     """Play one trial in every row of ``env`` with sampled actions, on new tasks or on the given ones.
 
     The agent streams: each step costs the same convolution work, however long the trial already is.
 
-    Of a team, each process plays its own rows, and gets their trajectories. It draws the tasks and the randomness of
+    Of a group, each process plays its own rows, and gets their trajectories. It draws the tasks and the randomness of
     all, so that they stay the same in all processes, and does just anything in the rows of the others: what one row
     does cannot change what another sees.
     """
     observation, _ = env.reset(options=None if tasks is None else {"tasks": tasks})
     T, device = env.horizon, env.device
-    x = agent.first_input(team.rows(observation))  # (B, C)
+    x = agent.first_input(group.shard(observation))  # (B, C)
     B = len(x)
     cache = agent.init_cache(B, T)
     # time-major, as the convolutions read it
@@ -61,21 +61,23 @@ def rollout(
         log_p = logits.log_softmax(-1)
         # the largest of p / Exp(1) is a draw from p, and needs no copy to the host
         noise = log_p.new_empty(env.num_envs, log_p.shape[1]).exponential_(generator=generator)
-        action = (log_p.exp() / team.rows(noise)).argmax(-1)  # (B,)
+        action = (log_p.exp() / group.shard(noise)).argmax(-1)  # (B,)
         inputs[t], actions[t] = x, action
         log_probs[t] = log_p.gather(-1, action[:, None])[:, 0]
-        observation, reward, _, _, info = env.step(team.spread(action))
-        rewards[t] = team.rows(reward)
-        x = agent.encode(team.rows(observation), action, rewards[t], team.rows(info["episode_end"]))
+        observation, reward, _, _, info = env.step(group.scatter(action))
+        rewards[t] = group.shard(reward)
+        x = agent.encode(group.shard(observation), action, rewards[t], group.shard(info["episode_end"]))
     inputs, actions, log_probs, rewards = (y.transpose(0, 1) for y in (inputs, actions, log_probs, rewards))
-    return Trajectories(inputs, actions, log_probs, rewards, team.rows(env.tasks))
+    return Trajectories(inputs, actions, log_probs, rewards, group.shard(env.tasks))
 
 
 Player = Callable[[], Trajectories]
 """Plays one trial in every row of an environment, on new tasks."""
 
 
-def player(agent: ActorCritic, env: TrialVectorEnv, generator: torch.Generator, team: Team = ALONE) -> Player:
+def player(
+    agent: ActorCritic, env: TrialVectorEnv, generator: torch.Generator, group: ProcessGroup = SINGLE_PROCESS
+) -> Player:
     """What plays batch after batch: on a GPU a `RecordedRollout`, elsewhere `rollout` itself.
 
     Where recording is not possible, or does not give what the plain rollout gives, a warning says so and the plain
@@ -83,10 +85,10 @@ def player(agent: ActorCritic, env: TrialVectorEnv, generator: torch.Generator, 
     """
     if env.device.type == "cuda":
         try:
-            return RecordedRollout(agent, env, generator, team)
+            return RecordedRollout(agent, env, generator, group)
         except RuntimeError as e:
             warnings.warn(f"rollouts are not recorded as a CUDA graph, so they are slower: {e}", stacklevel=2)
-    return lambda: rollout(agent, env, generator, team=team)
+    return lambda: rollout(agent, env, generator, group=group)
 
 
 class RecordedRollout:
@@ -97,13 +99,15 @@ class RecordedRollout:
     end; weights are read where the optimiser writes them, and randomness goes on from where the generators are.
 
     Args:
-        agent, env, generator, team: as of `rollout`; env and generator on a GPU.
+        agent, env, generator, group: as of `rollout`; env and generator on a GPU.
 
     Raises:
         RuntimeError: if the rollout cannot be recorded, or what is replayed is not what the plain one plays.
     """
 
-    def __init__(self, agent: ActorCritic, env: TrialVectorEnv, generator: torch.Generator, team: Team = ALONE):
+    def __init__(
+        self, agent: ActorCritic, env: TrialVectorEnv, generator: torch.Generator, group: ProcessGroup = SINGLE_PROCESS
+    ):
         generators = (generator, env.generator)
         before = [g.get_state() for g in generators]
 
@@ -112,7 +116,7 @@ class RecordedRollout:
                 g.set_state(state)
 
         try:
-            plain = self._record(agent, env, generator, team)
+            plain = self._record(agent, env, generator, group)
             rewind()
             again = self()
             if not (torch.equal(again.actions, plain.actions) and torch.equal(again.rewards, plain.rewards)):
@@ -120,18 +124,20 @@ class RecordedRollout:
         finally:
             rewind()  # whoever plays now begins where this found the randomness
 
-    def _record(self, agent: ActorCritic, env: TrialVectorEnv, generator: torch.Generator, team: Team) -> Trajectories:
+    def _record(
+        self, agent: ActorCritic, env: TrialVectorEnv, generator: torch.Generator, group: ProcessGroup
+    ) -> Trajectories:
         """Record a rollout; returns what the plain one played just before."""
         stream = torch.cuda.Stream(env.device)
         stream.wait_stream(torch.cuda.current_stream(env.device))
         with torch.cuda.stream(stream):
-            plain = rollout(agent, env, generator, team=team)  # also what has to be set up once, before recording
+            plain = rollout(agent, env, generator, group=group)  # also what has to be set up once, before recording
         torch.cuda.current_stream(env.device).wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
         for g in (generator, env.generator):
             self._graph.register_generator_state(g)
         with torch.cuda.graph(self._graph, stream=stream):
-            self._trials = rollout(agent, env, generator, team=team)
+            self._trials = rollout(agent, env, generator, group=group)
         return plain
 
     def __call__(self) -> Trajectories:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 
-def one_cycle(fraction: float, warmup: float) -> float:
+def warmup_cosine(fraction: float, warmup: float) -> float:
     """A factor of the peak: rise linearly over the first ``warmup``, then fall along a half cosine to 0."""
     if fraction < warmup:
         return fraction / warmup

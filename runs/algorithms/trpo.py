@@ -18,6 +18,7 @@ from runs.agents import SequenceAgent
 from runs.algorithms.finite import require_finite
 from runs.algorithms.meta_rl import Batch, MetaRLLearner, MetaRLTraining, TrialTest
 from runs.algorithms.returns import entropy, log_probability
+from runs.config.serialization import renamed
 from runs.system.machine import Machine
 from runs.tasks import TrialTask
 
@@ -42,7 +43,7 @@ class TRPOTraining(MetaRLTraining):
     """Passes over the trials that fit the value network."""
     value_learning_rate: float = 2e-3
     """Adam's step size for the value network at the start; it falls linearly to 0."""
-    value_gradient_clip: float = 1.0
+    value_max_grad_norm: float = renamed("value_gradient_clip", 1.0)
     """Largest norm of the value network's gradient."""
 
     def learner(
@@ -76,8 +77,8 @@ class TRPOLearner(MetaRLLearner):
             raise ValueError(f"fisher_part must be above 0 and at most 1, got {training.fisher_part}")
         super().__init__(training, task, agent, test, seed, machine)
         self._check_parts(training.minibatches)
-        if (trials := max(1, round(training.fisher_part * training.batch_size))) < self.team.size:
-            raise ValueError(f"fisher_part leaves too few trials for the processes, got {trials} and {self.team.size}")
+        if (trials := max(1, round(training.fisher_part * training.batch_size))) < self.group.size:
+            raise ValueError(f"fisher_part leaves too few trials for the processes, got {trials} and {self.group.size}")
         assert self.model.value is not None  # no shared trunk: fitting the value would move the policy
         self.value: nn.Module = self.model.value
         self.optimizer = torch.optim.Adam(self.value.parameters(), training.value_learning_rate, eps=1e-5, fused=True)
@@ -91,7 +92,7 @@ class TRPOLearner(MetaRLLearner):
         training, policy = self.training, self.model.policy
         parameters = list(policy.parameters())
         old = parameters_to_vector(parameters).detach()
-        pieces = [self.team.rows(piece) for piece in order.chunk(training.minibatches)]
+        pieces = [self.group.shard(piece) for piece in order.chunk(training.minibatches)]
         with torch.no_grad():
             old_logits = torch.cat([self._logits(batch.inputs[rows]) for rows in pieces])  # piece after piece
 
@@ -102,17 +103,17 @@ class TRPOLearner(MetaRLLearner):
         gradient = torch.zeros_like(old)
         for rows in pieces:
             gradient += parameters_to_vector(torch.autograd.grad(gain_of(rows), parameters))
-        gradient = self.team.total(gradient)
+        gradient = self.group.total(gradient)
         require_finite(policy, [gradient], lambda: sum(gain_of(rows) for rows in pieces))
 
         some = order[: max(1, round(training.fisher_part * len(order)))]
-        part = some[self.team.rank :: self.team.size]  # not always of equal size
+        part = some[self.group.rank :: self.group.size]  # not always of equal size
         weight = len(part) / len(some)
         with _twice_differentiable():
             product = fisher_product(lambda: self._logits(batch.inputs[part]), parameters, training.damping)
 
             def fisher(vector: Tensor) -> Tensor:
-                return self.team.total(product(vector) * weight)
+                return self.group.total(product(vector) * weight)
 
             direction = conjugate_gradient(fisher, gradient, training.cg_steps)
             curvature = direction @ fisher(direction)
@@ -129,7 +130,7 @@ class TRPOLearner(MetaRLLearner):
                 gain += ((log_ratio.exp() - 1) * batch.advantages[rows]).sum()
                 kl += kl_divergence(before, logits).sum()
                 spread += entropy(logits).sum()
-            gain, kl, spread = self.team.total(torch.stack([gain, kl, spread])) / batch.advantages.numel()
+            gain, kl, spread = self.group.total(torch.stack([gain, kl, spread])) / batch.advantages.numel()
             return gain, kl, spread
 
         scale = 1.0
@@ -154,12 +155,12 @@ class TRPOLearner(MetaRLLearner):
         for _ in range(training.value_epochs):
             order = torch.randperm(len(batch.inputs), generator=self.generator, device=self.machine.device)
             for minibatch in order.chunk(training.minibatches):
-                rows = batch.rows(self.team.rows(minibatch))
+                rows = batch.rows(self.group.shard(minibatch))
                 loss = self._value_loss(rows)
                 self.optimizer.zero_grad()
                 loss.backward()
-                self.team.average_gradients(self.value.parameters())
-                norm = nn.utils.clip_grad_norm_(self.value.parameters(), training.value_gradient_clip)
+                self.group.average_gradients(self.value.parameters())
+                norm = nn.utils.clip_grad_norm_(self.value.parameters(), training.value_max_grad_norm)
                 require_finite(self.value, [norm], partial(self._value_loss, rows))
                 self.optimizer.step()
                 losses.append(loss.detach())

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from baselines.trial_method import TrialMethod
+from baselines.classical_agent import ClassicalAgent
 from runs.algorithms.learner import Measurement, Training
 from runs.algorithms.meta_rl import TrialTest
 from runs.config.serialization import to_dict
@@ -23,7 +23,7 @@ class Tuning(Training):
     trials: int = 1000
     """Trials of each setting, the same tasks for all; 0: take the settings as they are given."""
 
-    def learner(self, task: TrialTask, method: TrialMethod, test: TrialTest, seed: int, machine: Machine) -> Tuner:
+    def learner(self, task: TrialTask, method: ClassicalAgent, test: TrialTest, seed: int, machine: Machine) -> Tuner:
         """What tunes and measures ``method``."""
         return Tuner(self, task, method, test, seed, machine)
 
@@ -45,9 +45,9 @@ class Tuner:
     validations = 0
 
     def __init__(
-        self, training: Tuning, task: TrialTask, method: TrialMethod, test: TrialTest, seed: int, machine: Machine
+        self, training: Tuning, task: TrialTask, method: ClassicalAgent, test: TrialTest, seed: int, machine: Machine
     ):
-        machine.team.require_alone("classical methods are not trained by gradients")
+        machine.group.require_single_process("classical methods are not trained by gradients")
         if training.trials < 0:
             raise ValueError(f"trials must not be negative, got {training.trials}")
         if test.trials < 2:
@@ -58,7 +58,7 @@ class Tuner:
         self.model = Returns(self.steps)
 
     @property
-    def chosen(self) -> TrialMethod:
+    def chosen(self) -> ClassicalAgent:
         """The setting of the largest mean so far; the first among equals."""
         return self.settings[int(self.model.mean.argmax())]
 
@@ -87,7 +87,7 @@ class Tuner:
         """Total reward of a trial with the chosen setting, on the frozen test tasks."""
         return self.test.measure(self.task, self.machine, self.chosen.play, progress)
 
-    def watch(self, seed: int) -> None:
+    def attention_maps(self, seed: int) -> None:
         """Methods do not attend."""
 
     def details(self) -> dict[str, Any]:

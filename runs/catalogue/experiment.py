@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
-from baselines.trial_method import TrialMethod
+from baselines.classical_agent import ClassicalAgent
 from runs.agents import (
     AnyAgentConfig,
     FewShotAgent,
@@ -34,7 +34,7 @@ class RunConfig:
     """Seed of the initial weights and of everything drawn in training."""
     task: Annotated[Task, options_of(Task)]
     """What is learned."""
-    model: Annotated[AnyAgentConfig, options_of(FewShotAgent, TrialMethod)]
+    model: Annotated[AnyAgentConfig, options_of(FewShotAgent, ClassicalAgent)]
     """What learns it."""
     training: Annotated[Training, options_of(Training)]
     """How it learns."""
@@ -51,7 +51,7 @@ class Budget:
     test: Test
 
 
-_OWN_WAYS: dict[str, type] = {"tuning": TrialMethod, "pretraining": TransferConfig}
+_OWN_WAYS: dict[str, type] = {"tuning": ClassicalAgent, "pretraining": TransferConfig}
 """Algorithms that are for some kind of agent alone, which has no other."""
 
 _NOT_FOR: dict[str, type] = {"paper": MAMLConfig}

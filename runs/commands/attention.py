@@ -34,5 +34,5 @@ class Attention:
         config = folder.config()
         learner = build_learner(config, Machine.named(self.device, self.data_root, self.threads))
         load_model(learner, folder, config)
-        for path in draw(learner.watch(self.seed), title(config), folder.attention_path):
+        for path in draw(learner.attention_maps(self.seed), title(config), folder.attention_path):
             print(path)

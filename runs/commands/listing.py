@@ -31,7 +31,7 @@ def digest() -> str:
 
 def listing() -> str:
     """The catalogue as text."""
-    from baselines.trial_method import TrialMethod
+    from baselines.classical_agent import ClassicalAgent
     from runs.catalogue import CATALOGUE
 
     lines = []
@@ -51,7 +51,7 @@ def listing() -> str:
         if special := [a for a in agents if a not in common]:
             lines.append(f"\nagents for {', '.join(ids)} besides: {', '.join(special)}")
             continue
-        fixed = {a for a, config in CATALOGUE[ids[0]].agents.items() if isinstance(config, TrialMethod)}
+        fixed = {a for a, config in CATALOGUE[ids[0]].agents.items() if isinstance(config, ClassicalAgent)}
         lines.append(f"\nagents for {', '.join(kinds)}: {', '.join(a for a in agents if a not in fixed)}")
         if methods := [a for a in agents if a in fixed]:
             lines.append(f"  methods that do not learn: {', '.join(methods)}")

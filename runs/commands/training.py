@@ -82,7 +82,7 @@ class Train(RunConfig):
         config = RunConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(RunConfig)})
         machine = Machine.named(self.device, self.data_root, self.threads)
         folder = RunFolder(run_path(self.results, config))
-        with machine.in_team() as machine:
+        with machine.in_process_group() as machine:
             record = train(
                 config,
                 folder,
@@ -92,7 +92,7 @@ class Train(RunConfig):
                 overwrite=self.overwrite,
                 deadline=Deadline(seconds, BEGAN),
             )
-        if machine.team.is_first:
+        if machine.group.is_main:
             print(describe(record))
             print(f"record: {folder.result_path}")
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import tyro
 
+from runs.config.serialization import old_names
 from runs.config.suggestions import suggestion
 from runs.system.errors import RunError
 
@@ -23,6 +24,7 @@ def parse(kind: type[T], args: Sequence[str], verb: str, **known: Any) -> T:
     Raises:
         RunError: for an option that does not exist; the message suggests the nearest.
     """
+    args = _present_names(args, known.get("default"))
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -71,7 +73,7 @@ def changed(config: T, settings: Mapping[str, Any], verb: str) -> T:
     """
     names = [name for name in option_names(config) if "." in name]  # others tell which run it is
     for name, value in settings.items():
-        name = name.replace("_", "-")
+        name = _former_options(config).get(name := name.replace("_", "-"), name)
         if name not in names:
             raise RunError(f"unknown option {name!r}; {suggestion(name, names, '', f'snail {verb} --help')}")
         words = [str(v) for v in value] if isinstance(value, (list, tuple)) else [str(value)]
@@ -86,6 +88,27 @@ def changed(config: T, settings: Mapping[str, Any], verb: str) -> T:
         except SystemExit as e:
             raise RunError(f"{name} cannot be {value!r}; `snail {verb} --help` tells what it takes") from e
     return config
+
+
+def _present_names(args: Sequence[str], default: Any) -> list[str]:
+    """Options by their former names, which the help does not tell, under the present ones."""
+    former = {} if default is None else _former_options(default)
+
+    def present(word: str) -> str:
+        name, *value = word.split("=", 1)
+        key = name[2:].replace("_", "-") if name.startswith("--") else ""
+        return "=".join([f"--{former[key]}", *value]) if key in former else word
+
+    return [present(word) for word in args]
+
+
+def _former_options(options: Any, prefix: str = "") -> dict[str, str]:
+    """The former names of options as they are typed, and the present ones."""
+    found = {prefix + old.replace("_", "-"): prefix + new.replace("_", "-") for old, new in old_names(options).items()}
+    for field in dataclasses.fields(options):
+        if dataclasses.is_dataclass(value := getattr(options, field.name)):
+            found |= _former_options(value, prefix + field.name.replace("_", "-") + ".")
+    return found
 
 
 def option_names(options: Any, prefix: str = "") -> list[str]:

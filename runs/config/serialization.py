@@ -36,6 +36,16 @@ def options_of(*bases: type) -> Any:
     return tyro.conf.arg(constructor_factory=choices)
 
 
+def renamed(old: str, default: Any) -> Any:
+    """A field that had another name: configurations and command lines that use the ``old`` one are read as before."""
+    return dataclasses.field(default=default, metadata={"was": old})
+
+
+def old_names(kind: Any) -> dict[str, str]:
+    """The former names of a dataclass's fields, and the present ones."""
+    return {f.metadata["was"]: f.name for f in dataclasses.fields(kind) if "was" in f.metadata}
+
+
 def to_json(config: Any) -> str:
     """A dataclass as indented JSON. Nested dataclasses carry their class name under ``type``."""
     return json.dumps(_plain(config), indent=2)
@@ -190,7 +200,10 @@ def _read_dataclass(kind: Any, data: Any, where: str) -> Any:
         raise RunError(f"{where} must be an object, got {data!r}")
     if data.get("type", kind.__name__) != kind.__name__:
         raise RunError(f"{where}.type must be {kind.__name__}, got {data['type']!r}")
-    data = {k: v for k, v in data.items() if k != "type"}
+    names = old_names(kind)
+    if twice := [old for old, new in names.items() if old in data and new in data]:
+        raise RunError(f"{where} has both {names[twice[0]]} and {twice[0]}, its former name")
+    data = {names.get(k, k): v for k, v in data.items() if k != "type"}
     hints = _field_types(kind)
     required = {f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING}
     unknown, missing = data.keys() - hints.keys(), required - data.keys()

@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
-from runs.algorithms.attention_maps import EpisodeLooks, Looks, TrialLooks
+from runs.algorithms.attention_maps import AttentionMaps, EpisodeAttention, TrialAttention
 from runs.catalogue import RunConfig
 from runs.results.folder import writing
 from runs.system.errors import RunError
@@ -26,12 +26,12 @@ def title(config: RunConfig) -> str:
     return f"{config.experiment} {config.agent}, {config.budget} budget, seed {config.seed}"
 
 
-def attends(looks: Looks | None) -> TypeGuard[Looks]:
+def attends(looks: AttentionMaps | None) -> TypeGuard[AttentionMaps]:
     """Whether there is anything to draw."""
-    return looks is not None and bool(looks.layers or (isinstance(looks, EpisodeLooks) and looks.glimpses))
+    return looks is not None and bool(looks.layers or (isinstance(looks, EpisodeAttention) and looks.glimpses))
 
 
-def draw(looks: Looks | None, title: str, folder: Path) -> list[Path]:
+def draw(looks: AttentionMaps | None, title: str, folder: Path) -> list[Path]:
     """Draw into the folder: a PNG for each layer that attends, and ``attention.html`` with all of them.
 
     Returns:
@@ -46,7 +46,7 @@ def draw(looks: Looks | None, title: str, folder: Path) -> list[Path]:
         import matplotlib  # noqa: F401
     except ImportError as e:
         raise RunError("matplotlib is not installed; run: pip install 'snail-suite[plot]'") from e
-    pictures = _episode(looks) if isinstance(looks, EpisodeLooks) else _trial(looks)
+    pictures = _episode(looks) if isinstance(looks, EpisodeAttention) else _trial(looks)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -95,7 +95,7 @@ def _image(axes: Any, x: Tensor) -> None:
     axes.set_yticks([])
 
 
-def _episode(looks: EpisodeLooks) -> list[Picture]:
+def _episode(looks: EpisodeAttention) -> list[Picture]:
     S, Q = len(looks.support), len(looks.query)
     pictures: list[Picture] = []
     for n, weights in enumerate(looks.layers, 1):
@@ -130,7 +130,7 @@ def _episode(looks: EpisodeLooks) -> list[Picture]:
     return pictures
 
 
-def _glimpses(looks: EpisodeLooks) -> Picture:
+def _glimpses(looks: EpisodeAttention) -> Picture:
     """The images of the queries, and over them where each glimpse looks."""
     S, Q, G = len(looks.support), len(looks.query), len(looks.glimpses)
     figure = _figure(1.2 * (G + 1), 0.6 + 1.2 * Q)
@@ -148,7 +148,7 @@ def _glimpses(looks: EpisodeLooks) -> Picture:
     return "glimpses", "where each glimpse looks, over the queries", figure
 
 
-def _trial(looks: TrialLooks) -> list[Picture]:
+def _trial(looks: TrialAttention) -> list[Picture]:
     T = len(looks.actions)
     pictures: list[Picture] = []
     for n, weights in enumerate(looks.layers, 1):

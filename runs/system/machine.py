@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from runs.system.distributed.process_group import ALONE, Team, started_by_torchrun
+from runs.system.distributed.process_group import SINGLE_PROCESS, ProcessGroup, started_by_torchrun
 from runs.system.errors import RunError
 
 
@@ -24,7 +24,7 @@ class Machine:
 
     device: torch.device
     data_root: Path | None = None
-    team: Team = ALONE
+    group: ProcessGroup = SINGLE_PROCESS
 
     @classmethod
     def named(cls, device: str, data_root: Path | None = None, threads: int | None = None) -> Machine:
@@ -41,10 +41,10 @@ class Machine:
         return cls(_device(device), data_root)
 
     @contextmanager
-    def in_team(self) -> Iterator[Machine]:
+    def in_process_group(self) -> Iterator[Machine]:
         """The machine with the processes that torchrun has started, if it has; see `started_by_torchrun`."""
-        with started_by_torchrun(self.device) as team:
-            yield replace(self, team=team)
+        with started_by_torchrun(self.device) as group:
+            yield replace(self, group=group)
 
     def generator(self, seed: int) -> torch.Generator:
         """A source of randomness on the device."""

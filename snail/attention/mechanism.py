@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from snail.attention.scores import SCORES, ScoreName
 from snail.attention.selection import SELECTIONS, Selection, record_weights, select, weights_wanted
-from snail.attention.windows import REACHES, ReachName
+from snail.attention.windows import WINDOWS, WindowType
 from snail.caches import AttentionCache
 
 
@@ -63,20 +63,20 @@ class AttentionKind:
     """Which attention: the paper's, unless told otherwise.
 
     score: how well a key suits a query.
-    reach: all of the past, or a window of it.
+    window_type: all of the past, or a window of it.
     window: steps of that window.
     selection: a mixture of all values, or one of them.
     """
 
     score: ScoreName = "scaled-dot"
-    reach: ReachName = "global"
+    window_type: WindowType = "global"
     window: int = 16
     selection: Selection = "soft"
 
     def __post_init__(self) -> None:
         for what, name, known in (
             ("score", self.score, SCORES),
-            ("reach", self.reach, REACHES),
+            ("window_type", self.window_type, WINDOWS),
             ("selection", self.selection, SELECTIONS),
         ):
             if name not in known:
@@ -87,7 +87,7 @@ class AttentionKind:
     @property
     def is_plain(self) -> bool:
         """Whether it is softmax(q k^T / sqrt(K)) over all of the past, for which there are fast kernels."""
-        return (self.score, self.reach, self.selection) == ("scaled-dot", "global", "soft")
+        return (self.score, self.window_type, self.selection) == ("scaled-dot", "global", "soft")
 
 
 PLAIN = AttentionKind()
@@ -107,7 +107,7 @@ class Mechanism(nn.Module):
         super().__init__()
         self.kind = kind
         self.score = SCORES[kind.score](heads, key_size, max_len)
-        self.reach = REACHES[kind.reach](heads, key_size, kind.window)
+        self.window = WINDOWS[kind.window_type](heads, key_size, kind.window)
 
     def _fast(self) -> bool:
         return self.kind.is_plain and not weights_wanted()
@@ -152,7 +152,7 @@ class Mechanism(nn.Module):
     ) -> Tensor:
         """The definition, in as many words: for kinds that have no fast kernel, and to look at the weights."""
         scores = self.score(query, key, key_positions)  # (B, H, T, S)
-        near, weight = self.reach(query, query_positions, key_positions)
+        near, weight = self.window(query, query_positions, key_positions)
         for allowed in (mask, near):
             if allowed is not None:
                 scores = scores.masked_fill(~allowed, float("-inf"))

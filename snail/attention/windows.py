@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from snail.sequence import at_least_float32
 
-ReachName = Literal["global", "local-m", "local-p"]
-REACH_NAMES: tuple[ReachName, ...] = get_args(ReachName)
+WindowType = Literal["global", "local-m", "local-p"]
+WINDOW_TYPES: tuple[WindowType, ...] = get_args(WindowType)
 
 
-class Reach(nn.Module, ABC):
+class Window(nn.Module, ABC):
     """Narrows what queries read.
 
     Args:
@@ -31,34 +31,34 @@ class Reach(nn.Module, ABC):
     def forward(
         self, query: Tensor, query_positions: Tensor, key_positions: Tensor
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Queries (B, H, T, K) at (T,), keys at (S,) -> which keys are in reach, and their weight.
+        """Queries (B, H, T, K) at (T,), keys at (S,) -> which keys are in the window, and their weight.
 
         Both broadcast with (B, H, T, S); None where all are, and where all weigh the same. The weight multiplies what
         the scores' softmax gives.
         """
 
 
-class Global(Reach):
+class Global(Window):
     """All of the past."""
 
     def forward(
         self, query: Tensor, query_positions: Tensor, key_positions: Tensor
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Nothing is out of reach."""
+        """All of the past."""
         return None, None
 
 
-class LocalMonotonic(Reach):
+class LocalMonotonic(Window):
     """local-m: the last D steps, the query's own among them. Luong's window looks ahead as well; this is causal."""
 
     def forward(
         self, query: Tensor, query_positions: Tensor, key_positions: Tensor
     ) -> tuple[Tensor | None, Tensor | None]:
-        """In reach are keys less than D steps before their query."""
+        """Keys less than D steps before their query."""
         return query_positions[:, None] - key_positions < self.window, None  # (T, S)
 
 
-class LocalPredictive(Reach):
+class LocalPredictive(Window):
     """local-p: D steps to either side of a centre that the query predicts, less the farther from it.
 
     The centre is ``p = t sigmoid(v . tanh(W q))`` for a query at position t, so it is never ahead of it, and a key at s
@@ -80,9 +80,9 @@ class LocalPredictive(Reach):
     def forward(
         self, query: Tensor, query_positions: Tensor, key_positions: Tensor
     ) -> tuple[Tensor | None, Tensor | None]:
-        """In reach are keys at most D steps from the centre."""
+        """Keys at most D steps from the centre."""
         away = key_positions - self.centres(query, query_positions)[..., None]  # (B, H, T, S)
         return away.abs() <= self.window, (-2 * (away / self.window).square()).exp()
 
 
-REACHES: dict[ReachName, type[Reach]] = {"global": Global, "local-m": LocalMonotonic, "local-p": LocalPredictive}
+WINDOWS: dict[WindowType, type[Window]] = {"global": Global, "local-m": LocalMonotonic, "local-p": LocalPredictive}

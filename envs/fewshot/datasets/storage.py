@@ -272,8 +272,8 @@ SILENCE_SECONDS = 30.0
 def download(url: str, path: Path) -> None:
     """Fetch the zip archive ``url`` to ``path`` with a progress bar.
 
-    The file is renamed to ``path`` when it is whole. Raises DataError, naming ``url`` and ``path``, if the network or the
-    server fails, or if what arrived is no whole archive.
+    The file is renamed to ``path`` when it is whole. Raises DataError, naming ``url`` and ``path``, if the network or
+    the server fails, or if what arrived is not a whole archive.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     before = socket.getdefaulttimeout()

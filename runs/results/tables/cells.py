@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from baselines.trial_method import TrialMethod
+from baselines.classical_agent import ClassicalAgent
 from runs.catalogue import CATALOGUE
 from snail.attention.scores import SCORE_NAMES
 
@@ -45,7 +45,7 @@ class Cell:
 def learns(experiment: str, agent: str) -> bool:
     """Whether an agent's training has a seed; methods that do not learn are the same in all of them."""
     agents = CATALOGUE[experiment].agents if experiment in CATALOGUE else {}
-    return not isinstance(agents.get(agent), TrialMethod)
+    return not isinstance(agents.get(agent), ClassicalAgent)
 
 
 @dataclass(frozen=True)

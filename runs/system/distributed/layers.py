@@ -1,4 +1,4 @@
-"""Layers that know more of a batch than the rows of one process: normalisation and dropout for a team."""
+"""Layers that know more of a batch than the rows of one process: normalisation and dropout for a group."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from runs.system.distributed.process_group import Team
+from runs.system.distributed.process_group import ProcessGroup
 from snail.attention import Mechanism
 from snail.attention.selection import Selection
 from snail.visual_attention import GlimpseEmbedding
 
 
-class TeamBatchNorm(nn.Module):
+class DistributedBatchNorm(nn.Module):
     """Batch normalisation by the statistics of all processes' rows; `torch.nn.SyncBatchNorm` is for GPUs only.
 
     Args:
         norm: the normalisation whose scale, shift and averages it takes over, with their names.
-        team: who shares the batch.
+        group: who shares the batch.
     """
 
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
 
-    def __init__(self, norm: _BatchNorm, team: Team):
+    def __init__(self, norm: _BatchNorm, group: ProcessGroup):
         super().__init__()
         if norm.momentum is None or not norm.track_running_stats or not norm.affine:
-            raise ValueError(f"a team can normalise as nn.BatchNorm2d does by default, got {norm}")
-        self.team, self.eps, self.momentum = team, norm.eps, norm.momentum
+            raise ValueError(f"a group can normalise as nn.BatchNorm2d does by default, got {norm}")
+        self.group, self.eps, self.momentum = group, norm.eps, norm.momentum
         self.weight, self.bias = norm.weight, norm.bias
         for name, buffer in norm.named_buffers():
             self.register_buffer(name, buffer)
@@ -46,14 +46,14 @@ class TeamBatchNorm(nn.Module):
         with torch.no_grad():
             F.batch_norm(x, mean, var, training=True, momentum=1.0)  # leaves the moments of these rows there, unbiased
             moments = torch.stack([mean, var * (count - 1) / count])
-            means, variances = self.team.gather(moments[None]).unbind(1)  # (size, C)
+            means, variances = self.group.gather(moments[None]).unbind(1)  # (size, C)
             mean = means.mean(0)  # of equal parts
             var = variances.mean(0) + (means - mean).square().mean(0)  # (C,)
-            count *= self.team.size
+            count *= self.group.size
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * count / (count - 1), self.momentum)
             self.num_batches_tracked += 1
-        return _Normalize.apply(x, self.weight, self.bias, mean, var, self.eps, count, self.team)
+        return _Normalize.apply(x, self.weight, self.bias, mean, var, self.eps, count, self.group)
 
 
 class _Normalize(torch.autograd.Function):
@@ -66,10 +66,18 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float, count: int, team: Team
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        eps: float,
+        count: int,
+        group: ProcessGroup,
     ) -> Tensor:
         ctx.save_for_backward(x, weight, bias, mean, var)
-        ctx.eps, ctx.count, ctx.team = eps, count, team
+        ctx.eps, ctx.count, ctx.group = eps, count, group
         return F.batch_norm(x, mean, var, weight, bias, eps=eps)
 
     @staticmethod
@@ -80,23 +88,23 @@ class _Normalize(torch.autograd.Function):
         with torch.enable_grad():
             y = F.batch_norm(a, mean, var, b, c, eps=ctx.eps)
         for_x, for_weight, for_bias = torch.autograd.grad(y, inputs, gradients[0])  # as if the moments were constant
-        shares = ctx.team.total(torch.stack([for_weight, for_bias])) / ctx.count  # mean(g x') and mean(g)
+        shares = ctx.group.total(torch.stack([for_weight, for_bias])) / ctx.count  # mean(g x') and mean(g)
         shares *= weight * (var + ctx.eps).rsqrt()
         for_x -= F.batch_norm(x, mean, var, shares[0], shares[1], eps=ctx.eps)
         return for_x, for_weight, for_bias, *[None] * 5
 
 
-class TeamDropout(nn.Module):
+class DistributedDropout(nn.Module):
     """Dropout as one process would draw it for the whole batch.
 
     Args:
         dropout: whose probability it takes over.
-        team: who shares the batch.
+        group: who shares the batch.
     """
 
-    def __init__(self, dropout: nn.Dropout, team: Team):
+    def __init__(self, dropout: nn.Dropout, group: ProcessGroup):
         super().__init__()
-        self.p, self.team = dropout.p, team
+        self.p, self.group = dropout.p, group
 
     def forward(self, x: Tensor) -> Tensor:
         """(M, ...) -> (M, ...)."""
@@ -105,29 +113,29 @@ class TeamDropout(nn.Module):
         # in the memory format of x, in whose order it is drawn
         images = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
         layout = torch.channels_last if images else torch.contiguous_format
-        whole = torch.ones((self.team.size * len(x), *x.shape[1:]), dtype=x.dtype, device=x.device)
-        return x * self.team.rows(F.dropout(whole.contiguous(memory_format=layout), self.p))
+        whole = torch.ones((self.group.size * len(x), *x.shape[1:]), dtype=x.dtype, device=x.device)
+        return x * self.group.shard(F.dropout(whole.contiguous(memory_format=layout), self.p))
 
 
-def use_team_layers(module: nn.Module, team: Team) -> None:
-    """Let batch normalisations and dropouts inside a module be those of the team; one process alone changes nothing.
+def use_distributed_layers(module: nn.Module, group: ProcessGroup) -> None:
+    """Let batch normalisations and dropouts inside a module be those of the group; one process alone changes nothing.
 
     Parameters and averages keep their names and order.
 
     Raises:
         ValueError: for layers that draw at random otherwise, which nobody shares out.
     """
-    if team.alone:
+    if group.single:
         return
     if (selection := _selection(module)) != "soft":
-        team.require_alone(f"{selection} attention draws its choices at random, row by row")
+        group.require_single_process(f"{selection} attention draws its choices at random, row by row")
     for name, child in module.named_children():
         if isinstance(child, _BatchNorm):
-            setattr(module, name, TeamBatchNorm(child, team))
+            setattr(module, name, DistributedBatchNorm(child, group))
         elif isinstance(child, nn.Dropout):
-            setattr(module, name, TeamDropout(child, team))
+            setattr(module, name, DistributedDropout(child, group))
         else:
-            use_team_layers(child, team)
+            use_distributed_layers(child, group)
 
 
 def _selection(module: nn.Module) -> Selection:

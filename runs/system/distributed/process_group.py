@@ -26,12 +26,12 @@ when one has died."""
 
 
 @dataclass(frozen=True)
-class Team:
+class ProcessGroup:
     """The processes of a run as one of them sees them. One alone is the usual case: there all is left as it is.
 
     What is shared out is cut along its first dimension into parts of equal size, in the order of the ranks. All
-    processes have to call the methods that communicate, in the same order: all but `rows`, `spread` and
-    `require_parts`.
+    processes have to call the methods that communicate, in the same order: all but `shard`, `scatter` and
+    `require_divisible`.
     """
 
     rank: int = 0
@@ -40,41 +40,41 @@ class Team:
     """How many there are."""
 
     @property
-    def alone(self) -> bool:
+    def single(self) -> bool:
         """Whether there is one process only."""
         return self.size == 1
 
     @property
-    def is_first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes, prints and measures for all."""
         return self.rank == 0
 
-    def require_alone(self, why: str) -> None:
+    def require_single_process(self, why: str) -> None:
         """Raise ValueError, with the reason, if there are several processes."""
-        if not self.alone:
+        if not self.single:
             raise ValueError(f"{why}, so one process has to train it, got {self.size}; start it without torchrun")
 
-    def require_parts(self, name: str, count: int) -> None:
+    def require_divisible(self, name: str, count: int) -> None:
         """Raise ValueError if so many rows cannot be shared out evenly; ``name`` says what they are."""
         if count % self.size:
             raise ValueError(f"{name} must be a multiple of the number of processes, got {count} and {self.size}")
 
     def _part(self, count: int) -> slice:
-        self.require_parts("rows", count)
+        self.require_divisible("rows", count)
         each = count // self.size
         return slice(self.rank * each, (self.rank + 1) * each)
 
-    def rows(self, whole: Tensor) -> Tensor:
+    def shard(self, whole: Tensor) -> Tensor:
         """This process's part: (B, ...) -> (B / size, ...).
 
         Raises:
             ValueError: if B is not a multiple of the number of processes.
         """
-        return whole if self.alone else whole[self._part(len(whole))]
+        return whole if self.single else whole[self._part(len(whole))]
 
-    def spread(self, part: Tensor) -> Tensor:
-        """The inverse of `rows` without communication: zeros in the places of the others, (b, ...) -> (b size, ...)."""
-        if self.alone:
+    def scatter(self, part: Tensor) -> Tensor:
+        """The inverse of `shard` without communication, zeros for the others' parts: (b, ...) -> (b size, ...)."""
+        if self.single:
             return part
         whole = part.new_zeros(self.size * len(part), *part.shape[1:])
         whole[self._part(len(whole))] = part
@@ -85,11 +85,11 @@ class Team:
 
         They are gradients of the sum of all processes' losses, as are those of parameters after a sum over processes.
         """
-        return part if self.alone else _Gather.apply(part, self)
+        return part if self.single else _Gather.apply(part, self)
 
     def total(self, x: Tensor) -> Tensor:
         """The sum of ``x`` over the processes; gradients do not flow."""
-        if self.alone:
+        if self.single:
             return x
         x = x.detach().clone(memory_format=torch.contiguous_format)
         with _peers():
@@ -98,7 +98,7 @@ class Team:
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Give all parameters the mean of their gradients in the processes."""
-        if self.alone:
+        if self.single:
             return
         gradients = [p.grad for p in parameters if p.grad is not None]
         mean = self.total(torch.cat([g.flatten() for g in gradients])) / self.size  # one message
@@ -107,14 +107,14 @@ class Team:
 
     def mean(self, numbers: Mapping[str, float]) -> dict[str, float]:
         """The means over the processes of numbers that all have by the same names, in the same order."""
-        if self.alone:
+        if self.single:
             return dict(numbers)
         found = self.total(torch.tensor(list(numbers.values()), dtype=torch.float64)) / self.size
         return dict(zip(numbers, found.tolist(), strict=True))
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
         """Each of the flags: whether any process has it set."""
-        if self.alone:
+        if self.single:
             return flags
         return tuple((self.total(torch.tensor(flags, dtype=torch.int32)) > 0).tolist())
 
@@ -124,7 +124,7 @@ class Team:
         Raises:
             RunError: in all of them, if not.
         """
-        if self.alone:
+        if self.single:
             return
         values: list[Any] = [None] * self.size
         with _peers():
@@ -136,13 +136,13 @@ class Team:
             )
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def barrier(self) -> Iterator[None]:
         """Nobody goes on before all have done what is inside; an error of one that a person can mend ends all.
 
         Raises:
             RunError: what the first of the processes that failed has to say.
         """
-        if self.alone:
+        if self.single:
             yield
             return
         error: str | None = None
@@ -158,25 +158,25 @@ class Team:
                 raise RunError(said)
 
 
-ALONE = Team()
+SINGLE_PROCESS = ProcessGroup()
 """One process."""
 
 
 class _Gather(torch.autograd.Function):
-    """`Team.gather` of several processes."""
+    """`ProcessGroup.gather` of several processes."""
 
     @staticmethod
-    def forward(ctx: Any, part: Tensor, team: Team) -> Tensor:
-        ctx.team = team
+    def forward(ctx: Any, part: Tensor, group: ProcessGroup) -> Tensor:
+        ctx.group = group
         part = part.contiguous()
-        parts = [torch.empty_like(part) for _ in range(team.size)]
+        parts = [torch.empty_like(part) for _ in range(group.size)]
         with _peers():
             distributed.all_gather(parts, part)
         return torch.cat(parts)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return ctx.team.rows(ctx.team.total(gradients[0])), None
+        return ctx.group.shard(ctx.group.total(gradients[0])), None
 
 
 @contextmanager
@@ -190,8 +190,8 @@ def _peers() -> Iterator[None]:
 
 
 @contextmanager
-def started_by_torchrun(device: torch.device) -> Iterator[Team]:
-    """The team that torchrun has started this process in, by its environment variables; one alone without torchrun.
+def started_by_torchrun(device: torch.device) -> Iterator[ProcessGroup]:
+    """The group that torchrun has started this process in, by its environment variables; one alone without torchrun.
 
     Processes on the CPU speak gloo. On GPUs, one for each process, tensors go by NCCL, and what is on the host by gloo.
 
@@ -205,7 +205,7 @@ def started_by_torchrun(device: torch.device) -> Iterator[Team]:
         raise RunError(f"WORLD_SIZE must be a number of processes, got {announced!r}; torchrun sets it, else unset it")
     size = int(announced)
     if size == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     if os.environ.get("LOCAL_WORLD_SIZE") == str(size) and sys.platform == "linux":
         for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):  # all on one machine: nobody else can listen
@@ -219,11 +219,11 @@ def started_by_torchrun(device: torch.device) -> Iterator[Team]:
         distributed.init_process_group(backend, timeout=PATIENCE)
     except (ValueError, RuntimeError) as e:
         raise RunError(f"cannot join the other {size - 1} processes of this run ({e}); start them with torchrun") from e
-    team = Team(distributed.get_rank(), size)
+    group = ProcessGroup(distributed.get_rank(), size)
     try:
-        yield team
+        yield group
     except (RunError, DataError, KeyboardInterrupt):
-        if team.is_first:
+        if group.is_main:
             raise
         sys.exit(0)  # so that torchrun leaves the first one the time to tidy up, and reports its exit code
     finally:

@@ -11,10 +11,10 @@ from torch import Tensor
 from envs.trials import TrialVectorEnv
 
 
-class TrialMethod(ABC):
+class ClassicalAgent(ABC):
     """A method with its setting. A subclass is a frozen dataclass of plain values that defines `play`."""
 
-    def grid(self) -> Sequence[TrialMethod]:
+    def grid(self) -> Sequence[ClassicalAgent]:
         """The settings to choose from by tuning; this one alone where there is nothing to choose."""
         return (self,)
 
