@@ -1,66 +1,168 @@
-"""Writes what is generated: the README's numbers and the listing of the catalogue: ``python -m runs.generate``."""
+"""Writes what is made from the published records: ``python -m runs.generate``.
+
+The numbers in the README, the pages and pictures in docs/results, docs/benchmarks.md, and the listing of the catalogue.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+from runs.bench.scaling import Scaling, draw_scaling
 from runs.commands.demo import AGENTS
 from runs.commands.listing import LISTING, digest, listing
 from runs.results.folder import writing
 from runs.results.records import PUBLISHED, Result, read_results
 from runs.results.stored import read_record
-from runs.results.tables import render, tables
+from runs.results.tables import Table, draw_headline, draw_table, render, table_rows, tables
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+DOCS = ROOT / "docs"
+OF_PAPER = ("1", "2", "3", "4")
+TITLES = {
+    "1": "Omniglot",
+    "2": "mini-ImageNet",
+    "3": "Bandits",
+    "4": "MDPs",
+    "attention": "Attention",
+    "ablation": "Ablation",
+}
+PICTURED = ("snail", "lstm", "gru", "transformer", "maml", "protonet", "ucb1", "gittins", "psrl", "ucrl2", "opsrl")
 
 
-def sections() -> dict[str, str]:
-    """What stands between each pair of marks."""
-    results = read_results([PUBLISHED])
-    benches = [json.loads(path.read_text()) for path in sorted(PUBLISHED.glob("bench/*.json"))]
-    return {
-        "results": f"{_tables(results)}\n\n{_machines()}",
-        "demo": _tables([r for r in results if r.budget == "demo" and r.agent in AGENTS.get(r.experiment, ())]),
-        "comparisons": _tables(results, of_paper=False),
-        "bench": "\n\n".join(f"```\n{b['text']}\n```" for b in benches),
-    }
+def headline(results: Sequence[Result]) -> str:
+    """SNAIL beside the paper in every setting that was trained by the full budget, as Markdown."""
+    lines = ["| setting | paper | ours | verdict | % of optimum | config |", "| --- | --- | --- | --- | --- | --- |"]
+    for name in OF_PAPER:
+        table = tables()[name]
+        for row in table_rows(table, results, False, agents=("snail",)):
+            if row.ours is None or row.paper is None or row.ours.budget != "full":
+                continue
+            ours = f"{table.scale * row.ours.mean:.{table.digits}f} ± {table.scale * row.ours.ci95:.{table.digits}f}"
+            share = f"{100 * row.ours.share.value:.1f}" if row.ours.share and table.shares else ""
+            config = "current" if row.ours.current else "outdated"
+            cells = (f"{TITLES[name]} {row.cell.label}", row.paper, ours, row.verdict(table.scale), share, config)
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
 
 
-def _tables(results: list[Result], of_paper: bool = True) -> str:
+def pages(results: Sequence[Result]) -> dict[Path, str]:
+    """The generated pages by their paths below docs/."""
+    found = {Path("results/index.md"): _index(results), Path("benchmarks.md"): _benchmarks()}
+    for name, table in _measured(results).items():
+        parts = [f"# {TITLES[name]}", ""]
+        if table.of_paper:
+            parts += [f"![{table.title}](table-{name}.png)", "", render(table, results, "pivot"), "", "## All rows", ""]
+        found[Path(f"results/table-{name}.md")] = "\n".join(
+            [*parts, render(table, results, "markdown", missing=False), ""]
+        )
+    return found
+
+
+def _measured(results: Sequence[Result]) -> dict[str, Table]:
     measured = {r.experiment for r in results}
-    shown = [
-        t for t in tables().values() if t.of_paper == of_paper and measured & {cell.experiment for cell in t.cells}
-    ]
-    return "\n\n".join(render(table, results, "markdown", missing=False) for table in shown)
+    return {n: t for n, t in tables().items() if measured & {cell.experiment for cell in t.cells}}
+
+
+INDEX = """\
+# Results
+
+![Share of the optimum by agent, over all settings](headline.png)
+
+{headline}
+
+{links}
+
+## How they were measured
+
+- Every number is measured on frozen test tasks that all agents of a setting share. For few-shot classification the
+  validation classes choose the checkpoint; elsewhere it is the last. No seed is selected.
+- All agents of a setting have the same number of updates, the same batches and the same test tasks. Rows with less
+  training, or with earlier hyperparameters, are marked and never compete for bold.
+- A verdict compares ours with the paper's number: *matches* if they differ by no more than both 95% intervals and the
+  paper's rounding allow; otherwise ours is *above* or *below*.
+- Intervals are over test tasks, of one training where no seeds are named. How much trainings differ is another
+  question, which only more seeds answer.
+- What the papers leave open, and where we differ, is in the [reproduction notes](../reproduction.md).
+
+{machines}
+
+## What `make demo` prints
+
+{demo}
+"""
+
+BENCHMARKS = """\
+# Benchmarks
+
+Written by `snail bench --save FILE`. The machine may be busy with other things, so all ways to do the same work take
+turns in one process, and ratios are medians over the turns.
+
+![Time and memory against the length of a sequence](results/scaling.png)
+
+{texts}
+"""
+
+
+def _index(results: Sequence[Result]) -> str:
+    demo = [r for r in results if r.budget == "demo" and r.agent in AGENTS.get(r.experiment, ())]
+    of_demo = {r.experiment for r in demo}
+    shown = [t for t in tables().values() if t.of_paper and of_demo & {cell.experiment for cell in t.cells}]
+    return INDEX.format(
+        headline=headline(results),
+        links="\n".join(f"- [{TITLES[n]}](table-{n}.md): {t.title}" for n, t in _measured(results).items()),
+        machines=_machines(),
+        demo="\n\n".join(render(t, demo, "markdown", missing=False) for t in shown),
+    )
+
+
+def _benchmarks() -> str:
+    benches = [json.loads(path.read_text()) for path in sorted(PUBLISHED.glob("bench/*.json"))]
+    return BENCHMARKS.format(texts="\n".join(f"```\n{b['text']}\n```\n" for b in benches))
 
 
 def _machines() -> str:
     """Where and when the records were made."""
     records = [read_record(path) for path in sorted(PUBLISHED.rglob("result.json"))]
-    if not records:
-        return "No records yet."
     devices = ", ".join(sorted({r["device"] for r in records}))
     threads = " or ".join(map(str, sorted({r["threads"] for r in records})))
     days = sorted(r["finished"][:10] for r in records)
     return (
         f"Measured on {devices} with {threads} threads, {' to '.join(sorted({days[0], days[-1]}))}. Times are of "
-        "training alone. Each number's record, with its settings, threads, versions and commit, is under "
-        "`runs/published/`."
+        "training alone. Each number's record, with its settings, versions and commit, is in `runs/published/`."
     )
 
 
 def updated(text: str) -> str:
     """The README with its numbers brought up to date."""
-    for name, body in sections().items():
-        marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.S)
-        text = marks.sub(lambda m, body=body: f"{m[1]}\n{body}\n\n{m[2]}", text)  # type: ignore[misc]
-    return text
+    body = headline(read_results([PUBLISHED]))
+    return re.sub(r"(<!-- headline -->\n).*?(<!-- end -->)", lambda m: f"{m[1]}\n{body}\n\n{m[2]}", text, flags=re.S)
+
+
+def draw(results: Sequence[Result]) -> None:
+    """Draw the pictures of the pages."""
+    draw_headline([tables()[name] for name in OF_PAPER], results, DOCS / "results" / "headline.png")
+    for name, table in _measured(results).items():
+        if table.of_paper:
+            draw_table(table, results, DOCS / "results" / f"table-{name}.png", PICTURED)
+    for path in PUBLISHED.glob("bench/scaling-*.json"):
+        found = json.loads(path.read_text())["scaling"]
+        draw_scaling(Scaling(tuple(found["lengths"]), found["values"]), DOCS / "results" / "scaling.png")
+
+
+def main() -> None:
+    """Write everything."""
+    results = read_results([PUBLISHED])
+    written = {LISTING: f"{digest()}\n{listing()}", README: updated(README.read_text(encoding="utf-8"))}
+    written |= {DOCS / path: text for path, text in pages(results).items()}
+    for path, text in written.items():
+        with writing(path) as file:
+            file.write(text.encode())
+    draw(results)
 
 
 if __name__ == "__main__":
-    with writing(LISTING) as file:
-        file.write(f"{digest()}\n{listing()}".encode())
-    with writing(README) as file:
-        file.write(updated(README.read_text(encoding="utf-8")).encode())
+    main()

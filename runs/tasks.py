@@ -24,7 +24,7 @@ from runs.config.serialization import options_of
 class Task(ABC):  # noqa: B024  # what a task must have is said by the trainings that it is for
     """What is learned. A subclass is a frozen dataclass of its settings."""
 
-    def limit(self) -> float | None:
+    def optimum(self) -> float | None:
         """What no agent can pass in expectation, in units of the metric; None where it is not known."""
         return None
 
@@ -92,7 +92,7 @@ class BanditTask(TrialTask):
         told = torch.cat([tasks, tasks.amax(1, keepdim=True)], dim=1)  # (B, K + 1)
         return told[:, None].expand(-1, observations.shape[1], -1)
 
-    def limit(self) -> float | None:
+    def optimum(self) -> float | None:
         """Expected total reward of the best possible agent, or None where computing it takes too long."""
         return bayes_optimal_value(self.pulls, self.arms) if feasible(self.pulls, self.arms) else None
 
@@ -145,7 +145,7 @@ class MDPTask(TrialTask):
         episode = q[:, 0, 0].amax(-1)[:, None, None].expand(-1, len(steps), 1)  # (B, T, 1)
         return torch.cat([values / self.episode_length, means, episode / self.episode_length], dim=-1)
 
-    def limit(self) -> float | None:
+    def optimum(self) -> float | None:
         """Not known exactly: the expectation over MDPs of what an oracle collects has no closed form."""
         return None
 
@@ -168,7 +168,7 @@ class FewShotTask(Task):
     embedding: Annotated[EmbeddingConfig, options_of(EmbeddingConfig)] = OMNIGLOT_EMBEDDING
     """What turns an image into a vector."""
 
-    def limit(self) -> float | None:
+    def optimum(self) -> float | None:
         """Perfect accuracy."""
         return 1.0
 

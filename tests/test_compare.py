@@ -106,20 +106,20 @@ def test_groups_of_the_same_name_are_told_apart_and_have_limits_of_their_own(mad
         "gru full (task.arms=5, training.learning_rate=0.01)",
         "gru full (task.arms=2, training.learning_rate=0.002)",
     ]
-    assert groups[0].limit == pytest.approx(6.66, abs=0.001) and groups[2].limit < 6.3
-    assert f"{100 * 5.1 / groups[2].limit:.2f}%" in describe_groups(groups)
+    assert groups[0].optimum == pytest.approx(6.66, abs=0.001) and groups[2].optimum < 6.3
+    assert f"{100 * 5.1 / groups[2].optimum:.2f}%" in describe_groups(groups)
 
 
 def test_over_experiments(made):
-    """Shares of the limit of both experiments: an interquartile mean, and how often a run beats another's."""
+    """Shares of the optimum of both experiments: an interquartile mean, and how often a run beats another's."""
     for experiment in ("bandit/n10-k5", "bandit/n10-k10"):
         for seed in (0, 1):
             made("snail", seed, [6.0 + seed, 6.2 + seed], experiment)
             made("gru", seed, [3.0 + seed, 3.2 + seed], experiment)
     text = describe_groups(find_groups(["bandit/n10-k5", "bandit/n10-k10"], [made.results]))
     over = text[text.index("over 2 measured numbers") :]
-    limits = (6.6596, 6.7136)
-    shares = sorted(x / limit for limit in limits for x in (3.1, 4.1))
+    optima = (6.6596, 6.7136)
+    shares = sorted(x / optimum for optimum in optima for x in (3.1, 4.1))
     assert f"{np.mean(shares[1:3]):.3g} [" in over and "1 [1, 1]" not in next(
         line for line in over.splitlines() if line.startswith("gru full")
     )

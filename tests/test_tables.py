@@ -1,4 +1,4 @@
-"""Tables show what the records say, choose without looking at the numbers, and print the limits."""
+"""Tables show what the records say, choose without looking at the numbers, and print the optima."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from scipy import stats
 
 from runs.catalogue import CATALOGUE
 from runs.cli import run
-from runs.generate import README, updated
+from runs.generate import DOCS, README, pages, updated
 from runs.results.records import PUBLISHED, Result, read_results
-from runs.results.tables import FORMATS, choose, missing_runs, render, tables
+from runs.results.tables import FORMATS, choose, draw_table, missing_runs, render, tables
+from runs.system.errors import RunError
 
 
 def result(**changes) -> Result:
@@ -67,8 +68,8 @@ def test_a_row_holds_paper_ours_and_limit():
     assert "+- 0.635 (2 seeds)" in line
     assert "not run" in row(text, "N=10 K=5", "gru") and "6.7" in row(text, "N=10 K=5", "gru")
     assert re.search(
-        r"79\.1 \+- 1 +not run +-$", row(text, "N=100 K=5", "snail")
-    )  # no exact limit there, and no reference yet
+        r"79\.1 \+- 1\.0 +not run +-$", row(text, "N=100 K=5", "snail")
+    )  # no exact optimum there, and no reference yet
 
 
 def test_a_row_of_earlier_settings_says_so(tmp_path):
@@ -82,7 +83,7 @@ def test_a_row_of_earlier_settings_says_so(tmp_path):
         (found[name],) = read_results([tmp_path / name])
     assert found["now"].current and not found["then"].current
     assert "full, " in row(render(tables()["3"], [found["now"]]), "N=10 K=5", "ucb1")
-    assert "full (earlier settings), " in row(render(tables()["3"], [found["then"]]), "N=10 K=5", "ucb1")
+    assert "full (outdated config), " in row(render(tables()["3"], [found["then"]]), "N=10 K=5", "ucb1")
 
 
 def test_without_the_missing_rows():
@@ -113,13 +114,45 @@ def test_every_cell_of_the_paper_is_there():
 def test_markdown():
     lines = render(tables()["3"], [result()], "markdown", missing=False).splitlines()
     assert lines[2].startswith("| setting | agent") and set(lines[3]) <= set("| -")
-    assert "| 6.500 ± 0.030 | paper above | 6.660 |" in lines[4]
+    assert "| 6.500 ± 0.030 | matches | 6.660 |" in lines[4]
 
 
-def test_the_readme_shows_the_published_records():
+def test_the_readme_and_the_pages_show_the_published_records():
     """Run ``python -m runs.generate`` to bring it up to date."""
     text = README.read_text(encoding="utf-8")
     assert updated(text) == text
+    for path, body in pages(read_results([PUBLISHED])).items():
+        assert (DOCS / path).read_text(encoding="utf-8") == body, path
+
+
+def test_the_readme_is_one_page():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_unequal_training_is_marked_and_does_not_compete():
+    """The best number is of more training than the others had, or of an outdated configuration."""
+    full = [result(budget="full", mean=6.6), result(budget="full", agent="gru", mean=6.5)]
+    small = result(agent="lstm", mean=6.9)
+    old = result(budget="full", agent="transformer", mean=6.9, current=False)
+    text = render(tables()["3"], [*full, small, old], missing=False)
+    lines = {agent: row(text, "N=10 K=5", agent) for agent in ("snail", "gru", "lstm", "transformer")}
+    assert [agent for agent, line in lines.items() if " *" in line] == ["snail"]
+    assert "(smaller budget)" in lines["lstm"] and "(outdated config)" in lines["transformer"]
+    assert "(" not in lines["snail"] and "(" not in lines["gru"]
+    pivot = render(tables()["3"], [*full, small, old], "pivot", missing=False)
+    assert "**6.600** ± 0.030<br>*6.6 ± 0.1*" in pivot
+    assert "6.900 ± 0.030 †" in pivot and "6.900 ± 0.030 ‡" in pivot and "| 6.660 |" in pivot
+    # a small budget for all is equal training
+    assert " *" in row(render(tables()["3"], [result(), result(agent="gru", mean=6.3)]), "N=10 K=5", "snail")
+
+
+def test_tables_are_drawn(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "table.png"
+    assert run(["table", "3", "--agents", "snail", "gru", "--plot", str(path)]) == 0
+    assert path.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(RunError, match="nothing to draw"):
+        draw_table(tables()["3"], [], path)
 
 
 def test_where_no_limit_is_known_a_reference_stands_for_it(tmp_path):
@@ -139,7 +172,7 @@ def test_where_no_limit_is_known_a_reference_stands_for_it(tmp_path):
     ratio = 300 / 320
     residual = ours - ratio * theirs
     half = stats.t.ppf(0.975, 3) * residual.std(ddof=1) / 2 / 80
-    assert f"80.000   {100 * ratio:.2f} +- {100 * half:.2f}%" in row(text, "N=100 K=5", "snail")
+    assert f"80.000     {100 * ratio:.2f} +- {100 * half:.2f}%" in row(text, "N=100 K=5", "snail")
     assert "100.00 +- 0.00%" in row(text, "N=100 K=5", "finite-gittins")
     # on other tasks there is nothing to compare
     text = render(tables()["3"], [measured("snail", ours, task_set="y"), reference])
@@ -188,12 +221,15 @@ def test_comparisons_show_one_budget_and_sizes_instead_of_the_paper():
 
 
 def test_the_verdict_is_where_the_papers_value_lies():
-    """The paper prints 6.6 for SNAIL on (10, 5)."""
-    for mean, verdict in ((6.61, "paper inside"), (6.57, "paper inside"), (6.5, "paper above"), (6.7, "paper below")):
-        assert verdict in row(render(tables()["3"], [result(mean=mean, ci95=0.03)]), "N=10 K=5", "snail")
-    assert not re.search("paper (inside|above|below)", render(tables()["3"], []))  # nothing to judge
+    """The paper prints 6.6 +- 0.1 for SNAIL on (10, 5), so the true mean of its runs is within 0.05 + 0.1 of that."""
+    for mean, verdict in ((6.648, "matches"), (6.46, "matches"), (6.4, "below"), (6.8, "above")):
+        assert f" {verdict} " in row(render(tables()["3"], [result(mean=mean, ci95=0.03)]), "N=10 K=5", "snail")
+    # a number without an interval is known to its rounding: 6.7 of the GRU is 6.65 to 6.75
+    for mean, verdict in ((6.63, "matches"), (6.61, "below"), (6.77, "matches"), (6.79, "above")):
+        assert f" {verdict} " in row(render(tables()["3"], [result(agent="gru", mean=mean)]), "N=10 K=5", "gru")
+    assert not re.search("matches|above|below", render(tables()["3"], []))  # nothing to judge
     fewshot = result(experiment="omniglot/5way", metric="accuracy", shots=1, mean=0.9905, ci95=0.001)  # paper: 99.07
-    assert "paper inside" in row(render(tables()["1"], [fewshot]), "5-way 1-shot", "snail")
+    assert "matches" in row(render(tables()["1"], [fewshot]), "5-way 1-shot", "snail")
 
 
 def test_the_best_and_what_is_not_told_from_it_are_marked():
@@ -204,7 +240,7 @@ def test_the_best_and_what_is_not_told_from_it_are_marked():
     marked = {agent: " *" in row(text, "N=10 K=5", agent) for agent in ("snail", "gru", "lstm")}
     assert marked == {"snail": True, "gru": True, "lstm": False}
     assert "one-sided t-test at 0.05" in text
-    # what stands for the limit does not compete, and a single agent is no comparison
+    # what stands for the optimum does not compete, and a single agent is no comparison
     oracle = replace(best, experiment="mdp/n10", agent="oracle", mean=218.0)
     beside = [replace(best, experiment="mdp/n10", mean=x, agent=a) for x, a in ((150.0, "snail"), (140.0, "psrl"))]
     text = render(tables()["4"], [oracle, *beside])
@@ -222,7 +258,7 @@ def test_every_format_holds_the_same_numbers():
     lines = list(csv.DictReader(io.StringIO(shown["csv"])))
     assert [line["agent"] for line in lines] == ["snail", "gru"]
     assert float(lines[0]["mean"]) == pytest.approx(6.61) and lines[0]["best"] == "True" and lines[0]["seeds"] == "2"
-    assert lines[0]["verdict"] == "paper inside" and float(lines[1]["paper"]) == 6.7
+    assert lines[0]["verdict"] == "matches" and float(lines[1]["paper"]) == 6.7
 
 
 def test_latex_is_whole():
@@ -286,7 +322,7 @@ def test_what_is_missing_is_run_and_printed(tmp_path, capsys, monkeypatch):
     ]
     missing.remove("gru")
     assert run(missing) == 0
-    assert re.search(r"random +5 +\d\.\d{3} \+- ", capsys.readouterr().out)
+    assert re.search(r"random +5\.0 +\d\.\d{3} \+- ", capsys.readouterr().out)
     (record,) = tmp_path.rglob("result.json")
     before = record.stat().st_mtime_ns
     assert run(missing) == 0 and record.stat().st_mtime_ns == before

@@ -78,9 +78,9 @@ class Experiment:
         possible = (name for name in ways if (name in own if own else name not in _OWN_WAYS))
         return tuple(name for name in possible if not isinstance(model, _NOT_FOR.get(name, ())))
 
-    def limit(self) -> float | None:
+    def optimum(self) -> float | None:
         """What no agent can pass in expectation, in units of the metric; None where it is not known."""
-        return self.budgets["full"].task.limit()
+        return self.budgets["full"].task.optimum()
 
     def config(self, agent: str, seed: int = 0, budget: str = "full", algorithm: str | None = None) -> RunConfig:
         """The run of one agent; without ``algorithm`` trained in the usual way.

@@ -36,10 +36,10 @@ class Compare:
         print(describe_groups(groups, {"t": t_interval, "bootstrap": bootstrap_interval}[self.interval]))
         for experiment in dict.fromkeys(g.experiment for g in groups) if self.plot else ():
             drawn = [g for g in groups if g.experiment == experiment]
-            curves, limits = [g.curve() for g in drawn], {g.limit for g in drawn}
+            curves, optima = [g.curve() for g in drawn], {g.optimum for g in drawn}
             if not any(any(c.runs) for c in curves):  # methods that do not learn
                 continue
-            limit = limits.pop() if len(limits) == 1 else None
+            optimum = optima.pop() if len(optima) == 1 else None
             path = self.results / f"compare-{experiment.replace('/', '-')}.png"
-            learning_curves(curves, path, experiment, limit=limit, axes=("step", "seconds"), metric=self.metric)
+            learning_curves(curves, path, experiment, optimum=optimum, axes=("step", "seconds"), metric=self.metric)
             print(f"\ncurves: {path}")

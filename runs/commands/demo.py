@@ -70,7 +70,7 @@ class Demo:
             pictures.append(self.results / f"learning-curves-{experiment.replace('/', '-')}-{budget}.png")
             curves = [group.curve() for group in find_groups([str(f.path) for f in folders], [])]
             title = f"{experiment}, {budget} budget"
-            learning_curves(curves, pictures[-1], title, limit=find(experiment).limit())
+            learning_curves(curves, pictures[-1], title, optimum=find(experiment).optimum())
         found = [r for r in read_results([self.results]) if r.budget == budget]
         for name in ("3", "1"):
             print("\n" + render(tables()[name], found, missing=False))

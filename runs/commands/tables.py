@@ -11,13 +11,13 @@ from runs.catalogue import BUDGETS
 from runs.launch import LaunchOptions, Outcome, launch, require_finished
 from runs.results.folder import RESULTS
 from runs.results.records import PUBLISHED, Result, read_results
-from runs.results.tables import Format, Table, learns, missing_runs, render, tables
+from runs.results.tables import Format, Table, draw_table, learns, missing_runs, render, tables
 from runs.system.errors import RunError
 
 
 @dataclass(frozen=True)
 class PrintTable(LaunchOptions):
-    """Print a table: the paper's number, ours with its interval, a verdict, and the limit; run what is missing.
+    """Print a table: the paper's number, ours with its interval, a verdict, and the optimum; run what is missing.
 
     The options of launching, from --engine on, matter only with --run-missing.
     """
@@ -32,7 +32,9 @@ class PrintTable(LaunchOptions):
     seeds: tuple[int, ...] | None = None
     """Only runs of these seeds; None: of all that there are, and --run-missing runs seed 0."""
     format: Format = "text"
-    """text, markdown, latex (with booktabs), csv or html."""
+    """text, markdown, pivot (markdown as the papers print it: agents as columns), latex (booktabs), csv or html."""
+    plot: Path | None = None
+    """Draw the table into this PNG, too: points with intervals, the papers' numbers, the optimum."""
     missing: bool = True
     """Show the rows that are not run, too."""
     run_missing: bool = False
@@ -50,7 +52,10 @@ class PrintTable(LaunchOptions):
         outcomes = self._run_missing(table) if self.run_missing else []
         if self.dry_run:
             return
-        print(render(table, self._results(), self.format, self.missing, self.agents, self.cells))
+        results = self._results()
+        print(render(table, results, self.format, self.missing, self.agents, self.cells))
+        if self.plot is not None:
+            draw_table(table, results, self.plot, self.agents, self.cells)
         require_finished(outcomes)
 
     def _table(self) -> Table:

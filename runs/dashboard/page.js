@@ -207,7 +207,7 @@ function panelOf(name, groups, metric, choice) {
     name,
     xLabel: choice.axis === "units" && units.length === 1 ? units[0] : AXES[choice.axis],
     yLabel: spoken(metric),
-    limit: bounded ? (data.limits[groups[0].runs[0].experiment] ?? null) : null,
+    optimum: bounded ? (data.optima[groups[0].runs[0].experiment] ?? null) : null,
     lines,
   };
 }
@@ -217,7 +217,7 @@ function panelGrid(found) {
   const grid = make("div", { class: found.length === 1 ? "panels single" : "panels" });
   const later = found.map((panel) => {
     const what = panel.name === panel.yLabel ? [] : [panel.yLabel];
-    const about = [...what, ...(panel.limit === null ? [] : [`limit ${shown(panel.limit)} (dashed)`])].join("; ");
+    const about = [...what, ...(panel.optimum === null ? [] : [`optimum ${shown(panel.optimum)} (dashed)`])].join("; ");
     const height = found.length === 1 ? 400 : 230;
     const place = make("div", { style: { minHeight: `${height}px` } }); // so that the page keeps its length meanwhile
     grid.append(

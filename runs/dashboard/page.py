@@ -23,7 +23,7 @@ from scipy import special
 from runs.config.serialization import flat
 from runs.dashboard.collect import RATE, Collector, Curves, Found, Run, thinned
 from runs.results.plots import COLOURS
-from runs.results.records import read_results, task_limit
+from runs.results.records import read_results, task_optimum
 from runs.results.tables import render, tables
 from runs.system.progress import progress_bar
 
@@ -70,7 +70,7 @@ class Report:
             "warnings": list(found.warnings),
             "runs": self._runs(found, beside),
             "tables": self._rendered(found),
-            "limits": _limits(found),
+            "optima": _optima(found),
             "colours": COLOURS,
             "t": [float(q) for q in special.stdtrit(np.arange(1, max(2, len(found.runs))), 0.975)],
         }
@@ -218,11 +218,11 @@ def _data_address(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def _limits(found: Found) -> dict[str, float]:
+def _optima(found: Found) -> dict[str, float]:
     """What no agent can pass in expectation, where that is known and the same for all runs of an experiment."""
     tasks: dict[str, dict[str, Any]] = {}
     for run in found.runs:
         task = run.config.get("task")
         tasks.setdefault(run.experiment, {})[json.dumps(task, sort_keys=True)] = task
-    limits = {name: {task_limit(task) for task in different.values()} for name, different in tasks.items()}
-    return {name: limit for name, (limit, *others) in limits.items() if limit is not None and not others}
+    optima = {name: {task_optimum(task) for task in different.values()} for name, different in tasks.items()}
+    return {name: optimum for name, (optimum, *others) in optima.items() if optimum is not None and not others}

@@ -66,7 +66,7 @@ function cssColour(name) {
 /**
  * Draw a panel into `parent`.
  *
- * panel: {name, xLabel, yLabel, limit, lines}; a line is {label, colour, dash, seeds, total, thin, hidden, toggle}, with
+ * panel: {name, xLabel, yLabel, optimum, lines}; a line is {label, colour, dash, seeds, total, thin, hidden, toggle}, with
  * `total` an average as from `average` or null, and `thin` single seeds' {x, y}. zoom: {x}, kept by the caller.
  */
 function drawPanel(parent, panel, zoom, height) {
@@ -79,7 +79,7 @@ function drawPanel(parent, panel, zoom, height) {
   const ink = cssColour("--muted");
   const grid = { stroke: cssColour("--grid"), width: 1 };
   const axis = { stroke: ink, grid, ticks: grid, font: "12px system-ui, sans-serif", labelFont: "12px system-ui, sans-serif" };
-  let seen = rangeOfY(lines, range, panel.limit);
+  let seen = rangeOfY(lines, range, panel.optimum);
   const plot = new uPlot(
     {
       width: Math.max(260, place.clientWidth),
@@ -94,13 +94,13 @@ function drawPanel(parent, panel, zoom, height) {
         { ...axis, size: 56, values: (u, all) => all.map(tick) },
       ],
       hooks: {
-        draw: [(u) => paint(u, lines, panel.limit)],
+        draw: [(u) => paint(u, lines, panel.optimum)],
         setScale: [
           (u, key) => {
             if (key !== "x") return;
             const { min, max } = u.scales.x;
             zoom.x = min > range[0] || max < range[1] ? [min, max] : null;
-            seen = rangeOfY(lines, [min, max], panel.limit);
+            seen = rangeOfY(lines, [min, max], panel.optimum);
             // later, for uPlot forgets what is asked of it while it sets a scale
             queueMicrotask(() => u.setScale("y", { min: seen[0], max: seen[1] }));
           },
@@ -129,8 +129,8 @@ function rangeOfX(lines) {
   return low === high ? [low - 1, high + 1] : [Math.min(low, 0), high];
 }
 
-/** From the lowest to the highest of what is seen between two positions, with some air; the limit too, if it is near. */
-function rangeOfY(lines, [from, to], limit) {
+/** From the lowest to the highest of what is seen between two positions, with some air; the optimum too, if it is near. */
+function rangeOfY(lines, [from, to], optimum) {
   let low = Infinity;
   let high = -Infinity;
   const see = (x, y, half) => {
@@ -146,17 +146,17 @@ function rangeOfY(lines, [from, to], limit) {
     for (const { x, y } of line.thin) see(x, y);
   }
   if (!(low <= high)) return [0, 1];
-  // the limit, too, unless that would squeeze the curves
-  if (limit !== null && Math.abs(limit - (low + high) / 2) <= high - low) {
-    low = Math.min(low, limit);
-    high = Math.max(high, limit);
+  // the optimum, too, unless that would squeeze the curves
+  if (optimum !== null && Math.abs(optimum - (low + high) / 2) <= high - low) {
+    low = Math.min(low, optimum);
+    high = Math.max(high, optimum);
   }
   const air = 0.05 * (high - low) || Math.abs(high) * 0.05 || 1;
   return [low - air, high + air];
 }
 
 /** Bands first, then single seeds, then means, so that no line hides under a band. */
-function paint(u, lines, limit) {
+function paint(u, lines, optimum) {
   const { ctx, bbox } = u;
   const ratio = devicePixelRatio;
   const px = (v) => u.valToPos(v, "x", true);
@@ -165,13 +165,13 @@ function paint(u, lines, limit) {
   ctx.beginPath();
   ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
   ctx.clip();
-  if (limit !== null) {
+  if (optimum !== null) {
     ctx.strokeStyle = cssColour("--muted");
     ctx.lineWidth = ratio;
     ctx.setLineDash([5 * ratio, 4 * ratio]);
     ctx.beginPath();
-    ctx.moveTo(bbox.left, py(limit));
-    ctx.lineTo(bbox.left + bbox.width, py(limit));
+    ctx.moveTo(bbox.left, py(optimum));
+    ctx.lineTo(bbox.left + bbox.width, py(optimum));
     ctx.stroke();
   }
   ctx.setLineDash([]);

@@ -18,7 +18,7 @@ from runs.catalogue import CATALOGUE
 from runs.config.serialization import flat
 from runs.results.folder import RunFolder
 from runs.results.plots import Curve
-from runs.results.records import Result, read_results, task_limit
+from runs.results.records import Result, read_results, task_optimum
 from runs.results.statistics import (
     Estimate,
     interquartile_mean,
@@ -78,9 +78,9 @@ class Group:
         return f"{self.agent} {self.budget}" + (f" ({self.distinction})" if self.distinction else "")
 
     @cached_property
-    def limit(self) -> float | None:
+    def optimum(self) -> float | None:
         """What no agent can pass on its task, which need not be the catalogue's; None where it is not known."""
-        return task_limit(self.settings.get("task"))
+        return task_optimum(self.settings.get("task"))
 
     def curve(self) -> Curve:
         """Its learning curves."""
@@ -190,7 +190,7 @@ def _section(groups: list[Group], experiment: str, over_seeds: IntervalOf) -> st
 def _final(having: list[tuple[Group, Number]], over_seeds: IntervalOf) -> str:
     rows = []
     for group, number in having:
-        tasks, seeds, limit = number.over_tasks, over_seeds([r.mean for r in number.results]), group.limit
+        tasks, seeds, optimum = number.over_tasks, over_seeds([r.mean for r in number.results]), group.optimum
         rows.append(
             [
                 group.label,
@@ -198,12 +198,21 @@ def _final(having: list[tuple[Group, Number]], over_seeds: IntervalOf) -> str:
                 "" if math.isnan(seeds.low) else f"+- {seeds.half:.2g}",
                 len(number.results),
                 number.results[0].n,
-                "" if limit is None else f"{100 * tasks.value / limit:.2f}%",
+                "" if optimum is None else f"{100 * tasks.value / optimum:.2f}%",
                 f"{number.results[0].parameters:,}",
                 f"{group.seconds:.0f}",
             ]
         )
-    head = ["agent", "mean, 95% CI over tasks", "CI over seeds", "seeds", "tasks", "of limit", "parameters", "seconds"]
+    head = [
+        "agent",
+        "mean, 95% CI over tasks",
+        "CI over seeds",
+        "seeds",
+        "tasks",
+        "% of optimum",
+        "parameters",
+        "seconds",
+    ]
     return _grid(rows, head)
 
 
@@ -242,13 +251,13 @@ def _interval(e: Estimate) -> str:
 
 
 def _over_experiments(by_experiment: Mapping[str, list[Group]]) -> str:
-    """Agents over all experiments that have them: shares of the limit, which are comparable."""
+    """Agents over all experiments that have them: shares of the optimum, which are comparable."""
     shares: dict[str, dict[str, np.ndarray]] = {}
     for name, groups in by_experiment.items():
         for group in groups:
-            if group.limit is not None:
+            if group.optimum is not None:
                 for number in group.numbers:
-                    scores = np.array([r.mean for r in number.results]) / group.limit
+                    scores = np.array([r.mean for r in number.results]) / group.optimum
                     shares.setdefault(group.label, {}).setdefault(f"{name} {number.name}", scores)
     whole = set().union(*shares.values()) if shares else set()
     complete = {label: found for label, found in shares.items() if found.keys() == whole}
@@ -260,7 +269,7 @@ def _over_experiments(by_experiment: Mapping[str, list[Group]]) -> str:
         ours, theirs = ([scores[key] for key in sorted(whole)] for scores in (complete[first], found))
         chance = "" if label == first else _interval(probability_of_improvement(ours, theirs))
         rows.append([label, _interval(interquartile_mean(theirs)), chance])
-    head = ["agent", "interquartile mean of shares of the limit", f"{first} is better by chance of"]
+    head = ["agent", "interquartile mean of shares of the optimum", f"{first} is better by chance of"]
     note = (
         "95% intervals, where every experiment has 2 seeds or more, by bootstrap over seeds, experiments being fixed."
     )

@@ -36,18 +36,18 @@ def learning_curves(
     path: Path,
     title: str,
     *,
-    limit: float | None = None,
+    optimum: float | None = None,
     axes: Sequence[Axis] = ("seconds",),
     metric: str | None = None,
 ) -> None:
-    """Draw curves into a PNG, a panel for each axis, with the limit and the tested numbers.
+    """Draw curves into a PNG, a panel for each axis, with the optimum and the tested numbers.
 
     A few-shot run shows accuracy on the validation classes, a meta-RL run the return of its training batches, which
     are of tasks never seen before. Bands are 95% intervals over seeds; crosses are the numbers measured on the test
     tasks, with their intervals over these.
 
     Args:
-        limit: what no agent can pass.
+        optimum: what no agent can pass.
         metric: what to draw; None: what tells how well the runs learn.
 
     Raises:
@@ -69,8 +69,8 @@ def learning_curves(
     for axis, panel in zip(axes, panels, strict=True):
         for curve, colour in zip(drawn, _colours(drawn), strict=True):
             _draw(panel, curve, name, axis, colour)
-        if limit is not None:
-            _draw_limit(panel, limit)
+        if optimum is not None:
+            _draw_optimum(panel, optimum)
         panel.set_xlabel(AXES[axis])
         panel.set_xlim(left=0)
         panel.grid(alpha=0.25)
@@ -104,11 +104,11 @@ def _draw(panel: Any, curve: Curve, name: str, axis: Axis, colour: str) -> None:
             panel.errorbar(found.x[-1], mean, ci95, color=colour, marker="x", capsize=3)
 
 
-def _draw_limit(panel: Any, limit: float) -> None:
-    panel.axhline(limit, color="0.4", linestyle="--", linewidth=1)
+def _draw_optimum(panel: Any, optimum: float) -> None:
+    panel.axhline(optimum, color="0.4", linestyle="--", linewidth=1)
     panel.annotate(
-        f"limit {limit:.3f}" if limit != 1 else "limit 1",
-        (0.005, limit),
+        f"optimum {optimum:.3f}" if optimum != 1 else "optimum 1",
+        (0.005, optimum),
         xycoords=("axes fraction", "data"),
         va="bottom",
         color="0.4",

@@ -196,10 +196,10 @@ def read_results(folders: Iterable[Path]) -> list[Result]:
     return found
 
 
-def task_limit(task: Any) -> float | None:
+def task_optimum(task: Any) -> float | None:
     """What no agent can pass in expectation on a task, as configurations have it; None where that is not known."""
     try:
-        return from_dict(Task, task).limit()
+        return from_dict(Task, task).optimum()
     except RunError:  # of an extension that is not there, or of settings that are no more
         return None
 

@@ -117,7 +117,7 @@ def interquartile_mean(scores: Scores, seed: int = 0) -> Estimate:
     Seeds are drawn anew within each experiment, experiments are not: they were chosen, not drawn.
 
     Args:
-        scores: comparable ones, such as shares of the limit.
+        scores: comparable ones, such as shares of the optimum.
         seed: of the resamples.
     """
     parts = [_samples(s) for s in scores]

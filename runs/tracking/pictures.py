@@ -25,7 +25,7 @@ def draw_pictures(folder: RunFolder, learner: Learner | None = None) -> None:
         config, record = folder.config(), folder.result() or {"results": []}
         measured = {Measurement.name_of(r["metric"], r.get("shots")): (r["mean"], r["ci95"]) for r in record["results"]}
         curve = Curve(config.agent, config.agent, [folder.metrics()], measured)
-        learning_curves([curve], folder.curve_path, title(config), limit=config.task.limit())
+        learning_curves([curve], folder.curve_path, title(config), optimum=config.task.optimum())
         if learner is not None and attends(looks := learner.attention_maps(0)):
             draw(looks, title(config), folder.attention_path)
     except Exception as e:

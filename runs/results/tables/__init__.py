@@ -1,7 +1,8 @@
-"""The papers' tables beside ours: every cell with its interval, the limit, and a verdict."""
+"""The papers' tables beside ours: every cell with its interval, the optimum, and a verdict."""
 
 from runs.results.tables.cells import Cell, Table, learns, tables
 from runs.results.tables.missing import missing_runs
+from runs.results.tables.pictures import draw_headline, draw_table
 from runs.results.tables.render import FORMATS, Format, render
 from runs.results.tables.rows import Row, choose, table_rows
 
@@ -12,6 +13,8 @@ __all__ = [
     "Row",
     "Table",
     "choose",
+    "draw_headline",
+    "draw_table",
     "learns",
     "missing_runs",
     "render",

@@ -12,7 +12,28 @@ from baselines.classical_agent import ClassicalAgent
 from runs.catalogue import CATALOGUE
 from snail.attention.scores import SCORE_NAMES
 
-Printed = tuple[float, float | None] | None
+
+@dataclass(frozen=True)
+class Printed:
+    """A number as a paper prints it.
+
+    half: half-width of its 95% interval, where it has one.
+    digits: decimals of the number.
+    rounding: how far it may be from the number that was rounded.
+    """
+
+    value: float
+    half: float | None
+    digits: int
+    rounding: float
+
+    def __str__(self) -> str:
+        shown = f"{self.value:.{self.digits}f}"
+        return shown if self.half is None else f"{shown} ± {self.half:.{max(self.digits, _decimals(self.half))}f}"
+
+
+def _decimals(x: float) -> int:
+    return len(str(x).partition(".")[2])
 
 
 @cache
@@ -26,8 +47,8 @@ class Cell:
     """One setting of a table, measured for several agents.
 
     paper: the printed number for an agent or method, with the half-width of its interval where it has one.
-    limit: what no agent can pass in expectation; None where it is not known.
-    reference: the method whose own measured number stands for the limit where that is not known.
+    optimum: what no agent can pass in expectation; None where it is not known.
+    reference: the method whose own measured number stands for the optimum where that is not known.
     in_paper: False for a setting of ours, which is shown only where it has been run.
     paper_unit: what the paper divides by, where it prints fractions.
     """
@@ -35,8 +56,8 @@ class Cell:
     label: str
     experiment: str
     shots: int | None
-    paper: Mapping[str, Printed]
-    limit: Callable[[], float | None]
+    paper: Mapping[str, Printed | None]
+    optimum: Callable[[], float | None]
     reference: str | None = None
     in_paper: bool = True
     paper_unit: float | None = None
@@ -53,7 +74,7 @@ class Table:
     """A table of the paper, or of comparisons of our own.
 
     name: what it is asked for by: a number is the paper's.
-    shares: whether to give the numbers in per cent of the limit, too.
+    shares: whether to give the numbers in per cent of the optimum, too.
     budget: the only one to show; None: the largest that was run.
     """
 
@@ -72,9 +93,16 @@ class Table:
         return any(printed for cell in self.cells for printed in cell.paper.values())
 
 
-def _printed(table: str, row: str, column: str) -> Printed:
+_DIGITS = {"bandits": 1, "rl2-bandits": 1, "mdps": 3, "rl2-mdps": 1}
+"""Decimals of all numbers of a table; in the others each number has its own."""
+
+
+def _printed(table: str, row: str, column: str) -> Printed | None:
     found = paper_tables()[table].get(row, {}).get(column)
-    return None if found is None else (found[0], found[1])
+    if found is None:
+        return None
+    digits = _DIGITS.get(table, _decimals(found[0]))
+    return Printed(found[0], found[1], digits, 0.5 * 10**-digits)
 
 
 _FEWSHOT_ROWS = {
@@ -96,7 +124,7 @@ def _fewshot_cell(data: str, ways: int, shots: int) -> Cell:
 
 def _our_cell(label: str, experiment: str, shots: int) -> Cell:
     """A setting that the paper does not have."""
-    return Cell(label, experiment, shots, dict.fromkeys(_FEWSHOT_ROWS), CATALOGUE[experiment].limit, in_paper=False)
+    return Cell(label, experiment, shots, dict.fromkeys(_FEWSHOT_ROWS), CATALOGUE[experiment].optimum, in_paper=False)
 
 
 def _bandit_cell(pulls: int, arms: int) -> Cell:
@@ -119,7 +147,7 @@ def _bandit_cell(pulls: int, arms: int) -> Cell:
         "finite-gittins": None,
     }
     experiment = CATALOGUE[f"bandit/n{pulls}-k{arms}"]
-    return Cell(f"N={pulls} K={arms}", experiment.id, None, paper, experiment.limit, reference="finite-gittins")
+    return Cell(f"N={pulls} K={arms}", experiment.id, None, paper, experiment.optimum, reference="finite-gittins")
 
 
 PAPER_EPISODE = 20.76
@@ -131,11 +159,14 @@ def _mdp_cell(episodes: int) -> Cell:
     gru = _printed("rl2-mdps", row, "RL2")
     fraction = _printed("mdps", row, "LSTM")
     assert gru is not None and fraction is not None
-    unit = gru[0] / fraction[0]  # RL^2 printed the return of which the SNAIL paper prints the fraction
+    unit = gru.value / fraction.value  # RL^2 printed the return of which the SNAIL paper prints the fraction
 
-    def converted(column: str) -> Printed:
+    def converted(column: str) -> Printed | None:
         found = _printed("mdps", row, column)
-        return None if found is None else (round(unit * found[0], 1), found[1] and round(unit * found[1], 1))
+        if found is None:
+            return None
+        half = found.half and round(unit * found.half, 1)
+        return Printed(round(unit * found.value, 1), half, 1, unit * found.rounding)
 
     paper = {
         "snail": converted("SNAIL"),
@@ -159,7 +190,7 @@ def _mdp_cell(episodes: int) -> Cell:
     experiment = CATALOGUE[f"mdp/n{episodes}"]
     paper = {agent: number for agent, number in paper.items() if agent in experiment.agents or agent == "maml"}
     unit = PAPER_EPISODE * episodes
-    return Cell(f"N={episodes}", experiment.id, None, paper, experiment.limit, reference="oracle", paper_unit=unit)
+    return Cell(f"N={episodes}", experiment.id, None, paper, experiment.optimum, reference="oracle", paper_unit=unit)
 
 
 def _comparison(name: str, title: str, rows: Mapping[str, tuple[str, ...]]) -> Table:
@@ -179,15 +210,15 @@ def _comparison(name: str, title: str, rows: Mapping[str, tuple[str, ...]]) -> T
                 experiment,
                 shots,
                 dict.fromkeys(a for a in agents if a in CATALOGUE[experiment].agents),
-                CATALOGUE[experiment].limit,
+                CATALOGUE[experiment].optimum,
                 reference=None if shots else "finite-gittins",
             )
             for task, experiment, shots in tasks
             for group, agents in rows.items()
         ),
         (
-            "few-shot: accuracy on 5-way 1-shot Omniglot. bandit: total reward over 100 pulls of 5 arms; its limit is "
-            "what the finite-horizon Gittins index collects on the same tasks.",
+            "few-shot: accuracy on 5-way 1-shot Omniglot. bandit: total reward over 100 pulls of 5 arms; its optimum "
+            "is what the finite-horizon Gittins index collects on the same tasks.",
             "All rows of a task have the same short budget, seed and test tasks: they show what is learned soon, not "
             "what can be reached.",
         ),
@@ -198,7 +229,7 @@ def _comparison(name: str, title: str, rows: Mapping[str, tuple[str, ...]]) -> T
 _SCORE_ROWS = {"score function": ("snail", *(f"snail-{score}" for score in SCORE_NAMES if score != "scaled-dot"))}
 _ABLATION_ROWS = {
     "blocks": ("snail", "snail-convolutions", "snail-attention", "snail-dilation-2"),
-    "reach": ("snail", "snail-local-m", "snail-local-p"),
+    "attention window": ("snail", "snail-local-m", "snail-local-p"),
     "selection": ("snail", "snail-hard", "snail-gumbel"),
     "heads": ("snail", "snail-4-heads"),
     "width": ("snail-half", "snail", "snail-double"),
@@ -239,10 +270,10 @@ def tables() -> dict[str, Table]:
             3,
             tuple(_bandit_cell(n, k) for n, k in settings),
             (
-                "limit: expected total reward of the Bayes-optimal agent, by exact dynamic programming; where that is "
-                "out of reach, what the finite-horizon Gittins index, which comes close to it, collects on the same "
+                "optimum: expected total reward of the Bayes-optimal agent, by exact dynamic programming; where that "
+                "is infeasible, what the finite-horizon Gittins index, which comes close to it, collects on the same "
                 "tasks.",
-                "The papers' numbers are means of about 1000 trials, so one can exceed the limit. "
+                "The papers' numbers are means of about 1000 trials, so one can exceed the optimum. "
                 "What the SNAIL paper prints as LSTM is RL^2's GRU, except for N=1000.",
             ),
         ),
@@ -253,7 +284,7 @@ def tables() -> dict[str, Table]:
             1,
             tuple(_mdp_cell(n) for n in (10, 25, 50, 75, 100)),
             (
-                "limit: what an oracle that knows each MDP collects on the same tasks. The SNAIL paper prints "
+                "optimum: what an oracle that knows each MDP collects on the same tasks. The SNAIL paper prints "
                 f"fractions of {PAPER_EPISODE} an episode, which is less than that; its numbers are converted to "
                 "rewards here, and ours are given on its scale too.",
                 "mean0: with a prior that expects mean rewards of 0, as the papers' numbers imply; the MDPs' true mean "

@@ -19,7 +19,7 @@ from runs.results.statistics import Estimate
 from runs.results.tables.cells import Table
 from runs.results.tables.rows import LEVEL, Row, table_rows
 
-Format = Literal["text", "markdown", "latex", "csv", "html"]
+Format = Literal["text", "markdown", "pivot", "latex", "csv", "html"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 BEST = f"the best, or not told from it by a one-sided t-test at {LEVEL:g}, as the papers print in bold"
 
@@ -57,7 +57,12 @@ def _notes(table: Table, rows: list[Row]) -> list[str]:
     """What a reader has to know: the table's own notes, and what verdicts and marks mean."""
     notes = list(table.notes)
     if table.of_paper and any(row.verdict(table.scale) for row in rows):
-        notes.append("verdict: where the paper's value lies, as printed, against our interval over test tasks.")
+        notes.append("verdict: ours against the paper's number, within both 95% intervals and the paper's rounding.")
+    if any(row.marks for row in rows):
+        notes.append(
+            "Rows marked *smaller budget* had less training than others of their cell, rows marked *outdated config* "
+            "were produced with earlier hyperparameters; neither competes for the best."
+        )
     return notes
 
 
@@ -68,10 +73,7 @@ def _columns(table: Table, rows: list[Row], strong: Callable[[str], str]) -> lis
         return f"{scale * x:.{digits}f}"
 
     def paper(row: Row) -> str:
-        if row.paper is None:
-            return "-"
-        value, half = row.paper
-        return f"{value:g}" if half is None else f"{value:g} ± {half:g}"
+        return "-" if row.paper is None else str(row.paper)
 
     def parameters(row: Row) -> str:
         return f"{row.ours.parameters:,}" if row.ours else ""
@@ -86,8 +88,8 @@ def _columns(table: Table, rows: list[Row], strong: Callable[[str], str]) -> lis
         seeds = row.ours.over_seeds if row.ours else None
         return f"± {number(seeds.half)} ({row.ours.seeds} seeds)" if row.ours and seeds else ""
 
-    def limit(row: Row) -> str:
-        return "-" if row.limit is None else number(row.limit)
+    def optimum(row: Row) -> str:
+        return "-" if row.optimum is None else number(row.optimum)
 
     def share(row: Row) -> str:
         found: Estimate | None = row.ours.share if row.ours else None
@@ -101,7 +103,7 @@ def _columns(table: Table, rows: list[Row], strong: Callable[[str], str]) -> lis
     def budget(row: Row) -> str:
         if row.ours is None:
             return ""
-        return f"{row.ours.budget}{'' if row.ours.current else ' (earlier settings)'}, {row.ours.seconds:.0f} s"
+        return f"{row.ours.budget}{f' ({row.marks})' if row.marks else ''}, {row.ours.seconds:.0f} s"
 
     found = [_Column("setting", lambda row: row.cell.label), _Column("agent", lambda row: row.agent)]
     found.append(_Column("paper", paper) if table.of_paper else _Column("parameters", parameters))
@@ -110,9 +112,9 @@ def _columns(table: Table, rows: list[Row], strong: Callable[[str], str]) -> lis
         found.append(_Column("95% CI over seeds", over_seeds))
     if table.of_paper:
         found.append(_Column("verdict", lambda row: row.verdict(scale)))
-    found.append(_Column("limit", limit))
+    found.append(_Column("optimum", optimum))
     if table.shares:
-        found.append(_Column("of limit", share))
+        found.append(_Column("% of optimum", share))
     if any(row.cell.paper_unit for row in rows):
         found.append(_Column("paper's scale", fraction))
     return [*found, _Column("budget", budget)]
@@ -142,6 +144,39 @@ def _markdown(table: Table, rows: list[Row]) -> str:
     head, body = _grid(table, rows, lambda s: f"**{s}**")
     lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *body)]
     return "\n".join([f"**{_title(table)}**", "", *lines, *(["", *n] if (n := _bold_notes(table, rows)) else [])])
+
+
+def _pivot(table: Table, rows: list[Row]) -> str:
+    """Markdown as the papers print it: a row a setting, a column an agent, ours above the paper's number."""
+    shown = [row for row in rows if row.ours or row.paper]
+    agents = list(dict.fromkeys(row.agent for row in shown))
+    cells = {(row.cell.label, row.agent): row for row in shown}
+    digits = table.digits
+
+    def number(row: Row | None) -> str:
+        if row is None:
+            return ""
+        ours = "not run"
+        if row.ours is not None:
+            ours = f"{table.scale * row.ours.mean:.{digits}f}"
+            ours = (f"**{ours}**" if row.ours.best else ours) + f" ± {table.scale * row.ours.ci95:.{digits}f}"
+            ours += {"": "", "smaller budget": " †", "outdated config": " ‡"}.get(row.marks, " † ‡")
+        return ours if row.paper is None else f"{ours}<br>*{row.paper}*"
+
+    def optimum(label: str) -> str:
+        found = next((row.optimum for row in rows if row.cell.label == label), None)
+        return "-" if found is None else f"{table.scale * found:.{digits}f}"
+
+    labels = list(dict.fromkeys(row.cell.label for row in shown))
+    head = ["setting", *agents, "optimum"]
+    body = [[label, *(number(cells.get((label, agent))) for agent in agents), optimum(label)] for label in labels]
+    lines = ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *body)]
+    notes = ["Upper number: ours, with its 95% interval over test tasks; below it, in italics: the paper's."]
+    if any(row.marks for row in shown):
+        notes.append("†: smaller budget than others of its row; ‡: earlier hyperparameters. Neither competes for bold.")
+    if any(row.ours and row.ours.best for row in shown):
+        notes.append(f"Bold: {BEST}.")
+    return "\n".join([f"**{_title(table)}**", "", *lines, "", " ".join(notes)])
 
 
 def _bold_notes(table: Table, rows: list[Row]) -> list[str]:
@@ -177,7 +212,18 @@ def _html(table: Table, rows: list[Row]) -> str:
 
 _CSV_HEAD = (
     *("setting", "experiment", "shots", "agent", "paper", "paper_ci95"),
-    *("mean", "tasks_ci95", "tasks", "seeds", "seeds_ci95", "verdict", "best", "limit", "share_of_limit", "share_ci95"),
+    *(
+        "mean",
+        "tasks_ci95",
+        "tasks",
+        "seeds",
+        "seeds_ci95",
+        "verdict",
+        "best",
+        "optimum",
+        "share_of_optimum",
+        "share_ci95",
+    ),
     *("budget", "current_settings", "train_seconds", "parameters"),
 )
 
@@ -188,15 +234,16 @@ def _csv(table: Table, rows: list[Row]) -> str:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(_CSV_HEAD)
     for row in rows:
-        paper, m, scale = row.paper or (None, None), row.ours, table.scale
-        limit = None if row.limit is None else scale * row.limit
+        m, scale = row.ours, table.scale
+        paper = (None, None) if row.paper is None else (row.paper.value, row.paper.half)
+        optimum = None if row.optimum is None else scale * row.optimum
         key = [row.cell.label, row.cell.experiment, row.cell.shots, row.agent, *paper]
         if m is None:
-            writer.writerow([*key, *[None] * 7, limit, *[None] * 6])
+            writer.writerow([*key, *[None] * 7, optimum, *[None] * 6])
             continue
         seeds = m.over_seeds and scale * m.over_seeds.half
         share = [None, None] if m.share is None else [m.share.value, m.share.half]
-        numbers = [scale * m.mean, scale * m.ci95, m.n, m.seeds, seeds, row.verdict(scale), m.best, limit, *share]
+        numbers = [scale * m.mean, scale * m.ci95, m.n, m.seeds, seeds, row.verdict(scale), m.best, optimum, *share]
         writer.writerow([*key, *numbers, m.budget, m.current, m.seconds, m.parameters])
     return file.getvalue().rstrip("\n")
 
@@ -204,6 +251,7 @@ def _csv(table: Table, rows: list[Row]) -> str:
 _RENDERERS: dict[Format, Callable[[Table, list[Row]], str]] = {
     "text": _text,
     "markdown": _markdown,
+    "pivot": _pivot,
     "latex": _latex,
     "csv": _csv,
     "html": _html,

@@ -1,7 +1,8 @@
-"""From records to rows: which runs a cell shows, their mean with its intervals, the limit, and the verdicts."""
+"""From records to rows: which runs a cell shows, their mean with its intervals, the optimum, and the verdicts."""
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -12,9 +13,9 @@ import numpy as np
 from runs.catalogue import BUDGETS, CATALOGUE
 from runs.results.records import Result
 from runs.results.statistics import Estimate, ratio_of_means, t_interval, welch_p
-from runs.results.tables.cells import Cell, Printed, Table
+from runs.results.tables.cells import Cell, Printed, Table, learns
 
-Verdict = Literal["paper inside", "paper above", "paper below", ""]
+Verdict = Literal["matches", "above", "below", ""]
 LEVEL = 0.05
 """Of the t-test by which the papers call an agent the best, or not distinguishable from it."""
 
@@ -28,8 +29,8 @@ class Measured:
         not narrow it.
     over_seeds: the mean with its interval over seeds, where there are several.
     n: test tasks.
-    share: of the limit, with its interval where it has one.
-    best: no agent of the cell is better at the papers' level, but for what stands for the limit.
+    share: of the optimum, with its interval where it has one.
+    best: no agent of the cell is better at the papers' level, but for what stands for the optimum.
     """
 
     mean: float
@@ -47,22 +48,28 @@ class Measured:
 
 @dataclass(frozen=True)
 class Row:
-    """An agent in a cell: the paper's number, ours if it is run, and the limit."""
+    """An agent in a cell: the paper's number, ours if it is run, and the optimum."""
 
     cell: Cell
     agent: str
-    paper: Printed
+    paper: Printed | None
     ours: Measured | None
-    limit: float | None
+    optimum: float | None
+    marks: str = ""
+    """What keeps it from being compared: smaller budget, outdated config, or both."""
 
     def verdict(self, scale: float) -> Verdict:
-        """Where the paper's value lies, against our interval over test tasks; ``scale`` is of the printed numbers."""
+        """Whether ours matches the paper's number, or is above or below it; ``scale`` is of the printed numbers.
+
+        It matches where the difference is within the interval of a difference, which the two 95% intervals give, and
+        the paper's rounding.
+        """
         if self.ours is None or self.paper is None:
             return ""
-        distance = self.paper[0] - scale * self.ours.mean
-        if abs(distance) <= scale * self.ours.ci95:
-            return "paper inside"
-        return "paper above" if distance > 0 else "paper below"
+        difference = scale * self.ours.mean - self.paper.value
+        if abs(difference) <= math.hypot(scale * self.ours.ci95, self.paper.half or 0.0) + self.paper.rounding:
+            return "matches"
+        return "above" if difference > 0 else "below"
 
 
 def table_rows(
@@ -78,7 +85,7 @@ def table_rows(
     found = []
     for cell in table.cells:
         if not cells or cell.label in cells or cell.experiment in cells:
-            rows = _mark_best(_cell_rows(table, cell, results, missing))
+            rows = _mark_best(_mark_unequal(_cell_rows(table, cell, results, missing)))
             found += [row for row in rows if not agents or row.agent in agents]
     return found
 
@@ -87,8 +94,8 @@ def choose(results: list[Result], budgets: Sequence[str] = BUDGETS) -> list[Resu
     """The results that a cell shows: of the largest of the budgets that was run, as catalogued, one a seed.
 
     The choice never looks at the numbers. Only runs of the same settings on the same tasks are put together, those of
-    the first record in the order of folders, those of the catalogue's present settings before earlier ones; so is one
-    of several records of a seed.
+    the first record in the order of folders, the catalogue's current configuration before outdated ones; so is one of
+    several records of a seed.
     """
     for budget in budgets:
         of_budget = sorted((r for r in results if r.budget == budget and r.as_catalogued), key=lambda r: not r.current)
@@ -107,17 +114,17 @@ def _cell_rows(table: Table, cell: Cell, results: list[Result], missing: bool) -
         budgets = BUDGETS if table.budget is None or agent == cell.reference else (table.budget,)
         return choose([r for r in results if (r.experiment, r.agent, r.shots) == key], budgets)
 
-    exact, reference = cell.limit(), runs_of(cell.reference)
-    limit = exact if exact is not None else reference[0].mean if reference else None
+    exact, reference = cell.optimum(), runs_of(cell.reference)
+    optimum = exact if exact is not None else reference[0].mean if reference else None
     trainable = CATALOGUE[cell.experiment].agents if cell.experiment in CATALOGUE else {}
     rows = []
     for agent, printed in cell.paper.items():
         chosen = runs_of(agent)
         if chosen:
-            ours = _measured(chosen, share_of_limit(chosen, reference if exact is None else exact))
-            rows.append(Row(cell, agent, printed, ours, limit))
+            ours = _measured(chosen, share_of_optimum(chosen, reference if exact is None else exact))
+            rows.append(Row(cell, agent, printed, ours, optimum))
         elif missing and cell.in_paper and (printed is not None or agent in trainable):
-            rows.append(Row(cell, agent, printed, None, limit))
+            rows.append(Row(cell, agent, printed, None, optimum))
     return rows
 
 
@@ -137,33 +144,50 @@ def _measured(chosen: list[Result], share: Estimate | None) -> Measured:
     )
 
 
-def share_of_limit(chosen: list[Result], limit: float | list[Result]) -> Estimate | None:
-    """The mean as a share of a limit, or of a reference method's mean on the same tasks.
+def share_of_optimum(chosen: list[Result], optimum: float | list[Result]) -> Estimate | None:
+    """The mean as a share of a optimum, or of a reference method's mean on the same tasks.
 
     Against a method the interval is that of the ratio of means of paired samples. Without its samples there is none;
     on other tasks nothing is comparable.
     """
     mean = statistics.fmean(r.mean for r in chosen)
-    if isinstance(limit, float):
+    if isinstance(optimum, float):
         half = statistics.fmean(r.ci95 for r in chosen)
-        return Estimate(mean / limit, (mean - half) / limit, (mean + half) / limit)
-    if not limit or limit[0].task_set != chosen[0].task_set:
+        return Estimate(mean / optimum, (mean - half) / optimum, (mean + half) / optimum)
+    if not optimum or optimum[0].task_set != chosen[0].task_set:
         return None
-    samples = [x for r in (*chosen, limit[0]) if (x := r.samples()) is not None]
+    samples = [x for r in (*chosen, optimum[0]) if (x := r.samples()) is not None]
     if len(samples) <= len(chosen):
-        return Estimate(mean / limit[0].mean, float("nan"), float("nan"))
+        return Estimate(mean / optimum[0].mean, float("nan"), float("nan"))
     *ours, theirs = (x.astype(np.float64) for x in samples)
     return ratio_of_means(np.mean(ours, axis=0), theirs)
+
+
+def _mark_unequal(rows: list[Row]) -> list[Row]:
+    """Say which rows had less training than others of their cell, or another configuration than the catalogue's."""
+    learners = [row for row in rows if row.ours is not None and learns(row.cell.experiment, row.agent)]
+    largest = min((BUDGETS.index(row.ours.budget) for row in learners if row.ours), default=0)
+
+    def marks(row: Row) -> str:
+        if row.ours is None:
+            return ""
+        smaller = row in learners and BUDGETS.index(row.ours.budget) > largest
+        found = {"smaller budget": smaller, "outdated config": not row.ours.current}
+        return ", ".join(mark for mark, holds in found.items() if holds)
+
+    return [replace(row, marks=marks(row)) for row in rows]
 
 
 def _mark_best(rows: list[Row]) -> list[Row]:
     """Mark the best agent of a cell, and those that the papers' one-sided t-test does not tell from it.
 
-    What stands for the limit, such as an oracle, does not compete. The test is over test tasks, as the papers' is.
+    What stands for the optimum, such as an oracle, does not compete, nor do agents that had a smaller budget or
+    an outdated configuration. The test is over test tasks, as the papers' is.
     """
 
     def competes(row: Row) -> bool:
-        return row.ours is not None and not (row.agent == row.cell.reference and row.cell.limit() is None)
+        reference = row.agent == row.cell.reference and row.cell.optimum() is None
+        return row.ours is not None and not reference and not row.marks
 
     def sample(m: Measured) -> tuple[float, float, int]:
         return m.mean, m.ci95 / 1.96, m.n

@@ -1,0 +1,104 @@
+"""Pictures of tables: each agent's number in every setting, beside the paper's and the optimum."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from runs.results.folder import writing
+from runs.results.plots import COLOURS, OTHERS
+from runs.results.records import Result
+from runs.results.tables.cells import Table, learns
+from runs.results.tables.rows import Row, table_rows
+from runs.system.errors import RunError
+
+ROW_INCHES = 0.16
+"""Height of one agent's line."""
+
+
+def draw_table(
+    table: Table, results: Iterable[Result], path: Path, agents: Sequence[str] = (), cells: Sequence[str] = ()
+) -> None:
+    """Draw a table into a PNG: a group of points a setting, an agent each, with 95% intervals over test tasks.
+
+    Points and not bars, since what is to be told apart is far from zero. Agents with less training than others of their
+    setting are hollow. Where there is an optimum, numbers are in per cent of it.
+
+    Raises:
+        RunError: if matplotlib is not installed, or no row of the table has been run.
+    """
+    rows = [row for row in table_rows(table, results, False, agents, cells) if row.ours and row.agent != "random"]
+    what = "% of the optimum" if table.shares else "accuracy in %"
+    _draw(rows, table, f"Table {table.name}: {table.title}" if table.of_paper else table.title, what, path)
+
+
+def draw_headline(tables: Iterable[Table], results: Sequence[Result], path: Path) -> None:
+    """Draw the share of the optimum that each learning agent reaches, over all settings of the tables.
+
+    Raises:
+        RunError: as of ``draw_table``.
+    """
+    rows = [row for table in tables for row in table_rows(table, results, False) if _compared(row)]
+    _draw(rows, None, "Share of the optimum, by agent", "% of the optimum (few-shot: accuracy in %)", path)
+
+
+def _compared(row: Row) -> bool:
+    """Whether a row is of a setting of the paper, and of an agent that learns by the largest budget of its cell."""
+    full = row.ours is not None and row.ours.budget == "full"
+    return full and row.cell.in_paper and learns(row.cell.experiment, row.agent)
+
+
+def _position(row: Row) -> tuple[float, float, float | None]:
+    """Where a row stands, half the length of its interval, and where the paper's number stands."""
+    assert row.ours is not None
+    if row.optimum is None or row.ours.share is None:
+        scale = 100.0 if row.ours.mean <= 1 else 1.0
+        return scale * row.ours.mean, scale * row.ours.ci95, row.paper.value if row.paper else None
+    half = 0.0 if math.isnan(row.ours.share.half) else 100 * row.ours.share.half
+    unit = 1.0 if row.optimum == 1 else 100 / row.optimum  # accuracies are printed in per cent
+    return 100 * row.ours.share.value, half, row.paper.value * unit if row.paper else None
+
+
+def _draw(rows: list[Row], table: Table | None, title: str, what: str, path: Path) -> None:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as e:
+        raise RunError("matplotlib is not installed; run: pip install 'snail-suite[plot]'") from e
+    if not rows:
+        raise RunError("nothing to draw: no row of this table has been run")
+    settings = list(dict.fromkeys((row.cell.experiment, row.cell.label) for row in rows))
+    agents = list(dict.fromkeys(row.agent for row in rows))
+    others = [agent for agent in agents if agent not in COLOURS]
+    colours = COLOURS | {agent: OTHERS[i % len(OTHERS)] for i, agent in enumerate(others)}
+    markers = {agent: "os^vDPX"[i // len(OTHERS)] for i, agent in enumerate(others)}
+    figure = Figure(figsize=(8, 1.3 + ROW_INCHES * (len(rows) + 1.5 * len(settings))), layout="constrained")
+    panel: Any = figure.subplots()
+    y, ticks = 0.0, []
+    for setting in settings:
+        group = [row for row in rows if (row.cell.experiment, row.cell.label) == setting]
+        ticks.append(y + (len(group) - 1) / 2)
+        for row in group:
+            x, half, paper = _position(row)
+            colour = colours[row.agent]
+            style = {"color": colour, "mfc": "white" if row.marks else colour, "capsize": 2, "markersize": 5}
+            panel.errorbar(x, y, xerr=half, fmt=markers.get(row.agent, "o"), **style)
+            if paper is not None:
+                panel.plot(paper, y, marker="|", color="black", markersize=9, linestyle="none")
+            y += 1
+        panel.axhline(y + 0.25, color="0.9", linewidth=0.8)
+        y += 1.5
+    panel.axvline(100, color="0.4", linestyle="--", linewidth=1)
+    families = {experiment.split("/")[0] for experiment, _ in settings}
+    labels = [label if len(families) == 1 else f"{experiment.split('/')[0]} {label}" for experiment, label in settings]
+    panel.set(yticks=ticks, yticklabels=labels, ylim=(y - 1, -1), xlabel=what, title=title)
+    for agent in agents:
+        panel.plot([], [], markers.get(agent, "o"), color=colours[agent], label=agent)
+    panel.plot([], [], "|", color="black", markersize=9, label="the paper's")
+    if any(row.marks for row in rows):
+        panel.plot([], [], "o", color="0.5", markerfacecolor="white", label="smaller budget or outdated config")
+    panel.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize="small")
+    with writing(path) as file:
+        figure.savefig(file, format="png", dpi=150)
