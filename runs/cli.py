@@ -43,7 +43,7 @@ def run(args: Sequence[str]) -> int:
     try:
         # some take a second: inside, so that Ctrl-C is answered from the start
         from runs.commands import VERBS, about, run_verb
-        from runs.config.extensions import load_extensions, take_extensions
+        from runs.extensions import load_extensions, take_extensions
 
         if args and args[0] in ("--version", "-V"):
             print(f"snail {metadata.version('snail-suite')}")

@@ -116,10 +116,10 @@ def test_a_plain_terminal_gets_plain_signs():
 
 
 def test_a_slow_extension_is_named(tmp_path, monkeypatch, capsys, own_catalogue):
-    import runs.config.extensions
+    import runs.extensions
 
     monkeypatch.setenv("SNAIL_EXTENSIONS", "")
-    monkeypatch.setattr(runs.config.extensions, "PATIENCE", 0.05)
+    monkeypatch.setattr(runs.extensions, "PATIENCE", 0.05)
     (tmp_path / "slow.py").write_text("import time\ntime.sleep(1)\nraise KeyboardInterrupt")
     assert run(["--extend", str(tmp_path / "slow.py"), "list"]) == 130
     err = capsys.readouterr().err

@@ -11,7 +11,7 @@ import pytest
 
 from runs.cli import run
 from runs.commands import VERBS
-from runs.config.extensions import VARIABLE, take_extensions
+from runs.extensions import VARIABLE, take_extensions
 
 pytestmark = pytest.mark.slow
 

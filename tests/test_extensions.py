@@ -15,8 +15,8 @@ from baselines.bandits import Thompson
 from runs.agents import GRUConfig, SequenceAgent
 from runs.catalogue import CATALOGUE, Experiment, RunConfig, as_catalogued, find, meta_rl, register, register_agent
 from runs.cli import run
-from runs.config.extensions import VARIABLE, load_extensions, take_extensions
 from runs.config.serialization import from_dict, to_dict
+from runs.extensions import VARIABLE, load_extensions, take_extensions
 from runs.results.records import read_results
 from runs.system.errors import RunError
 from runs.tasks import BanditTask, Task
@@ -78,7 +78,7 @@ def test_worker_processes_inherit_extensions(tmp_path):
     wanted = find("dark-room/n3").config("gru", seed=4)
     config.write_text(json.dumps(to_dict(wanted)))
     script = (
-        "import sys; from pathlib import Path; from runs.config.extensions import load_extensions; load_extensions();"
+        "import sys; from pathlib import Path; from runs.extensions import load_extensions; load_extensions();"
         "from runs.results.folder import RunFolder, run_path; from runs.training import build_learner;"
         f"config = RunFolder(Path({str(tmp_path)!r})).config(); print(run_path(Path(), config), config.task.episodes)"
     )

@@ -28,7 +28,7 @@ from runs.algorithms.meta_rl import TrialTest
 from runs.algorithms.ppo import PPOTraining
 from runs.catalogue import RunConfig
 from runs.cli import run
-from runs.config.extensions import VARIABLE
+from runs.extensions import VARIABLE
 from runs.launch import LaunchOptions, Outcome, launch, require_finished
 from runs.launch.slurm import SlurmOptions
 from runs.launch.status import read_status

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runs.catalogue import RunConfig
-from runs.config.extensions import load_extensions
 from runs.config.serialization import from_dict, to_dict
+from runs.extensions import load_extensions
 from runs.results.folder import RunFolder, run_path
 from runs.system.deadline import Deadline
 from runs.system.errors import Interrupted, OutOfTime, RunError, Taken

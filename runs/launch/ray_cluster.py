@@ -7,7 +7,7 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
-from runs.config.extensions import VARIABLE
+from runs.extensions import VARIABLE
 from runs.launch.jobs import Job, Outcome, Outcomes, failed, run_job
 from runs.system.errors import RunError
 

@@ -168,8 +168,8 @@ def _pivot(table: Table, rows: list[Row]) -> str:
         return "-" if found is None else f"{table.scale * found:.{digits}f}"
 
     labels = list(dict.fromkeys(row.cell.label for row in shown))
-    head = ["setting", *agents, "optimum"]
-    body = [[label, *(number(cells.get((label, agent))) for agent in agents), optimum(label)] for label in labels]
+    head = ["setting", "optimum", *agents]
+    body = [[label, optimum(label), *(number(cells.get((label, agent))) for agent in agents)] for label in labels]
     lines = ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *body)]
     notes = ["Upper number: ours, with its 95% interval over test tasks; below it, in italics: the paper's."]
     if any(row.marks for row in shown):
