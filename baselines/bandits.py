@@ -32,7 +32,7 @@ TENTHS = tuple(i / 10 for i in range(11))
 
 @dataclass(frozen=True)
 class Trials:
-    """How B trials of one length stand: all that a method gets to see.
+    """The state of B trials of one length: all that an agent sees.
 
     successes: (B, K) int64, of each arm so far; failures: (B, K) int64.
     pulls_left: how many pulls are still to be made in each trial; pulls: how many there are in all.

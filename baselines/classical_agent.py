@@ -1,4 +1,4 @@
-"""What a method that acts in trials without having been trained can do: classical bandit and MDP solvers."""
+"""Classical agents: they act in trials without having been trained."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from envs.trials import TrialVectorEnv
 
 
 class ClassicalAgent(ABC):
-    """A method with its setting. A subclass is a frozen dataclass of plain values that defines `play`."""
+    """A classical agent with its setting. A subclass is a frozen dataclass of plain values that defines `play`."""
 
     def grid(self) -> Sequence[ClassicalAgent]:
         """The settings to choose from by tuning; this one alone where there is nothing to choose."""

@@ -122,7 +122,7 @@ class MAML(EpisodeModel):
 
     def _adapted(self, support: Tensor, labels: Tensor) -> nn.Module:
         """The network after its steps on a support (S, ...) with labels (S,)."""
-        first_order = self.first_order or not torch.is_grad_enabled()  # nobody will differentiate: keep no graph
+        first_order = self.first_order or not torch.is_grad_enabled()  # not differentiated: keep no graph
         with torch.enable_grad():
             learner = self.learner.clone(first_order=first_order)
             for _ in range(self.inner_steps if self.training else self.test_steps):

@@ -124,7 +124,7 @@ class MDPMethod(ClassicalAgent):
             for h in range(H):
                 actions = policy[rows, h, states]  # (B,)
                 next_states, rewards, _, _, _ = env.step(actions)
-                # after the last step env shows the start of the next episode, which is no transition of the MDP
+                # after the last step env shows the start of the next episode, which is not a transition of the MDP
                 seen.add(states, actions, rewards, next_states if h < H - 1 else None)
                 collected.append(rewards)
                 states = next_states

@@ -1,4 +1,4 @@
-"""The ``snail`` command: exit codes, and one line for what a person can mend."""
+"""The ``snail`` command: exit codes, and one-line messages for user errors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run(args: Sequence[str]) -> int:
     """Run the command.
 
     Returns:
-        0 when done, 2 with one line on stderr for what a person can mend, 75 when a time budget was used up ("try
+        0 when done, 2 with a one-line message on stderr for user errors, 75 when a time budget was used up ("try
         again later" in sysexits.h: --resume goes on), 130 when stopped.
     """
     try:
@@ -58,7 +58,7 @@ def run(args: Sequence[str]) -> int:
             print("`snail --extend FILE VERB ...` knows what a Python file of yours adds, too: see docs/experiment.md")
             return 0
         run_verb(args[0], args[1:])
-        sys.stdout.flush()  # here, where a reader that has left is no error
+        sys.stdout.flush()  # here, where a reader that has left is not an error
     except OutOfTime as e:
         print(f"\n{e}", file=sys.stderr)
         return 75
@@ -78,14 +78,14 @@ def run(args: Sequence[str]) -> int:
 
 
 def _failed(message: str) -> int:
-    """Say it in one line, in which no word is longer than a person would read."""
+    """Print the message in one line, with long words shortened."""
     line = re.sub(r"\S{300,}", lambda word: f"{word[0][:100]}...{word[0][-100:]}", " ".join(message.split("\n")))
     print(f"error: {line}", file=sys.stderr)
     return 2
 
 
 def _mendable(error: Exception) -> str | None:
-    """What a person should know of an error that they can mend; None for a fault of the program."""
+    """The message for a user error; None for a bug."""
     from envs.fewshot.datasets.storage import DataError
 
     if isinstance(error, (RunError, DataError)):
@@ -102,13 +102,13 @@ def _mendable(error: Exception) -> str | None:
 
 
 def _drop_output() -> None:
-    """What could not be written shall not be tried again when Python ends."""
-    with contextlib.suppress(OSError):  # of a stream that is no file
+    """Discard what could not be written, which Python would try again at its end."""
+    with contextlib.suppress(OSError):  # of a stream that is not a file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _too_large(error: BaseException) -> str | None:
-    """What was asked for, of an error for want of memory; None for another."""
+    """The message for a lack of memory; None for another error."""
     if not isinstance(error, MemoryError) and "memory" not in str(error):
         return None
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30

@@ -1,4 +1,4 @@
-"""Python files of the user's that add environments, agents and experiments: ``snail --extend FILE``.
+"""Extensions: Python files that add environments, agents and experiments, by ``snail --extend FILE``.
 
 A file says what it adds with `runs.catalogue.register` and `runs.catalogue.register_agent`. The environment variable
 names the files, so that worker processes inherit them.
@@ -19,7 +19,7 @@ from runs.system.errors import Interrupted, RunError
 VARIABLE = "SNAIL_EXTENSIONS"
 """The environment variable: paths, separated as those of $PATH."""
 PATIENCE = 5.0
-"""Seconds after which a person is told which extension is taking its time."""
+"""Seconds after which a slow extension is named."""
 
 
 def take_extensions(args: Sequence[str]) -> list[str]:

@@ -116,7 +116,7 @@ def load(run: str | Path) -> Actor | Classifier:
         return Classifier(model, task.ways, getattr(config.training, "bfloat16", False))
     learner = build_learner(config, machine)
     if not isinstance(learner, MetaRLLearner):
-        raise RunError(f"{folder.path} is of a method that learns nothing: there is no agent to load")
+        raise RunError(f"{folder.path} is of a classical agent, which has no weights to load")
     load_model(learner, folder, config)
     return Actor(learner.model, learner.horizon)
 
@@ -126,6 +126,6 @@ def _find(run: str | Path) -> RunFolder:
     found = [RunFolder(path) for place in places if place.is_dir() for path in find_runs(place)]
     able = [f for f in found if f.weights_path.exists() or f.checkpoint_path.exists()]
     if not able:
-        what = "has no weights" if found else "is no folder of a run, nor published"
+        what = "has no weights" if found else "is neither the folder of a run nor published"
         raise RunError(f"{str(run)!r} {what}; train it: snail train EXPERIMENT --agent AGENT")
     return next((f for f in able if f.path.name == "full-seed0"), able[0])

@@ -22,7 +22,7 @@ from runs.config.serialization import options_of
 
 
 class Task(ABC):  # noqa: B024  # what a task must have is said by the trainings that it is for
-    """What is learned. A subclass is a frozen dataclass of its settings."""
+    """The task. A subclass is a frozen dataclass of its settings."""
 
     def optimum(self) -> float | None:
         """What no agent can pass in expectation, in units of the metric; None where it is not known."""
@@ -36,7 +36,7 @@ class TrialTask(Task):
     def make_env(self, num_envs: int, device: torch.device | str, episodes: int | None = None) -> TrialVectorEnv:
         """So many trials at once, of so many inner episodes; None: the task's own number.
 
-        Its ``autoreset_mode`` is "Disabled": whoever plays resets.
+        Its ``autoreset_mode`` is "Disabled": the caller resets.
         """
 
     def expected_rewards(self, tasks: Tensor, observations: Tensor, actions: Tensor) -> Tensor:
@@ -166,7 +166,7 @@ class FewShotTask(Task):
     test_shots: tuple[int, ...]
     """Shots that are evaluated, each giving one number."""
     embedding: Annotated[EmbeddingConfig, options_of(EmbeddingConfig)] = OMNIGLOT_EMBEDDING
-    """What turns an image into a vector."""
+    """The image embedding."""
 
     def optimum(self) -> float | None:
         """Perfect accuracy."""

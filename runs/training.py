@@ -84,7 +84,7 @@ def train(
     Raises:
         Interrupted: after Ctrl-C or SIGTERM, with a checkpoint saved.
         OutOfTime: before the deadline, with a checkpoint saved.
-        RunError: if the folder is taken, the data is missing or the loss is no number any more.
+        RunError: if the folder is taken, the data is missing, or the loss became NaN or infinite.
     """
     group = machine.group
     if not group.is_main:
@@ -269,7 +269,7 @@ def _run_steps(
                     if look and group.is_main:
                         line |= learner.validate()
                 if look:
-                    # a look at the validation tasks is no training
+                    # validation does not count as training
                     began += time.monotonic() - now
                 if show:
                     bar.set_postfix_str(_postfix(line, learner.unit), refresh=False)
@@ -341,7 +341,7 @@ def _stop_requests() -> Iterator[list[int]]:
 
     try:
         old = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM) if not _arranged(s)}
-    except ValueError:  # not the main thread: whoever runs that one sees to signals
+    except ValueError:  # not the main thread, which handles signals
         yield asked
         return
     try:
@@ -352,6 +352,6 @@ def _stop_requests() -> Iterator[list[int]]:
 
 
 def _arranged(number: int) -> bool:
-    """Whether somebody has a handler of their own for a signal."""
+    """Whether a signal has a handler already."""
     handler = signal.getsignal(number)
     return callable(handler) and handler is not signal.default_int_handler

@@ -438,7 +438,7 @@ def test_failed_downloads_say_what_to_do_and_leave_nothing(tmp_path):
     target = tmp_path / "kept" / "images_background.zip"
     with serving(tmp_path) as address:
         urls = [f"{address}/missing.zip", f"{address}/short.zip"]
-        for url, reason in zip(urls, ["ot found", "no whole zip archive"], strict=True):
+        for url, reason in zip(urls, ["ot found", "not a whole zip archive"], strict=True):
             with pytest.raises(DataError, match=f"cannot download {url} .*{reason}.*SNAIL_DATA.*glyphs"):
                 storage.download(url, target)
     with pytest.raises(DataError, match=r"cannot download .*SNAIL_DATA.*glyphs"):

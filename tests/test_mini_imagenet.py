@@ -224,7 +224,7 @@ def test_a_wrong_split_file_is_named(folder, edit, message):
     [
         (b"", "begins with '', not with 'filename,label'"),
         (b"x.jpg,nval9\n", "begins with 'x.jpg,nval9', not with 'filename,label'"),
-        (b"filename,label\n\xff\xfe,n", "val.csv is no readable csv file"),
+        (b"filename,label\n\xff\xfe,n", "val.csv is not a readable csv file"),
     ],
 )
 def test_a_split_file_of_another_kind_is_named(folder, content, message):
@@ -515,7 +515,7 @@ U1 = np.dtype("u1")
         ({"class_dict": {"n1": [0, 1, 2, 3], "n2": [-1, 4, 5, 6]}}, "one that it does not hold"),
         ({"class_dict": {"n1": [0, 1, 2], "n2": [4, 5, 6, 7]}}, "class 'n1' has 3 images in .*, not 4"),
         ({"class_dict": {"n1": [0, 1, 2, 3]}}, "has 1 classes, not the 2"),
-        ({"class_dict": {"n1": [0.5], "n2": ["x"]}}, "'class_dict' in .* is no dictionary of lists of integers"),
+        ({"class_dict": {"n1": [0.5], "n2": ["x"]}}, "'class_dict' in .* is not a dictionary of lists of integers"),
         ({"class_dict": [1]}, "'class_dict' in .* is no dictionary"),
     ],
 )
@@ -530,13 +530,13 @@ def test_pickles_of_something_else_are_named(tmp_path, changes, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (lambda whole: whole[:-50], "is no whole pickle"),
-        (lambda whole: b"", "is no whole pickle"),
-        (lambda whole: b"<html>quota exceeded</html>", "is no whole pickle"),
-        (lambda whole: b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7f.", "is no whole pickle"),  # 2**63 bytes follow
-        (lambda whole: b"\x80\x04c_codecs\nencode\n)\x81}b.", "is no pickle of a dictionary"),
-        (lambda whole: pickle.dumps([1]), "is no pickle of a dictionary with 'image_data' and 'class_dict'"),
-        (lambda whole: pickle.dumps({"data": 1}), "is no pickle of a dictionary with 'image_data' and 'class_dict'"),
+        (lambda whole: whole[:-50], "is not a whole pickle"),
+        (lambda whole: b"", "is not a whole pickle"),
+        (lambda whole: b"<html>quota exceeded</html>", "is not a whole pickle"),
+        (lambda whole: b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7f.", "is not a whole pickle"),  # 2**63 bytes follow
+        (lambda whole: b"\x80\x04c_codecs\nencode\n)\x81}b.", "is not a pickle of a dictionary"),
+        (lambda whole: pickle.dumps([1]), "is not a pickle of a dictionary with 'image_data' and 'class_dict'"),
+        (lambda whole: pickle.dumps({"data": 1}), "is not a pickle of a dictionary with 'image_data' and 'class_dict'"),
     ],
 )
 def test_damaged_pickles_are_named(tmp_path, content, message):

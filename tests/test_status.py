@@ -77,7 +77,7 @@ def test_every_state(tmp_path):
         stack.enter_context(RunFolder(run_path(tmp_path, config(0))).lock())  # before it has claimed the folder
         stack.enter_context(begun(tmp_path, 1).lock())
         begun(tmp_path, 2).write_result(record(2))
-        begun(tmp_path, 3, checkpoint=False).write_failure("the loss is no number", "Traceback ...")
+        begun(tmp_path, 3, checkpoint=False).write_failure("the loss is not a number", "Traceback ...")
         RunFolder(run_path(tmp_path, config(4))).write_failure("it could not even begin", "")
         begun(tmp_path, 5)
         begun(tmp_path, 6, lines=0, checkpoint=False)
@@ -100,7 +100,7 @@ def test_every_state(tmp_path):
     assert (found[1].step, found[1].steps, found[1].rate, found[1].seconds_left) == (3, 4, 2.0, 0.5)
     assert re.match(r"process \d+ on ", found[1].note)
     assert found[2].note == "return 6.5000 ± 0.2500"
-    assert (found[3].note, found[3].step) == ("the loss is no number", 3)
+    assert (found[3].note, found[3].step) == ("the loss is not a number", 3)
     assert (found[4].note, found[4].steps) == ("it could not even begin", 4)
     assert found[5].note == "go on with --resume" and found[6].note == "no checkpoint was due yet"
     assert {seed for seed, s in found.items() if s.pending} == {0, 1, 7, 9}
@@ -221,7 +221,7 @@ def test_a_damaged_plan_costs_a_warning(tmp_path, capsys):
     (tmp_path / "launches").mkdir()
     (tmp_path / "launches" / "x.json").write_text("[")
     assert told(tmp_path)[0].state == "stopped"
-    assert "x.json is no whole plan" in capsys.readouterr().err
+    assert "x.json is not a whole plan" in capsys.readouterr().err
 
 
 def test_all_who_look_for_runs_find_the_same(tmp_path):

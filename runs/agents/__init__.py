@@ -62,7 +62,7 @@ __all__ = [
 ]
 
 AnyAgentConfig = FewShotAgent | ClassicalAgent
-"""What can stand for an agent: what learns, and methods that do not."""
+"""Any agent: learning or classical."""
 
 AGENTS: dict[str, SequenceAgent] = {
     "snail": SNAILConfig(),
@@ -137,4 +137,4 @@ MDP_METHODS: dict[str, MDPMethod] = {
 }
 
 METHODS: dict[str, ClassicalAgent] = {**BANDIT_METHODS, **MDP_METHODS}
-"""The agents that do not learn."""
+"""The classical agents."""

@@ -13,7 +13,7 @@ from snail.visual_attention import GlimpseEmbedding
 
 
 class EmbeddingConfig(ABC):
-    """What turns an image into a vector. A subclass is a frozen dataclass of its settings."""
+    """An image embedding as a configuration. A subclass is a frozen dataclass of its settings."""
 
     size: int
     """Channels of an embedding."""
@@ -50,7 +50,7 @@ class GlimpseEmbeddingConfig(EmbeddingConfig):
     filters: int = 64
     """Channels of every convolution."""
     glimpses: int = 3
-    """How many, each a question that the last one raised."""
+    """Number of glimpses, each chosen by the ones before."""
     selection: Selection = "soft"
     """soft: a mixture of all places; hard or gumbel: one of them."""
 

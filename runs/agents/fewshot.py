@@ -31,7 +31,7 @@ class MAMLConfig(FewShotAgent):
     """
 
     inner_lr: float = 0.4
-    """Length of a gradient step on the support, in gradients."""
+    """Learning rate of the gradient steps on the support."""
     inner_steps: int = 1
     """Gradient steps on the support in training."""
     test_steps: int = 3
@@ -102,11 +102,11 @@ class EncoderDecoderConfig(_EncoderDecoderConfig):
     """The full Transformer: an encoder for the support, a decoder for the query."""
 
     layers: int = 2
-    """Layers of each half."""
+    """Layers of encoder and decoder each."""
     heads: int = 4
     """Attention heads of each layer."""
     positions: Positions = "none"
-    """What tells the items of the support apart: nothing, for it is a set."""
+    """Position encoding of the support; none by default, since it is a set."""
 
     def build(self, size: int, input_size: int, output_size: int, max_len: int) -> nn.Module:
         """With so many channels."""
@@ -122,7 +122,7 @@ class TransferConfig(FewShotAgent):
     steps: int = 100
     """Gradient steps on the support."""
     learning_rate: float = 10.0
-    """Of these."""
+    """Learning rate of these steps."""
 
     def build_classifier(self, embedding: nn.Module, embedding_size: int, ways: int, max_support: int) -> EpisodeModel:
         """The embedding, and classifiers yet to be fitted."""

@@ -27,7 +27,7 @@ class FewShotAgent(ABC):
 
 
 class SequenceAgent(FewShotAgent):
-    """An agent that is a sequence model: the same one classifies, acts and judges."""
+    """An agent that is a sequence model: it classifies, acts and predicts values."""
 
     @abstractmethod
     def build(self, role: Role, input_size: int, output_size: int, max_len: int) -> SequenceModel:

@@ -29,10 +29,10 @@ _STEM = {"classifier": None, "policy": 32, "value": 32}
 
 @dataclass(frozen=True)
 class _Attentive:
-    """What agents with attention can choose about it."""
+    """Attention settings."""
 
     score: ScoreName = "scaled-dot"
-    """How well a key suits a query: scaled-dot, dot, general, cosine, additive or location."""
+    """Score function of queries and keys: scaled-dot, dot, general, cosine, additive or location."""
     window_type: WindowType = renamed("reach", "global")
     """global: all of the past; local-m: the last steps; local-p: around a predicted place."""
     window: int = 16
@@ -97,7 +97,7 @@ class LookingSNAILConfig(SNAILConfig):
     """SNAIL with an image embedding of its own instead of the task's; for few-shot classification."""
 
     embedding: OmniglotEmbeddingConfig | GlimpseEmbeddingConfig = GLIMPSES
-    """What turns an image into a vector."""
+    """The image embedding."""
 
     def build_classifier(self, embedding: nn.Module, embedding_size: int, ways: int, max_support: int) -> EpisodeModel:
         """Its own embeddings and labels as a sequence, read by the model."""
@@ -152,9 +152,9 @@ class TransformerConfig(_Attentive, SequenceAgent):
     heads: int = 4
     """Attention heads of each layer."""
     positions: Positions = "sinusoidal"
-    """What tells the steps apart."""
+    """Position encoding."""
     combination: Combination = "add"
-    """How positions join the tokens."""
+    """How position encodings join the tokens: added or concatenated."""
 
     def build(self, role: Role, input_size: int, output_size: int, max_len: int) -> Transformer:
         """The model for ``role``, with sequences of up to ``max_len`` steps."""

@@ -33,39 +33,39 @@ Pool = Literal["episode", "batch"]
 
 @dataclass(frozen=True)
 class SupervisedTraining(Training):
-    """AdamW with a one-cycle learning rate on episodes of the training classes."""
+    """AdamW with a warmup-cosine learning rate on episodes of the training classes."""
 
     steps: int
-    """Updates."""
+    """Number of updates."""
     batch_size: int = 16
     """Episodes in an update."""
     queries: int = 15
     """Queries in a training episode; they share its support. The paper has 1."""
     learning_rate: float = 2e-3
-    """Peak of the one-cycle schedule."""
+    """Peak of the warmup-cosine schedule."""
     warmup: float = 0.1
     """Fraction of training over which the learning rate rises."""
     weight_decay: float = 1e-4
     """Decoupled weight decay."""
     max_grad_norm: float = renamed("gradient_clip", 1.0)
-    """Largest norm of the gradient."""
+    """Maximum gradient norm."""
     bfloat16: bool = True
-    """Matrix products and convolutions in bfloat16 (parameters stay in float32)."""
+    """Train with bfloat16 autocast; parameters stay in float32."""
     class_loss: float = 0.0
-    """Weight of an auxiliary task, to tell from an embedding which of all the training classes it is. 0: none.
+    """Weight of an auxiliary classification of embeddings into all training classes. 0: none.
     Agents that do not embed images, such as maml, do without."""
     prototype_loss: float = 0.0
-    """Weight of another, to tell a query's class by the nearest mean of a class's embeddings. 0: none."""
+    """Weight of an auxiliary prototypical loss: a query's class by the nearest mean embedding. 0: none."""
     prototype_pool: Pool = "episode"
-    """Among which classes: those of the query's own episode, or those of all episodes of the batch."""
+    """Candidate classes of prototype_loss: the query's own episode, or all episodes of the batch."""
     augmentation: Augmentation = UNCHANGED
     """Random changes to the training images."""
     validation_episodes: int = 400
-    """Episodes of the validation classes in each look at them."""
+    """Validation episodes in each pass."""
     validations: int = 20
-    """AttentionMaps at the validation classes in a training."""
+    """Validation passes in a training."""
     selection: Selection = "best"
-    """Which weights are tested: those of the best look at the validation classes, or the final ones."""
+    """Which weights are tested: best on the validation classes, or final."""
 
     def learner(
         self, task: FewShotTask, agent: FewShotAgent, test: FewShotTest, seed: int, machine: Machine
@@ -76,19 +76,19 @@ class SupervisedTraining(Training):
 
 @dataclass(frozen=True)
 class FewShotTest(Test):
-    """The frozen episodes of the test classes that the reported accuracy is measured on."""
+    """The frozen test episodes."""
 
     episodes: int = 10_000
     """Episodes for each number of shots."""
     queries: int = 15
     """Queries in an episode."""
     seed: int = 2018
-    """What freezes the episodes: the same for all agents."""
+    """Seed of the frozen test episodes, the same for all agents."""
 
 
 @dataclass(frozen=True)
 class Selected:
-    """The weights that did best on the validation classes so far."""
+    """The weights with the best validation accuracy so far."""
 
     step: int
     """Updates that they have had."""
@@ -251,7 +251,7 @@ class FewShotLearner:
         return self.training.batch_size
 
     def validate(self) -> dict[str, float]:
-        """Accuracy on episodes of the validation classes, the same at every look."""
+        """Accuracy on episodes of the validation classes, the same in every pass."""
         training = self.training
         found = {}
         for shots in self.task.test_shots:
@@ -383,7 +383,7 @@ class FewShotLearner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore a state."""
         self.load_weights(state)
         self.class_head.load_state_dict(state["class_head"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -391,6 +391,6 @@ class FewShotLearner:
         self.shots_generator.set_state(state["shots_generator"])
 
     def load_weights(self, state: dict[str, Any]) -> None:
-        """What testing needs of a state, of whatever device."""
+        """Restore the weights that testing needs, from any device."""
         self.model.load_state_dict(state["model"])
         self.selected = None if state["selected"] is None else Selected(**state["selected"])

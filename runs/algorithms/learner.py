@@ -1,4 +1,4 @@
-"""What the training driver drives: one update at a time, state that can be saved, and a test at the end."""
+"""The interface of learners: one update at a time, a state that can be saved, and a test at the end."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ class Learner(Protocol):
     steps: int
     """Updates in a whole training."""
     unit: str
-    """What the throughput counts."""
+    """Unit of the throughput."""
     validations: int
-    """AttentionMaps at the validation tasks in a whole training."""
+    """Validation passes in a training."""
 
     @property
     def model(self) -> nn.Module:
-        """All that is trained and tested."""
+        """The module that is trained and tested."""
 
     def update(self, step: int) -> dict[str, Tensor]:
         """Update number ``step``; returns scalars to log, on any device: their means over the processes are meant."""
@@ -77,23 +77,23 @@ class Learner(Protocol):
         """The numbers to report, on the frozen test tasks. ``progress`` is called with (done, of) now and then."""
 
     def attention_maps(self, seed: int) -> AttentionMaps | None:
-        """What the tested weights attend to on one task, not of the test; None where nothing is learned that could."""
+        """Attention maps of the tested weights on a task that is not of the test; None for agents without attention."""
 
     def details(self) -> dict[str, Any]:
-        """What else the record should tell."""
+        """More entries of the record."""
 
     def state_dict(self) -> dict[str, Any]:
-        """All that an exact continuation needs: tensors, numbers, strings, and containers of them."""
+        """The state for an exact resume: tensors, numbers, strings, and containers of them."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore a state."""
 
     def load_weights(self, state: dict[str, Any]) -> None:
-        """What testing needs of a state, of whatever device."""
+        """Restore the weights that testing needs, from any device."""
 
 
 class Training(ABC):
-    """A way of training, or of choosing. A subclass is a frozen dataclass of its settings."""
+    """A training algorithm, or the tuning of a classical agent. A subclass is a frozen dataclass of its settings."""
 
     @abstractmethod
     def learner(self, task: Any, agent: Any, test: Any, seed: int, machine: Machine) -> Learner:

@@ -29,12 +29,12 @@ from runs.tasks import TrialTask
 from snail.attention.selection import recording
 
 STEPS_AT_ONCE = 32_768
-"""Steps that the model judges in one piece, for memory's sake."""
+"""Steps per forward pass over collected trials, which bounds memory."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Judged trials: what an algorithm improves policy and value function with.
+    """Trials with advantages and value targets: what an algorithm learns from.
 
     inputs: (B, T, C); actions, log_probs: (B, T), as in `Trajectories`, those of all processes.
     rewards: (B, T) as the agent got them.
@@ -67,12 +67,12 @@ Play = Callable[[TrialVectorEnv, torch.Generator, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class TrialTest(Test):
-    """The frozen tasks that the reported return is measured on."""
+    """The frozen test tasks."""
 
     trials: int = 20_000
-    """Trials, each on a task of its own."""
+    """Test trials, each on its own task."""
     seed: int = 2018
-    """What freezes the tasks: the same for all agents."""
+    """Seed of the frozen test tasks, the same for all agents."""
 
     def measure(self, task: TrialTask, machine: Machine, play: Play, progress: Any) -> list[Measurement]:
         """Total reward of a trial, over the frozen tasks.
@@ -120,7 +120,7 @@ class ReturnNormalizer(nn.Module):
         self.register_buffer("started", torch.zeros(horizon, dtype=torch.bool))
 
     def update(self, x: Tensor) -> None:
-        """Move towards the moments of ``x`` (B, t) over B; take them over the first time."""
+        """Move the moments towards those of ``x`` (B, t) over B; the first call sets them."""
         last = slice(-x.shape[1], None)
         rate = torch.where(self.started[last], self.rate, 1.0)
         self.mean[last] = self.mean[last].lerp(x.mean(0), rate)
@@ -140,32 +140,32 @@ class ReturnNormalizer(nn.Module):
 
 @dataclass(frozen=True)
 class MetaRLTraining(Training):
-    """What every algorithm is told: how many trials, how long, and how their actions are judged."""
+    """Settings of every algorithm: number and length of trials, and how advantages are computed."""
 
     steps: int
-    """Updates: each plays a batch of trials and learns from it."""
+    """Number of updates; each collects a batch of trials."""
     batch_size: int = 512
-    """Trials in an update; as many more while a curriculum keeps them short."""
+    """Trials in each update; more while a curriculum shortens them."""
     discount: float = 1.0
-    """Discount of later rewards; 1 makes the objective the total reward that is reported."""
+    """Discount factor; 1 makes the objective the total reward that is reported."""
     gae_lambda: float = 0.3
-    """Lambda of the generalised advantages that the policy learns from."""
+    """Lambda of generalised advantage estimation, for the policy."""
     final_lambda: float | None = None
-    """What it rises to, along a straight line: less bias once there is less noise; None: it stays."""
+    """Final value of gae_lambda, reached linearly: less bias once there is less noise; None: constant."""
     lambda_rise: tuple[float, float] = (0.2, 0.7)
-    """The part of the training in which it rises."""
+    """Fractions of training at which gae_lambda starts and stops rising."""
     value_lambda: float = 1.0
-    """Lambda of the returns that the value function learns; 1: what was really collected."""
+    """Lambda of the value function's targets; 1: Monte Carlo returns."""
     expected_rewards: bool = False
-    """Judge actions by the mean rewards that the task gives them instead of those drawn; the agent sees the latter."""
+    """Compute advantages from expected instead of sampled rewards; the agent sees the sampled ones."""
     privileged_critic: bool = False
-    """Tell the value network, which only training uses, the task: success probabilities, or an MDP's optimal values."""
+    """Give the value network, used in training alone, the task: success probabilities, or an MDP's optimal values."""
     bfloat16: bool = False
-    """Learn with matrix products in bfloat16 (parameters and losses stay in float32, and so does playing)."""
+    """Train with bfloat16 autocast; parameters, losses and rollouts stay in float32."""
     curriculum: float = 0.0
-    """Part of the training in which trials grow, at a constant rate, to their full length; 0: full from the start."""
+    """Fraction of training in which trials grow to full length; 0: full from the start."""
     curriculum_episodes: int = 10
-    """Inner episodes that trials of a curriculum begin with."""
+    """Inner episodes of a curriculum's first trials."""
 
 
 class MetaRLLearner(ABC):
@@ -221,12 +221,12 @@ class MetaRLLearner(ABC):
         """Improve the policy and the value function; returns scalars to log, ``loss`` among them.
 
         Args:
-            batch: judged trials of the present policy.
+            batch: trials of the current policy, with advantages.
             left: the part of the training that is left, from 1 down to 0: what schedules follow.
         """
 
     def update(self, step: int) -> dict[str, Tensor]:
-        """Play a batch of trials, judge it, improve."""
+        """Collect a batch of trials, compute advantages, improve."""
         self._set_length(self._episodes_at(step))
         batch, mismatch = self._compute_advantages(self._play(), self._lambda(step / self.steps))
         logs = self.improve(batch, 1 - step / self.steps)
@@ -344,7 +344,7 @@ class MetaRLLearner(ABC):
         return TrialAttention(trial.actions[0].cpu(), trial.rewards[0].cpu(), layers)
 
     def details(self) -> dict[str, Any]:
-        """Nothing more to tell."""
+        """No more entries."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -357,12 +357,12 @@ class MetaRLLearner(ABC):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore a state."""
         self.load_weights(state)
         self.return_normalizer.load_state_dict(state["scale"])
         self.generator.set_state(state["generator"])
         self.env.generator.set_state(state["env_generator"])
 
     def load_weights(self, state: dict[str, Any]) -> None:
-        """What testing needs of a state, of whatever device."""
+        """Restore the weights that testing needs, from any device."""
         self.model.load_state_dict(state["model"])

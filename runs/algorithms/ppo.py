@@ -24,19 +24,19 @@ class PPOTraining(MetaRLTraining):
     """Proximal policy optimisation with generalised advantages, on whole trials."""
 
     epochs: int = 4
-    """Passes over the trials of an update."""
+    """Passes over the batch in each update."""
     minibatches: int = 4
-    """Pieces of whole trials that each pass is cut into."""
+    """Minibatches of whole trials in each pass."""
     learning_rate: float = 2e-3
-    """Adam's step size at the start; it falls linearly to 0."""
+    """Adam's initial learning rate; it decays linearly to 0."""
     clip_eps: float = renamed("clip", 0.2)
     """Clipping range of the probability ratio."""
     entropy_coef: float = renamed("entropy_bonus", 0.02)
-    """Weight of the policy's entropy at the start; it falls linearly to 0."""
+    """Initial weight of the entropy bonus; it decays linearly to 0."""
     reward_prediction: float = 1.0
-    """Weight of the squared error of predicted rewards, an auxiliary task of the policy network; 0: none."""
+    """Weight of reward prediction, an auxiliary task of the policy network; 0: none."""
     max_grad_norm: float = renamed("gradient_clip", 1.0)
-    """Largest norm of the gradient, of policy and value network each."""
+    """Maximum gradient norm, of the policy and the value network each."""
     shared_trunk: bool = False
     """One network for policy and value instead of the paper's two."""
 
@@ -132,7 +132,7 @@ class PPOLearner(MetaRLLearner):
         return super().state_dict() | {"optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore a state."""
         super().load_state_dict(state)
         self.optimizer.load_state_dict(state["optimizer"])
         for group in self.optimizer.param_groups:  # the state may come from another kind of device

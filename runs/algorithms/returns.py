@@ -35,7 +35,7 @@ def clipped_surrogate_loss(log_ratio: Tensor, advantages: Tensor, clip: float) -
     Args:
         log_ratio: log pi(a|s) - log pi_old(a|s), any shape.
         advantages: the same shape.
-        clip: how far the ratio may pay off.
+        clip: clipping range of the ratio.
     """
     ratio = log_ratio.exp()
     return -torch.min(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages).mean()

@@ -43,9 +43,9 @@ def rollout(
 
     The agent streams: each step costs the same convolution work, however long the trial already is.
 
-    Of a group, each process plays its own rows, and gets their trajectories. It draws the tasks and the randomness of
-    all, so that they stay the same in all processes, and does just anything in the rows of the others: what one row
-    does cannot change what another sees.
+    In a process group, each process plays its own rows and gets their trajectories. It draws the tasks and the
+    randomness of all rows, so that these are the same in all processes, and plays placeholder actions in the other
+    processes' rows, which do not influence its own.
     """
     observation, _ = env.reset(options=None if tasks is None else {"tasks": tasks})
     T, device = env.horizon, env.device
@@ -122,7 +122,7 @@ class RecordedRollout:
             if not (torch.equal(again.actions, plain.actions) and torch.equal(again.rewards, plain.rewards)):
                 raise RuntimeError("the recorded rollout plays other trials than the plain one")
         finally:
-            rewind()  # whoever plays now begins where this found the randomness
+            rewind()  # what plays next starts from the same random state
 
     def _record(
         self, agent: ActorCritic, env: TrialVectorEnv, generator: torch.Generator, group: ProcessGroup

@@ -28,23 +28,23 @@ class TRPOTraining(MetaRLTraining):
     """Trust region policy optimisation with generalised advantages, on whole trials."""
 
     max_kl: float = 0.01
-    """Largest mean KL divergence of an update's policy from the one before."""
+    """Maximum mean KL divergence between the policies before and after an update."""
     fisher_part: float = 0.2
-    """Part of the trials that the products with the Fisher matrix are taken over."""
+    """Fraction of the trials used for Fisher-vector products."""
     cg_steps: int = 10
-    """Conjugate gradient steps towards the natural gradient."""
+    """Conjugate gradient iterations."""
     damping: float = 0.01
-    """What is added to the Fisher matrix's diagonal."""
+    """Damping, added to the Fisher matrix's diagonal."""
     backtracks: int = 10
-    """Halvings of the step before an update is given up."""
+    """Backtracking steps, each halving the update, before it is rejected."""
     minibatches: int = 4
-    """Pieces of whole trials that the batch is worked through in."""
+    """Minibatches of whole trials."""
     value_epochs: int = 4
-    """Passes over the trials that fit the value network."""
+    """Passes over the batch that fit the value network."""
     value_learning_rate: float = 2e-3
-    """Adam's step size for the value network at the start; it falls linearly to 0."""
+    """Adam's initial learning rate for the value network; it decays linearly to 0."""
     value_max_grad_norm: float = renamed("value_gradient_clip", 1.0)
-    """Largest norm of the value network's gradient."""
+    """Maximum gradient norm of the value network."""
 
     def learner(
         self, task: TrialTask, agent: SequenceAgent, test: TrialTest, seed: int, machine: Machine
@@ -177,7 +177,7 @@ class TRPOLearner(MetaRLLearner):
         return super().state_dict() | {"optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore a state."""
         super().load_state_dict(state)
         self.optimizer.load_state_dict(state["optimizer"])
 
@@ -229,7 +229,7 @@ def conjugate_gradient(product: Callable[[Tensor], Tensor], b: Tensor, steps: in
     square = residual @ residual
     for _ in range(steps):
         image = product(direction)
-        # once solved, nothing moves any more; the bound spares asking the device whether it is
+        # once solved, nothing changes; the bound avoids a host synchronisation
         rate = square / (direction @ image).clamp(min=1e-30)
         x += rate * direction
         residual -= rate * image

@@ -1,4 +1,4 @@
-"""Classical methods: nothing to learn but, for some, one setting, chosen by trials on other tasks than the reported."""
+"""Classical agents: one setting is chosen, where there is one, on other tasks than the tested ones."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from runs.tasks import TrialTask
 
 @dataclass(frozen=True)
 class Tuning(Training):
-    """The choice of a classical method's setting: that of the largest mean return, as in RL^2."""
+    """Choose a classical agent's setting by mean return, as in RL^2."""
 
     trials: int = 1000
-    """Trials of each setting, the same tasks for all; 0: take the settings as they are given."""
+    """Trials of each candidate setting, on the same tasks; 0: no tuning."""
 
     def learner(self, task: TrialTask, method: ClassicalAgent, test: TrialTest, seed: int, machine: Machine) -> Tuner:
         """What tunes and measures ``method``."""
@@ -80,7 +80,7 @@ class Tuner:
         return 0 if self.steps == 1 else self.training.trials * self.task.make_env(1, "cpu").horizon
 
     def validate(self) -> dict[str, float]:
-        """Nothing to look at."""
+        """There is nothing to validate."""
         return {}
 
     def evaluate(self, progress: Any) -> list[Measurement]:
@@ -88,7 +88,7 @@ class Tuner:
         return self.test.measure(self.task, self.machine, self.chosen.play, progress)
 
     def attention_maps(self, seed: int) -> None:
-        """Methods do not attend."""
+        """Classical agents have no attention."""
 
     def details(self) -> dict[str, Any]:
         """The setting chosen, and what it was chosen from."""
@@ -104,9 +104,9 @@ class Tuner:
         return {"model": self.model.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore a state."""
         self.load_weights(state)
 
     def load_weights(self, state: dict[str, Any]) -> None:
-        """What testing needs of a state, of whatever device."""
+        """Restore the weights that testing needs, from any device."""
         self.model.load_state_dict(state["model"])

@@ -1,1 +1,1 @@
-"""Speed, measured as a ratio on this machine."""
+"""Speed benchmarks."""

@@ -1,4 +1,4 @@
-"""How speed is measured: ways that take turns at running, their floating-point operations, and the machine's peak."""
+"""How speed is measured: candidates take turns, and their FLOP/s are set against the peak of matrix products."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Precision = Literal["float32", "bfloat16"]
 
 @dataclass(frozen=True)
 class EpisodeSizes:
-    """How much work an update with few-shot episodes is."""
+    """Size of an update with few-shot episodes."""
 
     episodes: int
     """Episodes in an update."""
@@ -34,7 +34,7 @@ class EpisodeSizes:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much work one run of each way is."""
+    """Sizes of the benchmarks."""
 
     arms: int = 5
     """Arms of a bandit."""
@@ -85,7 +85,7 @@ TINY = Sizes(
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one way to do the work.
+    """What was measured of one candidate.
 
     name: what it does.
     batch: trials, or sequences, side by side.
@@ -112,7 +112,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One piece of work and all the ways that were measured.
+    """One benchmark and all its candidates.
 
     about: what the work is.
     unit: what a rate counts; batch_unit: what ``Row.batch`` counts.

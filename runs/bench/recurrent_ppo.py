@@ -1,4 +1,4 @@
-"""The same bandits as others train memory on them: RecurrentPPO of Stable-Baselines3-contrib, where it is installed."""
+"""RecurrentPPO of Stable-Baselines3-contrib on the same bandits, where it is installed."""
 
 from __future__ import annotations
 

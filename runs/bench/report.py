@@ -1,4 +1,4 @@
-"""How fast the suite is, beside the same work done the way public SNAIL implementations do it, and beside others.
+"""Speed of the suite against public SNAIL implementations and other libraries.
 
 * ``rollout``: acting and learning on bandits. Ours streams through a cache of fixed size and judges all steps of the
   finished trials in one parallel forward; the references run policy and value network over all steps so far for every

@@ -20,7 +20,7 @@ class Repeated(PPOLearner):
     batch: Batch
 
     def improve(self, batch: Batch, left: float) -> dict[str, Tensor]:
-        """Remember the judged trials."""
+        """Remember the batch."""
         self.batch = batch
         return super().improve(batch, left)
 

@@ -1,4 +1,4 @@
-"""What an experiment is: a task that agents are compared on, with budgets of training and a test."""
+"""Experiments: a task that agents are compared on, with training budgets and a test."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ from runs.tasks import Task
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run: everything that decides its numbers, but for the device."""
+    """One run: everything but the device that determines its numbers."""
 
     experiment: str
     """Name in the catalogue."""
     agent: str
     """Name of the agent."""
     budget: str
-    """How much training: full, demo or smoke."""
+    """How much training: full, demo, short or smoke."""
     seed: int
     """Seed of the initial weights and of everything drawn in training."""
     task: Annotated[Task, options_of(Task)]
-    """What is learned."""
+    """The task."""
     model: Annotated[AnyAgentConfig, options_of(FewShotAgent, ClassicalAgent)]
-    """What learns it."""
+    """The agent."""
     training: Annotated[Training, options_of(Training)]
-    """How it learns."""
+    """The training algorithm."""
     test: Annotated[Test, options_of(Test)]
-    """How it is measured."""
+    """The test."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much of an experiment is done: its task, the ways of training, the usual one first, and its test."""
+    """A budget of an experiment: its task, training algorithms, the default first, and test."""
 
     task: Task
     algorithms: Mapping[str, Training]
     test: Test
 
 
-_OWN_WAYS: dict[str, type] = {"tuning": ClassicalAgent, "pretraining": TransferConfig}
-"""Algorithms that are for some kind of agent alone, which has no other."""
+_OWN_ALGORITHMS: dict[str, type] = {"tuning": ClassicalAgent, "pretraining": TransferConfig}
+"""Algorithms of particular agents, which have no other."""
 
 _NOT_FOR: dict[str, type] = {"paper": MAMLConfig}
 """Algorithms that some agents cannot do: a single query has no statistics for MAML to normalise it by."""
@@ -71,11 +71,11 @@ class Experiment:
     budgets: Mapping[str, Budget]
 
     def algorithms(self, agent: str) -> tuple[str, ...]:
-        """The ways of training an agent, the usual one first; some agents have their own."""
+        """The training algorithms of an agent, the default first; some agents have their own."""
         ways = dict.fromkeys(name for b in self.budgets.values() for name in b.algorithms)
         model = self.agents[agent]
-        own = {name for name, kind in _OWN_WAYS.items() if isinstance(model, kind)}
-        possible = (name for name in ways if (name in own if own else name not in _OWN_WAYS))
+        own = {name for name, kind in _OWN_ALGORITHMS.items() if isinstance(model, kind)}
+        possible = (name for name in ways if (name in own if own else name not in _OWN_ALGORITHMS))
         return tuple(name for name in possible if not isinstance(model, _NOT_FOR.get(name, ())))
 
     def optimum(self) -> float | None:
@@ -83,7 +83,7 @@ class Experiment:
         return self.budgets["full"].task.optimum()
 
     def config(self, agent: str, seed: int = 0, budget: str = "full", algorithm: str | None = None) -> RunConfig:
-        """The run of one agent; without ``algorithm`` trained in the usual way.
+        """The run of one agent; without ``algorithm`` by the default one.
 
         Raises:
             RunError: if the experiment has no such agent, budget or algorithm.
@@ -100,7 +100,7 @@ class Experiment:
 
 
 def unknown(what: str, name: str, known: tuple[str, ...]) -> str:
-    """What to say of a name that is not among those known, with the nearest of them."""
+    """The message for an unknown name, with the nearest known one."""
     near = difflib.get_close_matches(name, known, n=1)
     hint = f", did you mean {near[0]}?" if near else f", choose from {', '.join(known)}"
     return f"unknown {what} {name!r}{hint}"

@@ -1,4 +1,4 @@
-"""Every experiment of the suite, as data: what is learned, with how much training, and how it is measured."""
+"""Every experiment of the suite, as data: task, training and test."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from runs.tasks import BanditTask, DataName, FewShotTask, MDPTask
 
 
 def meta_rl(steps: int, **settings: Any) -> dict[str, Training]:
-    """Both algorithms on the same trials, and the tuning of the methods that do not learn; settings are PPO's."""
+    """PPO and TRPO on the same trials, and the tuning of classical agents; settings are PPO's."""
     shared = {f.name for f in dataclasses.fields(MetaRLTraining)}
     common = {name: value for name, value in settings.items() if name in shared}
     return {"ppo": PPOTraining(steps, **settings), "trpo": TRPOTraining(steps, **common), "tuning": Tuning()}
@@ -40,7 +40,7 @@ FULL_STEPS = {10: 600, 100: 2000, 500: 600, 1000: 600}
 """Updates of the full budget, by pulls; 10 pulls of 50 arms need twice as many."""
 
 PASSES: dict[str, Any] = {"epochs": 2, "minibatches": 8}
-"""As many steps as 4 epochs of 4 minibatches, for half the time."""
+"""2 epochs of 8 minibatches: as many steps as 4 epochs of 4, in half the time."""
 
 FULL_BATCH = {10: 1024, 100: 128, 500: 256, 1000: 128}
 """Trials in an update of the full budget, by pulls: some 10,000 steps where a processor does it, 128,000 for a GPU."""

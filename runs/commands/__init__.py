@@ -1,4 +1,4 @@
-"""The verbs of the command line: each a frozen dataclass of its options, parsed by tyro.
+"""The commands of `snail`: each is a frozen dataclass of its options, parsed by tyro.
 
 They are imported when they are used: most bring torch along, which takes more than a second.
 """

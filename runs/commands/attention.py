@@ -1,4 +1,4 @@
-"""The verb that draws what a trained model looks at."""
+"""`snail attention`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Attention:
     folder: Positional[Path]
     """The run's folder; the pictures go into its subfolder attention."""
     seed: int = 0
-    """Which task to watch it on; never one of the test."""
+    """Seed of the task to draw; never a test task."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
     threads: int | None = None
@@ -29,7 +29,6 @@ class Attention:
     """Folder with the data sets; else $SNAIL_DATA, else a cache, filled by download."""
 
     def run(self) -> None:
-        """Draw."""
         folder = RunFolder(self.folder)
         config = folder.config()
         learner = build_learner(config, Machine.named(self.device, self.data_root, self.threads))

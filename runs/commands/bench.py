@@ -1,4 +1,4 @@
-"""The verb that measures speed."""
+"""`snail bench`."""
 
 from __future__ import annotations
 
@@ -27,16 +27,15 @@ class Bench:
     threads: int | None = None
     """CPU threads; None: all cores."""
     repetitions: int = 5
-    """Turns that all ways take; medians are over them."""
+    """Repetitions of each measurement; medians are over them."""
     tiny: bool = False
-    """Sizes that take a second, to see that it works."""
+    """Tiny sizes, to try the command in a second."""
     save: Path | None = None
     """Write all measurements to this JSON file, too."""
     plot: Path | None = None
     """Draw how time and memory grow with the length into this PNG, too."""
 
     def run(self) -> None:
-        """Measure."""
         if self.plot is not None and self.what not in ("all", "scaling"):
             raise RunError("--plot draws what `snail bench scaling` measures")
         machine = Machine.named(self.device, threads=self.threads)

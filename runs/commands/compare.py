@@ -1,4 +1,4 @@
-"""The verb that compares runs."""
+"""`snail compare`."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ from runs.results.statistics import bootstrap_interval, t_interval
 
 @dataclass(frozen=True)
 class Compare:
-    """Compare runs: final numbers with intervals, paired tests, what was configured differently, learning curves."""
+    """Compare runs: final numbers with intervals, paired tests, differing settings, learning curves."""
 
     targets: Positional[tuple[str, ...]]
     """Folders of runs, experiments, or EXPERIMENT/AGENT. The first one is tested against each of the others."""
     results: Path = RESULTS
     """Folder of your own results; of experiments the published runs are read too."""
     metric: str | None = None
-    """What to draw, by its name in metrics.jsonl; None: what tells how well the runs learn."""
+    """Metric to draw, by its name in metrics.jsonl; None: return or validation accuracy."""
     interval: Literal["t", "bootstrap"] = "t"
-    """Over seeds: Student's, or by a bias-corrected, accelerated bootstrap."""
+    """Interval over seeds: Student's t, or a bias-corrected, accelerated bootstrap."""
     plot: bool = True
     """Draw the curves, over updates and over seconds, with a band over seeds."""
 
     def run(self) -> None:
-        """Compare."""
         groups = find_groups(self.targets, [self.results, PUBLISHED])
         print(describe_groups(groups, {"t": t_interval, "bootstrap": bootstrap_interval}[self.interval]))
         for experiment in dict.fromkeys(g.experiment for g in groups) if self.plot else ():

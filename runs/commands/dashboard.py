@@ -1,4 +1,4 @@
-"""The verb that shows all runs in a browser."""
+"""`snail dashboard`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from runs.tracking.trackio import keep_at_home, trackio_dir
 
 @dataclass(frozen=True)
 class Dashboard:
-    """Write one page with all runs, which needs no network, and serve it to this machine, following what runs."""
+    """Write one page with all runs, which needs no network, and serve it on this machine, with live updates."""
 
     results: Path = RESULTS
     """Folder of your own results."""
     published: bool = True
     """Show the records that published numbers come from, too."""
     output: Path | None = None
-    """Where the page goes; None: report.html in the folder of results."""
+    """The page's file; None: report.html in the results folder."""
     serve: bool = True
     """Serve the page, and where trackio has mirrored runs its dashboard, until Ctrl-C."""
     port: int = 8765

@@ -1,4 +1,4 @@
-"""The verb that shows and prepares data sets."""
+"""`snail data`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from runs.system.errors import RunError
 
 @dataclass(frozen=True)
 class Data:
-    """Show where the data sets are, and make them ready for use."""
+    """Show where the data sets are, and prepare them."""
 
     build: bool = False
-    """Fetch what can be fetched and is missing, decode what is there, and fill the cache."""
+    """Download what can be downloaded, decode it, and fill the cache."""
     data_root: Path | None = None
     """Folder with the data sets; else $SNAIL_DATA, else a cache."""
 
     def run(self) -> None:
-        """Show."""
         problems = []
         for name in DATASETS:
             status = dataset_status(name, self.data_root)

@@ -1,4 +1,4 @@
-"""The main job from launch to table, in minutes: what ``make demo`` runs."""
+"""`snail demo`: the main job from launch to table, in minutes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Demo:
     """Train and compare SNAIL and its baselines on bandits and on 5-way 1-shot: two tables and two pictures."""
 
     fast: bool = False
-    """Everything in a minute: shows that it works, not how well."""
+    """Run everything in a minute, with meaningless numbers."""
     results: Path = RESULTS
     """Folder of all results. Runs that are finished there are not run again."""
     device: str = "auto"
@@ -39,16 +39,15 @@ class Demo:
     data_root: Path | None = None
     """Folder with the data sets; else $SNAIL_DATA, else a cache."""
     overwrite: bool = False
-    """Run again what is finished."""
+    """Repeat finished runs."""
     tracker: TrackerName = "auto"
-    """Mirror of the metrics: wandb (offline unless you have logged in), trackio (on this machine), both, none; auto:
-    wandb if installed."""
+    """Where metrics go, too: wandb (offline unless you have logged in), trackio (on this machine), both or none;
+    auto: wandb if installed."""
 
     def _train(self, config: RunConfig, folder: RunFolder, machine: Machine) -> dict[str, Any]:
         return train(config, folder, machine, tracker=self.tracker, resume=not self.overwrite, overwrite=self.overwrite)
 
     def run(self) -> None:
-        """Run it."""
         began = time.monotonic()
         machine = Machine.named(self.device, self.data_root, self.threads)
         budget = "smoke" if self.fast else "demo"

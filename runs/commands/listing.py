@@ -1,4 +1,4 @@
-"""The verb that shows what there is."""
+"""`snail list`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verb that shows how runs are."""
+"""`snail status`."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ REDRAW_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class ShowStatus:
-    """Show what runs, waits, is finished, has stopped or failed, and why."""
+    """Show the status of all runs."""
 
     experiments: Positional[tuple[str, ...]] = ()
     """Only these experiments, or EXPERIMENT/AGENT."""
     results: Path = RESULTS
     """Folder of all results."""
     watch: bool = False
-    """Show it again every few seconds, until nothing runs or waits any more."""
+    """Refresh every few seconds until all runs have ended."""
 
     def run(self) -> None:
-        """Show it."""
         for name in self.experiments:
             find("/".join(name.split("/")[:2]))
         if not self.results.is_dir():

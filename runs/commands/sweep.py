@@ -1,4 +1,4 @@
-"""The verb that launches many runs."""
+"""`snail sweep`."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from runs.system.errors import RunError
 
 @dataclass(frozen=True)
 class Sweep(LaunchOptions):
-    """Train many runs at once: all combinations of experiments, agents, seeds and settings, from a file or from here.
+    """Train all combinations of experiments, agents, seeds and settings, given here or in a file.
 
-    What is finished is not run again: the same command goes on where it was stopped.
+    Finished runs are skipped: repeat the command to continue after an interruption.
     """
 
     what: Positional[tuple[str, ...]]
@@ -34,13 +34,13 @@ class Sweep(LaunchOptions):
     seeds: tuple[int, ...] | None = None
     """Seeds; None: what the file says, else 0."""
     budget: str | None = None
-    """How much training; None: what the file says, else full."""
+    """Training budget: full, demo, short or smoke; None: what the file says, else full."""
     algorithm: str | None = None
-    """How they learn: ppo or trpo for trials; None: what the file says, else the usual way."""
+    """Training algorithm for trials: ppo or trpo; None: what the file says, else the default."""
     results: Path = RESULTS
     """Folder of all results; each run gets one of its own in it."""
     dry_run: bool = False
-    """Print what would be run, and run nothing."""
+    """Print the runs without starting them."""
 
     def run(self) -> None:
         """Launch, and print the numbers."""

@@ -1,4 +1,4 @@
-"""The verb that prints tables, and launches what they lack."""
+"""`snail table`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class PrintTable(LaunchOptions):
     cells: tuple[str, ...] = ()
     """Only these cells: settings as the table has them, such as "N=10 K=5", or experiments."""
     seeds: tuple[int, ...] | None = None
-    """Only runs of these seeds; None: of all that there are, and --run-missing runs seed 0."""
+    """Only runs of these seeds; None: all seeds, and --run-missing runs seed 0."""
     format: Format = "text"
     """text, markdown, pivot (markdown as the papers print it: agents as columns), latex (booktabs), csv or html."""
     plot: Path | None = None
@@ -38,7 +38,7 @@ class PrintTable(LaunchOptions):
     missing: bool = True
     """Show the rows that are not run, too."""
     run_missing: bool = False
-    """Launch what has no record yet, then print. What takes days is in the larger tables: choose agents and cells."""
+    """Train what has no record yet, then print. Whole tables take days: choose agents and cells."""
     budget: str | None = None
     """Only runs of this budget; None: of the largest that was run, and --run-missing runs full ones."""
     dry_run: bool = False
@@ -47,7 +47,6 @@ class PrintTable(LaunchOptions):
     """Folder of your own results; the published records are read too, yours first."""
 
     def run(self) -> None:
-        """Print it."""
         table = self._table()
         outcomes = self._run_missing(table) if self.run_missing else []
         if self.dry_run:

@@ -1,4 +1,4 @@
-"""The verb that mirrors runs after they were trained."""
+"""`snail track`."""
 
 from __future__ import annotations
 
@@ -27,19 +27,18 @@ SENT, FAILED = "sent", "failed"
 
 @dataclass(frozen=True)
 class Track:
-    """Mirror runs to a dashboard after training, or after they were stopped: what it does not have of them yet."""
+    """Send finished or stopped runs to a dashboard: what it does not have of them yet."""
 
     action: Positional[Literal["push"]]
-    """push: send."""
+    """push: send metrics and results."""
     runs: Positional[tuple[Path, ...]] = (RESULTS,)
     """Folders of runs, or folders with runs somewhere below them."""
     to: Literal["wandb", "trackio"] = "wandb"
     """wandb: to your server if you have logged in, else offline; trackio: to the database on this machine."""
     again: bool = False
-    """Send everything anew, as another run of the dashboard: for what was deleted there."""
+    """Send everything again, as a new run: for runs deleted from the dashboard."""
 
     def run(self) -> None:
-        """Push."""
         require_installed(self.to)
         folders = list(dict.fromkeys(run for folder in self.runs for run in _runs(folder)))
         outcomes = {}
@@ -76,7 +75,7 @@ class Track:
         return f"{SENT} up to step {position.step}" + (", and the final numbers" if position.finished else "")
 
     def _tell_where(self, sent: Iterable[Path]) -> None:
-        """What a person does to look at it."""
+        """Print how to look at it."""
         for where in dict.fromkeys(trackio_dir(Run.read(folder).results) for folder in sent if self.to == "trackio"):
             print(f"look at it: TRACKIO_DIR={shlex.quote(str(where))} trackio show --project {PROJECT}")
         if self.to == "wandb" and wandb_mode() == "offline":

@@ -1,4 +1,4 @@
-"""The verbs of a single run: train it, test it again."""
+"""`snail train` and `snail evaluate`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Train(RunConfig):
     experiment: Positional[str]
     """Name in the catalogue; `snail list` shows all."""
     algorithm: str | None = None
-    """How it learns: ppo or trpo for trials; None: the usual way."""
+    """Training algorithm for trials: ppo or trpo; None: the default."""
     time_budget: str | None = None
     """Stop in time, with a checkpoint to --resume from: 90s, 25m or 1h30m from the start; None: train to the end."""
     results: Path = RESULTS
@@ -47,12 +47,12 @@ class Train(RunConfig):
     data_root: Path | None = None
     """Folder with the data sets; else $SNAIL_DATA, else a cache, filled by download."""
     tracker: TrackerName = "auto"
-    """Mirror of the metrics: wandb (offline unless you have logged in), trackio (on this machine), both, none; auto:
-    wandb if installed."""
+    """Where metrics go, too: wandb (offline unless you have logged in), trackio (on this machine), both or none;
+    auto: wandb if installed."""
     resume: bool = False
-    """Go on with an unfinished run."""
+    """Continue an unfinished run from its checkpoint."""
     overwrite: bool = False
-    """Throw away what the run's folder holds."""
+    """Delete what the run's folder holds, and start over."""
 
     @classmethod
     def defaults(cls, args: Sequence[str]) -> Train:
@@ -75,7 +75,6 @@ class Train(RunConfig):
         return cls(**{f.name: getattr(config, f.name) for f in dataclasses.fields(RunConfig)})
 
     def run(self) -> None:
-        """Train."""
         if self.resume and self.overwrite:
             raise RunError("--resume and --overwrite exclude each other")
         seconds = None if self.time_budget is None else parse_duration(self.time_budget)
@@ -122,7 +121,6 @@ class Evaluate:
         raise RunError("which run? give its folder: snail evaluate results/bandit/n10-k5/snail/demo-seed0")
 
     def run(self) -> None:
-        """Evaluate."""
         folder = RunFolder(self.folder)
         trained = folder.config()
         machine = Machine.named(self.device, self.data_root, self.threads)

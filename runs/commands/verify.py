@@ -1,4 +1,4 @@
-"""The verb that tests published weights again: does everybody measure what the records say?"""
+"""`snail verify`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,6 @@ class Verify:
     """Folder with the data sets; else $SNAIL_DATA, else a cache, filled by download."""
 
     def run(self) -> None:
-        """Verify."""
         machine = Machine.named(self.device, self.data_root, self.threads)
         folders = self._folders()
         rows, differing = [], 0

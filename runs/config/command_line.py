@@ -1,4 +1,4 @@
-"""Options of the command line from frozen dataclasses, by tyro, with one line for what is mistyped."""
+"""Command line options from frozen dataclasses, by tyro, with one-line messages for mistakes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Configurations as frozen dataclasses, written to JSON and read back equal.
 
-A field of an abstract type holds any dataclass that derives from it: whoever adds one edits nothing here.
+A field of an abstract type holds any dataclass that derives from it: adding one changes nothing here.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ LARGEST = 10**12
 
 
 def check_values(config: Any) -> None:
-    """See that the values of a configuration can be computed with, whatever they mean.
+    """Check that the values of a configuration can be computed with.
 
     Raises:
         ValueError: for a seed that is negative or beyond 63 bits, another integer beyond `LARGEST`, a number that is
@@ -171,7 +171,7 @@ def _read_named(kinds: tuple[Any, ...], data: dict[str, Any], where: str) -> Any
 
 
 def _is_abstract(kind: Any) -> bool:
-    """Whether a kind is no dataclass but a base of some."""
+    """Whether a kind is an abstract base of dataclasses."""
     return isinstance(kind, ABCMeta) and not dataclasses.is_dataclass(kind)
 
 

@@ -1,4 +1,4 @@
-"""What runs have left in their folders, as plain data; a damaged run costs a warning, not the others."""
+"""Runs read from their folders as plain data; a damaged run costs a warning, not the others."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def _read(folder: Path, top: Path, published: bool, warnings: list[str]) -> Run:
 
 
 def _with_defaults(config: Any) -> dict[str, Any]:
-    """The configuration with what is younger than it at its default; as it stands if it cannot be read any more."""
+    """The configuration with newer settings at their defaults; as it stands if it can no longer be read."""
     try:
         return to_dict(from_dict(RunConfig, config))
     except RunError:

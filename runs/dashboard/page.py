@@ -1,4 +1,4 @@
-"""All runs on one page that needs nothing but itself: style, program, data and pictures are inside."""
+"""All runs on one self-contained page: style, program, data and pictures are inside."""
 
 from __future__ import annotations
 

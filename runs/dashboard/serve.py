@@ -105,4 +105,4 @@ class Server(ThreadingHTTPServer):
         return f"http://{LOOPBACK}:{self.server_port}/"
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A browser that has gone away is no error."""
+        """A browser that has gone away is not an error."""

@@ -1,4 +1,4 @@
-"""Many runs at once: jobs, the engines that carry them out, sweeps, and what is known of their state."""
+"""Many runs at once: jobs, the engines that run them, sweeps, and their status."""
 
 from runs.launch.jobs import Outcome
 from runs.launch.launching import LaunchOptions, launch, require_finished

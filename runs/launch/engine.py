@@ -1,4 +1,4 @@
-"""Where jobs are carried out: what every engine is and does."""
+"""The interface of engines, which run jobs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from runs.launch.jobs import Job, Outcomes
 
 
 class Engine(Protocol):
-    """Carries out jobs, several at a time where it can."""
+    """Runs jobs, several at a time where it can."""
 
     slots: int | None
-    """How many jobs run at a time; None: that is for others to decide."""
+    """Jobs at a time; None: the cluster decides."""
     threads: int | None
     """CPU threads of a job unless told otherwise; None: all."""
 

@@ -1,4 +1,4 @@
-"""A job: one run as it travels to whoever carries it out, and what comes back."""
+"""A job: one run as it is sent to a worker, and what comes back."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from runs.training import train
 
 @dataclass(frozen=True)
 class Job:
-    """A run to be trained and tested. All of it is JSON: processes and machines of any kind can be handed it."""
+    """A run to be trained and tested, as JSON, so that it can be sent to any process or machine."""
 
     config: dict[str, Any]
-    """What ``runs.config.serialization.to_dict`` makes of the run's configuration."""
+    """The run's configuration, by ``runs.config.serialization.to_dict``."""
     path: str
     """The run's folder, absolute: on several machines it is the same one, on a file system that they share."""
     device: str = "auto"
@@ -81,7 +81,7 @@ Outcomes = Generator[tuple[Job, Outcome], None, None]
 
 
 def run_job(job: Job) -> Outcome:
-    """Do a job, from its checkpoint where it has one. Workers of every kind call this and nothing else.
+    """Run a job, from its checkpoint if there is one. Workers of every kind call this and nothing else.
 
     Whatever goes wrong with the run is an outcome, and kept in its folder.
     """

@@ -1,4 +1,4 @@
-"""Launching many runs: which are left to do, who does them, and how each ended."""
+"""Launching many runs: which remain, who runs them, and how each ended."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ POLL_SECONDS = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchOptions:
-    """What all verbs that launch runs share; they inherit from it."""
+    """Options of all commands that launch runs."""
 
     engine: EngineName = "workers"
     """workers: processes of this machine; process: one run after the other in this one; ray: a Ray cluster; slurm."""
@@ -45,7 +45,7 @@ class LaunchOptions:
     gpus: int = 0
     """GPUs that Ray or Slurm gives each run."""
     retries: int = 2
-    """How often a run is tried again, from its checkpoint, after its process died."""
+    """Restarts of a run, from its checkpoint, after its process died."""
     address: str | None = None
     """The Ray cluster, such as ray://head:10001; None: a Ray of its own on this machine."""
     slurm: SlurmOptions = field(default_factory=SlurmOptions)
@@ -54,8 +54,8 @@ class LaunchOptions:
     data_root: Path | None = None
     """Folder with the data sets; else $SNAIL_DATA, else a cache, filled by download."""
     tracker: TrackerName = "auto"
-    """Mirror of the metrics: wandb (offline unless you have logged in), trackio (on this machine), both, none; auto:
-    wandb if installed."""
+    """Where metrics go, too: wandb (offline unless you have logged in), trackio (on this machine), both or none;
+    auto: wandb if installed."""
     time_budget: str | None = None
     """Stop all runs in time, with checkpoints that the same command goes on from: 90s, 25m or 1h30m from the start."""
 
@@ -75,7 +75,7 @@ ENGINES: Mapping[EngineName, Callable[[LaunchOptions, Path], Engine]] = {
 def launch(
     configs: Sequence[RunConfig], results: Path, options: LaunchOptions | None = None, name: str = "launch"
 ) -> list[Outcome]:
-    """Train and test runs, those that are not finished yet, from their checkpoints where they have one.
+    """Train and test the runs that are not finished, from their checkpoints if they have one.
 
     Runs that another process is training are left to it, and waited for in the end. All that is told goes to stderr:
     how many there are to do, a progress bar, and a line for each that failed, with the reason.
@@ -133,12 +133,12 @@ def summary(runs: int, finished: int) -> str:
 
 
 def require_finished(outcomes: Sequence[Outcome]) -> None:
-    """Make a launch's command end as its runs did.
+    """Raise the error that a launch's outcomes call for.
 
     Raises:
         RunError: if any failed.
         OutOfTime: if the time budget ended before all were finished.
-        Interrupted: if somebody stopped some of them.
+        Interrupted: if some of them were stopped.
     """
     states = Counter(outcome.state for outcome in outcomes)
     done = f"{states['finished']} of {len(outcomes)} runs finished; the same command goes on"
@@ -162,7 +162,7 @@ def _check(options: LaunchOptions) -> None:
 
 
 def _settings(options: LaunchOptions, engine: Engine) -> dict[str, Any]:
-    """What every job is told besides its run."""
+    """The fields of every job besides its run."""
     deadline = None
     if options.time_budget is not None:
         deadline = time.time() - (time.monotonic() - BEGAN) + parse_duration(options.time_budget)
@@ -203,7 +203,7 @@ def _stopped_by_signals() -> Iterator[None]:
         numbers.append(signal.SIGINT)
     try:
         old = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
-    except ValueError:  # not the main thread: whoever runs that one sees to signals
+    except ValueError:  # not the main thread, which handles signals
         yield
         return
     try:

@@ -1,4 +1,4 @@
-"""What was launched, kept in ``results/launches``, so that what still waits can be told."""
+"""Launches, recorded in ``results/launches``, so that waiting runs can be told."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Plan:
     runs: dict[Path, dict[str, Any]]
     """The configurations by the runs' folders."""
     waiting: frozenset[Path]
-    """Those of them that can still have their turn: somebody is at the launch, or they are in a queue."""
+    """Those that may still run: their launch is alive, or they are in a queue."""
 
 
 class KeptPlan:
@@ -102,7 +102,7 @@ def read_plans(results: Path) -> list[Plan]:
                 waiting = _in_queue(plan, began, results, attended)
             found.append(Plan(str(plan["name"]), began, str(plan["engine"]), runs, frozenset(waiting)))
         except (RunError, OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-            print(f"warning: {path} is no whole plan ({type(e).__name__}: {e}); left out", file=sys.stderr)
+            print(f"warning: {path} is not a whole plan ({type(e).__name__}: {e}); left out", file=sys.stderr)
     return found
 
 

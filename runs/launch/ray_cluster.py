@@ -15,7 +15,7 @@ REACH_SECONDS = 10.0
 PATIENCE = 120.0
 """Seconds that interrupted jobs have to save their checkpoints."""
 TOLD = (VARIABLE, "SNAIL_DATA", "SNAIL_CACHE")
-"""Environment variables that jobs have as whoever launches them: a cluster's workers inherit those of its nodes."""
+"""Environment variables that jobs take from the launcher: a cluster's workers inherit those of its nodes."""
 
 
 class RayCluster:
@@ -44,7 +44,7 @@ class RayCluster:
         # read when ray is imported
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         if address is None:
-            os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # nobody but this machine can reach it
+            os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # only this machine can reach it
         try:
             import ray
         except ImportError as e:
@@ -108,4 +108,4 @@ def _require_reachable(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
     except (OSError, ValueError) as e:
         reason = getattr(e, "strerror", None) or e
-        raise RunError(f"nobody answers at {address} ({reason}); give the address of a running Ray cluster") from e
+        raise RunError(f"no answer from {address} ({reason}); give the address of a running Ray cluster") from e

@@ -16,7 +16,7 @@ def own_settings(config: dict[str, Any]) -> str:
     """
     try:
         usual = find(config["experiment"]).config(config["agent"], config["seed"], config["budget"])
-    except RunError:  # the catalogue has no such run any more
+    except RunError:  # the catalogue no longer has such a run
         return ""
     return " ".join(_walk(config, to_dict(usual), ""))
 

@@ -19,7 +19,7 @@ REQUEUES = 100
 
 @dataclass(frozen=True)
 class SlurmOptions:
-    """What Slurm is told of each job, besides its threads and GPUs."""
+    """Slurm options of each job, besides threads and GPUs."""
 
     partition: str | None = None
     """Where to queue; None: Slurm's default."""

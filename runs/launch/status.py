@@ -1,4 +1,4 @@
-"""What every run in a results folder is doing, told from its files alone: whoever asks disturbs nobody."""
+"""What every run in a results folder is doing, told from its files alone."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Status:
     """One run.
 
     run: its folder, below the results folder.
-    state: starting, running, waiting (for its turn in a launch), finished, failed, stopped (nobody is at it: training
-        it with --resume goes on), not started (its launch has ended), or damaged.
+    state: starting, running, waiting (for its turn in a launch), finished, failed, stopped (no process is at it;
+        --resume continues it), not started (its launch has ended), or damaged.
     step, steps: updates done and to do; None where they cannot be told.
     rate: updates a second of late; None where nothing is running.
     note: the numbers of a finished run, why another failed, or who is at it.

@@ -287,7 +287,7 @@ def _settings(groups: Sequence[Group]) -> str:
 def _differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """Settings that differ, each with the values of all; "-" where there is none.
 
-    One that only one kind of agent has is no difference: its type tells.
+    Settings that only one kind of agent has are left out: its type tells.
     """
     texts = [{k: str(x) for k, x in flat(s).items()} for s in settings]
     keys = [k for k in dict.fromkeys(k for t in texts for k in t) if len({t[k] for t in texts if k in t}) > 1]

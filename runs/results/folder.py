@@ -107,7 +107,7 @@ class RunFolder:
             self._remove_if_empty()
 
     def holder(self) -> str | None:
-        """Who trains into this folder now, as "process 123 on node7"; None if nobody. Stands in nobody's way."""
+        """The process that trains into this folder now, as "process 123 on node7"; None if there is none."""
         return holder(self.lock_path)
 
     def finished(self, config: RunConfig, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:

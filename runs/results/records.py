@@ -175,7 +175,7 @@ def read_samples(path: Path, name: str) -> np.ndarray | None:
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
         # before anything of that shape is allocated
         if dtype != np.float32 or len(shape) != 1 or 4 * shape[0] != file.getbuffer().nbytes - file.tell():
-            raise ValueError(f"{name} is no list of numbers")
+            raise ValueError(f"{name} is not a list of numbers")
         samples = np.frombuffer(file.read(), np.float32)
     except (OSError, ValueError, EOFError, RuntimeError, NotImplementedError, zlib.error, zipfile.BadZipFile) as e:
         raise Damaged(path, str(e), RESTORE) from e
@@ -200,7 +200,7 @@ def task_optimum(task: Any) -> float | None:
     """What no agent can pass in expectation on a task, as configurations have it; None where that is not known."""
     try:
         return from_dict(Task, task).optimum()
-    except RunError:  # of an extension that is not there, or of settings that are no more
+    except RunError:  # of a missing extension, or of settings that no longer exist
         return None
 
 
@@ -211,7 +211,7 @@ def settings_of(config: RunConfig | dict[str, Any]) -> str:
 
 
 def _read_config(config: dict[str, Any]) -> RunConfig | dict[str, Any]:
-    """A record's configuration; as it stands if it has settings that there are none of any more."""
+    """A record's configuration; as it stands if it has settings that no longer exist."""
     try:
         return from_dict(RunConfig, config)
     except RunError:

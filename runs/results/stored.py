@@ -48,7 +48,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        Damaged: if it cannot be read, is no dictionary, or its digest is another.
+        Damaged: if it cannot be read, is not a dictionary, or its digest differs.
     """
     try:
         if path.stat().st_size > LARGEST_JSON:
@@ -135,7 +135,7 @@ def logged_step(line: bytes) -> dict[str, Any]:
         raise ValueError("no logged step")
     for name, value in found.items():
         if not is_number(value):
-            raise ValueError(f"{name[:50]} is no number")
+            raise ValueError(f"{name[:50]} is not a number")
     return found
 
 
@@ -185,7 +185,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is none.
-        Damaged: if it is no such record; the message names the first wrong value.
+        Damaged: if it is not such a record; the message names the first wrong value.
     """
     record = read_json(path)
     _check(path, record, _RECORD, "")

@@ -20,13 +20,13 @@ def parse_duration(text: str) -> float:
         seconds = sum(float(number) * _UNITS[unit] for number, _, unit in re.findall(r"(\d+(\.\d*)?)([hms])", text))
         if seconds > 0:
             return seconds
-    raise RunError(f"{text!r} is no time budget; give hours, minutes or seconds, such as 25m, 90s or 1h30m")
+    raise RunError(f"{text!r} is not a time budget; give hours, minutes or seconds, such as 25m, 90s or 1h30m")
 
 
 class Deadline:
     """When to stop.
 
-    At least one piece of work is done, however little time there is: before it nobody knows how long it takes.
+    At least one piece of work is done, however little time there is: only then is it known how long one takes.
 
     Args:
         seconds: the budget; None: no end.
@@ -43,7 +43,7 @@ class Deadline:
         self._before, self._longest = time.monotonic(), 0.0
 
     def near(self) -> bool:
-        """Ask after each piece of work: whether there is no time for another one and for putting away what is done."""
+        """Whether there is too little time for another piece of work and for saving; to be asked after each."""
         now = time.monotonic()
         if self._before is not None:
             self._longest = max(self._longest, now - self._before)

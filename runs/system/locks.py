@@ -43,7 +43,7 @@ def lock(path: Path) -> Iterator[None]:
 
 
 def holder(path: Path) -> str | None:
-    """Who holds the lock ``path``, as "process 123 on node7" or "another process"; None if nobody does."""
+    """The holder of the lock ``path``, as "process 123 on node7" or "another process"; None if it is free."""
     if not path.exists():
         return None
     try:

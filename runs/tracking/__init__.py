@@ -117,7 +117,7 @@ def require_installed(name: str) -> None:
 
 def _installed(name: str) -> bool:
     spec = importlib.util.find_spec(name)
-    return spec is not None and spec.origin is not None  # a folder of that name, such as wandb's own, is no package
+    return spec is not None and spec.origin is not None  # a folder of that name, such as wandb's own, is not a package
 
 
 def tracker_names(tracker: TrackerName) -> list[str]:

@@ -68,7 +68,7 @@ class Mirror(Protocol):
     """One run in a dashboard."""
 
     of_old: ClassVar[str | None]
-    """Where it went, as far as can be told, when nobody noted that; None: to where it would go now."""
+    """Where it went before destinations were recorded; None: to where it would go now."""
     id: str
     """Under which the dashboard knows it."""
     last_step: int

@@ -94,7 +94,7 @@ PLAIN = AttentionKind()
 
 
 class Mechanism(nn.Module):
-    """Attention of H heads between queries, keys and values that somebody else has projected.
+    """Attention of H heads between queries, keys and values that have been projected already.
 
     Args:
         kind: which.

@@ -88,16 +88,16 @@ def read_array_pickle(path: Path, array: str, classes: str) -> tuple[np.ndarray,
         raise DataError(
             f"{path} is refused: it names {str(refused)!r}, which no pickle of images has to; do not trust its source"
         ) from refused
-    except Exception as error:  # bytes that are no pickle make it fail in any way
-        raise DataError(f"{path} is no whole pickle ({error}); fetch it again") from error
+    except Exception as error:  # bytes that are not a pickle can raise anything
+        raise DataError(f"{path} is not a whole pickle ({error}); fetch it again") from error
     if not isinstance(content, dict) or not {array, classes} <= content.keys():
-        raise DataError(f"{path} is no pickle of a dictionary with {array!r} and {classes!r}; get the original")
+        raise DataError(f"{path} is not a pickle of a dictionary with {array!r} and {classes!r}; get the original")
     lists = content[classes]
     if not isinstance(lists, dict) or not all(
         isinstance(label, str) and isinstance(indices, list) and all(type(i) is int for i in indices)
         for label, indices in lists.items()
     ):
-        raise DataError(f"{classes!r} in {path} is no dictionary of lists of integers; get the original")
+        raise DataError(f"{classes!r} in {path} is not a dictionary of lists of integers; get the original")
     try:
         return _uint8_array(content[array]), lists
     except ValueError as error:

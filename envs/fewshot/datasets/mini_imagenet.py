@@ -182,7 +182,7 @@ def _check_classes(source: Path, classes: Mapping[str, Sequence], split: str, la
 def read_table(path: Path) -> dict[str, list[str]]:
     """Read a split file: the names of the images of each class, by label in ascending order.
 
-    Raises DataError if it is no table ``filename,label`` of plain and distinct file names.
+    Raises DataError if it is not a table ``filename,label`` of plain and distinct file names.
     """
     classes: dict[str, list[str]] = {}
     seen: set[str] = set()
@@ -207,7 +207,7 @@ def read_table(path: Path) -> dict[str, list[str]]:
                 seen.add(name)
                 classes.setdefault(label, []).append(name)
     except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{path} is no readable csv file ({error}); get the original") from error
+        raise DataError(f"{path} is not a readable csv file ({error}); get the original") from error
     return dict(sorted(classes.items()))
 
 

@@ -16,7 +16,7 @@ Root = str | Path | None
 
 @dataclass(frozen=True)
 class Dataset:
-    """How to have a data set.
+    """A data set: how it is loaded and found.
 
     load: split, root, download and rotations, as of ``load_classes`` -> the split's images.
     status: root -> where it is and what it holds.

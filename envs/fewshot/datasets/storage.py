@@ -23,7 +23,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-_MAX_MEMBER_BYTES = 1 << 24  # one image is a few kB; anything this large is no image but a decompression bomb
+_MAX_MEMBER_BYTES = 1 << 24  # one image is a few kB; anything this large is a decompression bomb
 _READ_ERRORS = (OSError, EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
 _CHECKSUM_BYTES = 4  # of a CRC-32
 _MEMORY_MARGIN = 1 << 30  # bytes to leave free beside an array: for what is computed with it
@@ -144,7 +144,7 @@ def decode_image(tree: FileTree, name: str, kind: str, side: int, mode: str, adv
             # The size is known before the pixels are decoded, so that a huge image never is.
             pixels = np.asarray(image.convert(mode)) if size == (side, side) else None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{name} in {tree.source} is no readable {kind} ({error}); fetch the data again") from error
+        raise DataError(f"{name} in {tree.source} is not a readable {kind} ({error}); fetch the data again") from error
     if pixels is None:
         raise DataError(f"{name} in {tree.source} has {size[0]} x {size[1]} pixels, not {side} x {side}; {advice}")
     return pixels
@@ -266,7 +266,7 @@ def in_memory(array: np.memmap, available: Callable[[], int | None] = available_
 
 
 SILENCE_SECONDS = 30.0
-"""After so long without a byte, a server is given up."""
+"""Timeout of a download without progress."""
 
 
 def download(url: str, path: Path) -> None:
@@ -282,7 +282,7 @@ def download(url: str, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(temporary), progress=sys.stderr.isatty())
         if not zipfile.is_zipfile(temporary):
-            raise OSError("what arrived is no whole zip archive")
+            raise OSError("what arrived is not a whole zip archive")
         os.replace(temporary, path)
     except OSError as error:  # URLError, HTTPError and timeouts are all OSErrors
         reason = error.reason if isinstance(error, urllib.error.URLError) else error

@@ -123,7 +123,7 @@ def use_distributed_layers(module: nn.Module, group: ProcessGroup) -> None:
     Parameters and averages keep their names and order.
 
     Raises:
-        ValueError: for layers that draw at random otherwise, which nobody shares out.
+        ValueError: for other layers that draw at random.
     """
     if group.single:
         return

@@ -137,7 +137,7 @@ class ProcessGroup:
 
     @contextmanager
     def barrier(self) -> Iterator[None]:
-        """Nobody goes on before all have done what is inside; an error of one that a person can mend ends all.
+        """Wait at the end until all processes have arrived; a user error in one of them ends all.
 
         Raises:
             RunError: what the first of the processes that failed has to say.
@@ -181,7 +181,7 @@ class _Gather(torch.autograd.Function):
 
 @contextmanager
 def _peers() -> Iterator[None]:
-    """Says so if one of the processes is not there any more."""
+    """Turn the loss of another process into a message."""
     try:
         yield
     except RuntimeError as e:
@@ -195,7 +195,7 @@ def started_by_torchrun(device: torch.device) -> Iterator[ProcessGroup]:
 
     Processes on the CPU speak gloo. On GPUs, one for each process, tensors go by NCCL, and what is on the host by gloo.
 
-    An error that a person can mend is the first process's to tell; the others leave silently.
+    User errors are reported by the main process; the others exit silently.
 
     Raises:
         RunError: if the environment announces other processes, which cannot be reached.
@@ -208,7 +208,7 @@ def started_by_torchrun(device: torch.device) -> Iterator[ProcessGroup]:
         yield SINGLE_PROCESS
         return
     if os.environ.get("LOCAL_WORLD_SIZE") == str(size) and sys.platform == "linux":
-        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):  # all on one machine: nobody else can listen
+        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):  # all on one machine: stay on the loopback interface
             os.environ.setdefault(name, "lo")
     if device.type == "cuda":
         if str(device.index) != os.environ.get("LOCAL_RANK"):
