@@ -56,7 +56,7 @@ def build_learner(config: RunConfig, machine: Machine) -> Learner:
     """
     try:
         check_values(config)
-        return config.training.learner(config.task, config.model, config.test, config.seed, machine)
+        return config.training.learner(config, machine)
     except (ValueError, OverflowError) as e:
         raise RunError(f"{config.experiment}: {e}") from e
 

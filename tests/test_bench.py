@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_runs import learner_for
 
 from envs.fewshot.episodes import Episodes
 from runs.agents import SNAILConfig
+from runs.algorithms.learner import RunConfig
 from runs.algorithms.meta_rl import TrialTest
 from runs.algorithms.ppo import PPOTraining
 from runs.bench.fewshot import Classifiers, noise_sampler, training_step
@@ -185,7 +187,7 @@ def test_flops_of_the_step_rows(report):
 
 def test_flops_of_the_update(report):
     T = TINY.pulls
-    learner = PPOTraining(steps=1).learner(BanditTask(5, T), SNAILConfig(), TrialTest(), 0, Machine(CPU))
+    learner = learner_for(PPOTraining(steps=1), BanditTask(5, T), SNAILConfig(), TrialTest(), 0, Machine(CPU))
     policy = policy_macs(1, T, 0, size_out=learner.model.policy.output_size)
     products = policy + value_macs(1, T) - T**2 * 2 * 16  # without attention
     forward_only = 2 * T * 7 * 32  # no gradient for the input
@@ -222,14 +224,16 @@ def test_rows_follow_from_the_times(report):
 
 def test_report_is_rendered_and_kept(report):
     text = render(report)
-    assert [x.name for x in report.benchmarks] == ["rollout", "step", "training", "update", "fewshot", "fewshot, long"]
+    names = ["rollout", "step", "training", "update", "fewshot", "fewshot, long"]
+    stacks = [f"dense stack, {task}, {p}" for task in ("bandits", "few-shot") for p in ("float32", "bfloat16")]
+    assert [x.name for x in report.benchmarks] == names + stacks
     for benchmark in report.benchmarks:
         rows = [row.name for row in benchmark.rows]
         for words in (benchmark.name, benchmark.about, f"{benchmark.unit}/s", *benchmark.notes, *rows):
             assert words in text
     assert torch.__version__ in text and report.device in text and report.date in text
     data = json.loads(json.dumps(report.to_dict()))
-    assert data["benchmarks"][-2]["rows"][0]["units"] == TINY.few.episodes * TINY.few.queries
+    assert data["benchmarks"][4]["rows"][0]["units"] == TINY.few.episodes * TINY.few.queries
     assert data["sizes"]["pulls"] == TINY.pulls
 
 
@@ -243,11 +247,12 @@ def test_one_benchmark_alone_and_without_the_optional_library(monkeypatch):
 
 def test_the_update_phase_can_be_repeated():
     training = PPOTraining(steps=1, batch_size=4)
-    learner = Repeated(training, BanditTask(5, 4), SNAILConfig(), TrialTest(), 0, Machine(CPU))
+    run = RunConfig("", "", "", 0, BanditTask(5, 4), SNAILConfig(), training, TrialTest())
+    learner = Repeated(training, run, Machine(CPU))
 
-    def changed(run: Callable[[], object]) -> bool:
+    def changed(act: Callable[[], object]) -> bool:
         before = [p.detach().clone() for p in learner.model.parameters()]
-        run()
+        act()
         return any((p != q).any() for p, q in zip(learner.model.parameters(), before, strict=True))
 
     assert changed(lambda: learner.update(0))
@@ -294,7 +299,9 @@ def test_recurrent_ppo_has_rows_where_it_is_installed(report):
 
 
 def test_wrong_arguments_are_named():
-    with pytest.raises(RunError, match=r"what must be one of all, rollout, fewshot, scaling, got 'rolout'"):
+    with pytest.raises(
+        RunError, match=r"what must be one of all, rollout, fewshot, dense-stack, scaling, got 'rolout'"
+    ):
         bench("rolout")  # type: ignore[arg-type]
     with pytest.raises(RunError, match="repetitions must be at least 1, got 0"):
         bench(repetitions=0)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny_runs import learner_for
 
 from runs.agents import AGENTS
 from runs.algorithms.fewshot import FewShotTest, SupervisedTraining
@@ -83,7 +84,7 @@ def test_replayed_steps_of_ppo_learn_what_plain_ones_learn():
     def weights(graphs):
         training = PPOTraining(4, batch_size=32, minibatches=4, epochs=2)
         config = find("bandit/n10-k5").config("snail", budget="smoke")
-        learner = training.learner(config.task, config.model, TrialTest(10), 0, Machine.named("cuda"))
+        learner = learner_for(training, config.task, config.model, TrialTest(10), 0, Machine.named("cuda"))
         learner._replayed_step.graphs = graphs
         logs = [learner.update(step) for step in range(4)]
         return [*learner.model.parameters(), *(x["loss"] for x in logs)]

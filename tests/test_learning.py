@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_runs import learner_for
 
 import runs.algorithms.fewshot
 import runs.tasks
@@ -86,7 +87,7 @@ RL_AGENTS = {
 def test_agents_learn_which_arm_pays(agent):
     """One pull tells: the best return is 1/2 for it and 1 for each of the others; guessing gets half of all."""
     model, training = RL_AGENTS[agent]
-    learner = training.learner(OneGoodArmTask(), model, TrialTest(trials=500), 0, CPU)
+    learner = learner_for(training, OneGoodArmTask(), model, TrialTest(trials=500), 0, CPU)
     before, after = learned(learner)
     best, chance = PULLS - 0.5, PULLS / 2
     assert before == pytest.approx(chance, abs=0.4)
@@ -96,7 +97,7 @@ def test_agents_learn_which_arm_pays(agent):
 def test_foreseen_rewards_come_true():
     """After one pull that paid or did not, both arms' rewards are known."""
     training = replace(RL, reward_prediction=1.0)
-    learner = training.learner(OneGoodArmTask(), AGENTS["snail"], TrialTest(trials=500), 0, CPU)
+    learner = learner_for(training, OneGoodArmTask(), AGENTS["snail"], TrialTest(trials=500), 0, CPU)
     errors = [learner.update(step)["reward_error"].item() for step in range(learner.steps)]
     assert errors[0] > 0.2 and errors[-1] < 0.1  # 1/4 is the variance of a reward that nobody can predict
 
@@ -137,7 +138,7 @@ def test_agents_learn_to_match_new_classes(agent, monkeypatch):
     model, training = FEWSHOT_AGENTS[agent]
     small = OmniglotEmbeddingConfig(size=16, filters=16)  # for speed
     task = FewShotTask("glyphs", ways=2, shots=(1,), test_shots=(1,), embedding=small)
-    learner = training.learner(task, model, FewShotTest(episodes=200, queries=4), 0, CPU)
+    learner = learner_for(training, task, model, FewShotTest(episodes=200, queries=4), 0, CPU)
     before, after = learned(learner)
     assert before == pytest.approx(0.5, abs=0.12)
     assert after > 0.85

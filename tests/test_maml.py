@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_runs import learner_for
 from torch import Tensor, nn
 
 import runs.algorithms.fewshot
@@ -261,7 +262,7 @@ def test_it_learns_to_match_new_classes(transductive, monkeypatch):
     small = OmniglotEmbeddingConfig(size=16, filters=16)
     task = FewShotTask("glyphs", ways=3, shots=(1,), test_shots=(1,), embedding=small)
     test = FewShotTest(episodes=100, queries=4)
-    learner = training.learner(task, MAMLConfig(transductive=transductive), test, 0, Machine(torch.device("cpu")))
+    learner = learner_for(training, task, MAMLConfig(transductive=transductive), test, 0, Machine(torch.device("cpu")))
 
     def accuracy() -> float:
         (found,) = learner.evaluate(lambda done, of: None)

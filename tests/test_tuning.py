@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_runs import learner_for
 from torch import Tensor
 
 import runs.training
@@ -61,7 +62,7 @@ def nothing_played():
 
 def tuner(method=None, **training) -> Tuner:
     training = Tuning(**training)
-    return training.learner(LastArmPays(3, 4), method or Constant(), TrialTest(trials=50), 7, CPU)
+    return learner_for(training, LastArmPays(3, 4), method or Constant(), TrialTest(trials=50), 7, CPU)
 
 
 def test_the_best_setting_is_measured():

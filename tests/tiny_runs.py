@@ -71,6 +71,11 @@ LOOPS: dict[str, tuple[RunConfig, type]] = {
 }
 
 
+def learner_for(training: Any, task: Any, model: Any, test: Any, seed: int = 0, machine: Machine = CPU) -> Any:
+    """What trains ``model`` on ``task``."""
+    return training.learner(RunConfig("", "", "", seed, task, model, training, test), machine)
+
+
 def few_classes(name: str, split: str, **options: Any) -> ImageClasses:
     """A data set that needs no drawing, no download and no time."""
     generator = torch.Generator().manual_seed(("train", "val", "test").index(split))

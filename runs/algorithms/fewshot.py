@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from envs.trials import require_positive
 from runs.agents import FewShotAgent
 from runs.algorithms.attention_maps import EpisodeAttention
 from runs.algorithms.finite import NotFinite, not_finite
-from runs.algorithms.learner import Measurement, Test, Training
+from runs.algorithms.learner import Measurement, RunConfig, Test, Training
 from runs.algorithms.schedules import warmup_cosine
 from runs.config.serialization import renamed
 from runs.system.distributed.layers import use_distributed_layers
@@ -67,11 +67,9 @@ class SupervisedTraining(Training):
     selection: Selection = "best"
     """Which weights are tested: best on the validation classes, or final."""
 
-    def learner(
-        self, task: FewShotTask, agent: FewShotAgent, test: FewShotTest, seed: int, machine: Machine
-    ) -> FewShotLearner:
-        """What trains ``agent`` on ``task``."""
-        return FewShotLearner(self, task, agent, test, seed, machine)
+    def learner(self, run: RunConfig, machine: Machine) -> FewShotLearner:
+        """What trains and tests the run's agent."""
+        return FewShotLearner(self, run, machine)
 
 
 @dataclass(frozen=True)
@@ -103,15 +101,8 @@ class FewShotLearner:
 
     unit = "episode"
 
-    def __init__(
-        self,
-        training: SupervisedTraining,
-        task: FewShotTask,
-        agent: FewShotAgent,
-        test: FewShotTest,
-        seed: int,
-        machine: Machine,
-    ):
+    def __init__(self, training: SupervisedTraining, run: RunConfig, machine: Machine):
+        task, test, seed = cast(FewShotTask, run.task), cast(FewShotTest, run.test), run.seed
         self.training, self.task, self.test, self.machine, self.group = training, task, test, machine, machine.group
         self.steps = training.steps
         self.validations = training.validations
@@ -128,6 +119,7 @@ class FewShotLearner:
             self._check_sizes(split, queries)
         torch.manual_seed(seed)
         max_support = task.ways * max(task.shots + task.test_shots)
+        agent = cast(FewShotAgent, run.model)
         model = agent.build_classifier(task.embedding.build(), task.embedding.size, task.ways, max_support)
         for queries in (training.queries, test.queries):
             model.check_queries(queries)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 from torch import Tensor, nn
 
+from baselines.classical_agent import ClassicalAgent
+from runs.agents import AnyAgentConfig, FewShotAgent
 from runs.algorithms.attention_maps import AttentionMaps
+from runs.config.serialization import options_of
 from runs.system.machine import Machine
+from runs.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -96,8 +100,8 @@ class Training(ABC):
     """A training algorithm, or the tuning of a classical agent. A subclass is a frozen dataclass of its settings."""
 
     @abstractmethod
-    def learner(self, task: Any, agent: Any, test: Any, seed: int, machine: Machine) -> Learner:
-        """What trains ``agent`` on ``task`` and is measured by ``test``.
+    def learner(self, run: RunConfig, machine: Machine) -> Learner:
+        """What trains and tests the run's agent.
 
         Raises:
             ValueError: if the settings ask for what the task or the data cannot give.
@@ -106,3 +110,25 @@ class Training(ABC):
 
 class Test(ABC):  # noqa: B024  # what a test does is between it and the learners that it is for
     """What the reported numbers are measured on. A subclass is a frozen dataclass of its settings."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: everything but the device that determines its numbers."""
+
+    experiment: str
+    """Name in the catalogue."""
+    agent: str
+    """Name of the agent."""
+    budget: str
+    """How much training: full, demo, short or smoke."""
+    seed: int
+    """Seed of the initial weights and of everything drawn in training."""
+    task: Annotated[Task, options_of(Task)]
+    """The task."""
+    model: Annotated[AnyAgentConfig, options_of(FewShotAgent, ClassicalAgent)]
+    """The agent."""
+    training: Annotated[Training, options_of(Training)]
+    """The training algorithm."""
+    test: Annotated[Test, options_of(Test)]
+    """The test."""

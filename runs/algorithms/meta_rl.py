@@ -10,7 +10,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from envs.trials import TrialVectorEnv, require_positive
 from runs.agents import SequenceAgent
 from runs.algorithms.attention_maps import TrialAttention
 from runs.algorithms.finite import require_finite
-from runs.algorithms.learner import Measurement, Test, Training
+from runs.algorithms.learner import Measurement, RunConfig, Test, Training
 from runs.algorithms.returns import generalized_advantages, log_probability, standardized
 from runs.algorithms.rollout import Player, Trajectories, player, rollout
 from runs.algorithms.schedules import geometric_growth, ramp
@@ -180,14 +180,12 @@ class MetaRLLearner(ABC):
     def __init__(
         self,
         training: MetaRLTraining,
-        task: TrialTask,
-        agent: SequenceAgent,
-        test: TrialTest,
-        seed: int,
+        run: RunConfig,
         machine: Machine,
         shared_trunk: bool = False,
         predicts_rewards: bool = False,
     ):
+        task, test, seed = cast(TrialTask, run.task), cast(TrialTest, run.test), run.seed
         require_positive(
             steps=training.steps, batch_size=training.batch_size, curriculum_episodes=training.curriculum_episodes
         )
@@ -208,7 +206,7 @@ class MetaRLLearner(ABC):
         self.horizon, self.episodes = env.horizon, env.horizon // env.episode_length
         torch.manual_seed(seed)
         sizes = env.num_observations, env.num_actions, env.horizon
-        model = agent.build_actor_critic(*sizes, shared_trunk, predicts_rewards, told)
+        model = cast(SequenceAgent, run.model).build_actor_critic(*sizes, shared_trunk, predicts_rewards, told)
         use_distributed_layers(model, self.group)
         self.model = model.to(machine.device)
         self.return_normalizer = ReturnNormalizer(env.horizon).to(machine.device)

@@ -9,14 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from envs.trials import require_positive
-from runs.agents import SequenceAgent
 from runs.algorithms.cuda_graphs import ReplayedStep
 from runs.algorithms.finite import require_finite
-from runs.algorithms.meta_rl import Batch, MetaRLLearner, MetaRLTraining, TrialTest
+from runs.algorithms.learner import RunConfig
+from runs.algorithms.meta_rl import Batch, MetaRLLearner, MetaRLTraining
 from runs.algorithms.returns import clipped_surrogate_loss, entropy, log_probability
 from runs.config.serialization import renamed
 from runs.system.machine import Machine
-from runs.tasks import TrialTask
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,9 @@ class PPOTraining(MetaRLTraining):
     shared_trunk: bool = False
     """One network for policy and value instead of the paper's two."""
 
-    def learner(
-        self, task: TrialTask, agent: SequenceAgent, test: TrialTest, seed: int, machine: Machine
-    ) -> PPOLearner:
-        """What trains ``agent`` on ``task``."""
-        return PPOLearner(self, task, agent, test, seed, machine)
+    def learner(self, run: RunConfig, machine: Machine) -> PPOLearner:
+        """What trains and tests the run's agent."""
+        return PPOLearner(self, run, machine)
 
 
 class PPOLearner(MetaRLLearner):
@@ -52,17 +49,13 @@ class PPOLearner(MetaRLLearner):
 
     training: PPOTraining
 
-    def __init__(
-        self, training: PPOTraining, task: TrialTask, agent: SequenceAgent, test: TrialTest, seed: int, machine: Machine
-    ):
+    def __init__(self, training: PPOTraining, run: RunConfig, machine: Machine):
         require_positive(epochs=training.epochs, minibatches=training.minibatches)
         if training.batch_size % training.minibatches:
             raise ValueError(
                 f"batch_size must be a multiple of minibatches, got {training.batch_size} and {training.minibatches}"
             )
-        super().__init__(
-            training, task, agent, test, seed, machine, training.shared_trunk, training.reward_prediction > 0
-        )
+        super().__init__(training, run, machine, training.shared_trunk, training.reward_prediction > 0)
         self._check_parts(training.minibatches)
         on_gpu = machine.device.type == "cuda"
         # on a GPU the rate is a tensor, which a recorded step reads anew

@@ -14,13 +14,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from envs.trials import require_positive
-from runs.agents import SequenceAgent
 from runs.algorithms.finite import require_finite
-from runs.algorithms.meta_rl import Batch, MetaRLLearner, MetaRLTraining, TrialTest
+from runs.algorithms.learner import RunConfig
+from runs.algorithms.meta_rl import Batch, MetaRLLearner, MetaRLTraining
 from runs.algorithms.returns import entropy, log_probability
 from runs.config.serialization import renamed
 from runs.system.machine import Machine
-from runs.tasks import TrialTask
 
 
 @dataclass(frozen=True)
@@ -46,11 +45,9 @@ class TRPOTraining(MetaRLTraining):
     value_max_grad_norm: float = renamed("value_gradient_clip", 1.0)
     """Maximum gradient norm of the value network."""
 
-    def learner(
-        self, task: TrialTask, agent: SequenceAgent, test: TrialTest, seed: int, machine: Machine
-    ) -> TRPOLearner:
-        """What trains ``agent`` on ``task``."""
-        return TRPOLearner(self, task, agent, test, seed, machine)
+    def learner(self, run: RunConfig, machine: Machine) -> TRPOLearner:
+        """What trains and tests the run's agent."""
+        return TRPOLearner(self, run, machine)
 
 
 class TRPOLearner(MetaRLLearner):
@@ -58,15 +55,7 @@ class TRPOLearner(MetaRLLearner):
 
     training: TRPOTraining
 
-    def __init__(
-        self,
-        training: TRPOTraining,
-        task: TrialTask,
-        agent: SequenceAgent,
-        test: TrialTest,
-        seed: int,
-        machine: Machine,
-    ):
+    def __init__(self, training: TRPOTraining, run: RunConfig, machine: Machine):
         require_positive(
             cg_steps=training.cg_steps,
             backtracks=training.backtracks,
@@ -75,7 +64,7 @@ class TRPOLearner(MetaRLLearner):
         )
         if not 0 < training.fisher_part <= 1:
             raise ValueError(f"fisher_part must be above 0 and at most 1, got {training.fisher_part}")
-        super().__init__(training, task, agent, test, seed, machine)
+        super().__init__(training, run, machine)
         self._check_parts(training.minibatches)
         if (trials := max(1, round(training.fisher_part * training.batch_size))) < self.group.size:
             raise ValueError(f"fisher_part leaves too few trials for the processes, got {trials} and {self.group.size}")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from baselines.classical_agent import ClassicalAgent
-from runs.algorithms.learner import Measurement, Training
+from runs.algorithms.learner import Measurement, RunConfig, Training
 from runs.algorithms.meta_rl import TrialTest
 from runs.config.serialization import to_dict
 from runs.system.machine import Machine, stream_seed
@@ -23,9 +23,9 @@ class Tuning(Training):
     trials: int = 1000
     """Trials of each candidate setting, on the same tasks; 0: no tuning."""
 
-    def learner(self, task: TrialTask, method: ClassicalAgent, test: TrialTest, seed: int, machine: Machine) -> Tuner:
-        """What tunes and measures ``method``."""
-        return Tuner(self, task, method, test, seed, machine)
+    def learner(self, run: RunConfig, machine: Machine) -> Tuner:
+        """What tunes and tests the run's agent."""
+        return Tuner(self, run, machine)
 
 
 class Returns(nn.Module):
@@ -44,15 +44,15 @@ class Tuner:
     unit = "env step"
     validations = 0
 
-    def __init__(
-        self, training: Tuning, task: TrialTask, method: ClassicalAgent, test: TrialTest, seed: int, machine: Machine
-    ):
+    def __init__(self, training: Tuning, run: RunConfig, machine: Machine):
+        task, test = cast(TrialTask, run.task), cast(TrialTest, run.test)
+        method = cast(ClassicalAgent, run.model)
         machine.group.require_single_process("classical methods are not trained by gradients")
         if training.trials < 0:
             raise ValueError(f"trials must not be negative, got {training.trials}")
         if test.trials < 2:
             raise ValueError(f"an interval needs at least 2 trials, got {test.trials}")
-        self.training, self.task, self.test, self.seed, self.machine = training, task, test, seed, machine
+        self.training, self.task, self.test, self.seed, self.machine = training, task, test, run.seed, machine
         self.settings = method.grid() if training.trials else (method,)
         self.steps = len(self.settings)
         self.model = Returns(self.steps)

@@ -5,33 +5,49 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from functools import partial
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-from runs.bench.measure import Benchmark, Precision, Row, Sizes, Way, largest, measure
+from runs.bench.measure import Benchmark, Precision, Sizes, Way, largest, measure
 from snail.convolution import TCBlock
 from snail.ops.dense_stack import dense_stack, dense_stack_reference
 
 Stack = Callable[..., Tensor]
 
 
-def bench_bandit_stack(device: torch.device, repetitions: int, sizes: Sizes) -> Benchmark:
+def bench_bandit_stack(precision: Precision, device: torch.device, repetitions: int, sizes: Sizes) -> Benchmark:
     """The first temporal convolutions of the policy, at a minibatch of PPO."""
     block = TCBlock(32, sizes.pulls, filters=32)
-    return _bench("dense stack, bandits", device, repetitions, sizes, block, max(1, sizes.trials // 8), sizes.pulls)
+    trials = max(1, sizes.trials // 8)
+    return _bench("dense stack, bandits", precision, device, repetitions, sizes, block, trials, sizes.pulls)
 
 
-def bench_fewshot_stack(device: torch.device, repetitions: int, sizes: Sizes) -> Benchmark:
-    """The first temporal convolutions of the few-shot network, at a support set of an update's episodes."""
+def bench_fewshot_stack(precision: Precision, device: torch.device, repetitions: int, sizes: Sizes) -> Benchmark:
+    """The first temporal convolutions of the few-shot network, at the support sets of an update's episodes."""
     few = sizes.few
     steps = few.ways * few.shots
     block = TCBlock(64 + few.ways + 32, steps + 1, filters=128)
-    return _bench("dense stack, few-shot", device, repetitions, sizes, block, few.episodes, steps)
+    return _bench("dense stack, few-shot", precision, device, repetitions, sizes, block, few.episodes, steps)
+
+
+DENSE_STACKS = tuple(
+    partial(bench, precision)
+    for bench in (bench_bandit_stack, bench_fewshot_stack)
+    for precision in get_args(Precision)
+)
 
 
 def _bench(
-    name: str, device: torch.device, repetitions: int, sizes: Sizes, block: TCBlock, batch: int, steps: int
+    name: str,
+    precision: Precision,
+    device: torch.device,
+    repetitions: int,
+    sizes: Sizes,
+    block: TCBlock,
+    batch: int,
+    steps: int,
 ) -> Benchmark:
     torch.manual_seed(0)
     block.to(device)
@@ -40,7 +56,7 @@ def _bench(
     target = torch.randn(steps, batch, block.output_size, device=device)
     inputs = [x, *weights, *biases]
 
-    def gradients(stack: Stack, precision: Precision) -> tuple[Tensor, ...]:
+    def gradients(stack: Stack, precision: Precision = precision) -> tuple[Tensor, ...]:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             y = stack(x, weights, biases, block.dilations)
         return torch.autograd.grad(y, inputs, target.to(y.dtype))
@@ -48,20 +64,12 @@ def _bench(
     stacks: dict[str, Stack] = {"ours": dense_stack, "library convolutions": dense_stack_reference}
     if sizes.compiled and (shutil.which("c++") or device.type != "cpu"):
         stacks["library convolutions, compiled"] = torch.compile(dense_stack_reference, dynamic=False)
-    precisions: tuple[Precision, ...] = ("float32", "bfloat16")
-    # each precision is compared with ours in that precision
-    rows: list[Row] = []
-    for precision in precisions:
-        ways = [
-            Way(name, precision, batch, batch * steps, partial(gradients, stack, precision))
-            for name, stack in stacks.items()
-        ]
-        found, peaks = measure(ways, device, repetitions, sizes.matrices)
-        rows += found
+    ways = [Way(way, precision, batch, batch * steps, partial(gradients, stack)) for way, stack in stacks.items()]
+    rows, peaks = measure(ways, device, repetitions, sizes.matrices)
     ours, reference = (gradients(stack, "float32") for stack in (dense_stack, dense_stack_reference))
     differences = {"gradients": max(largest(a - b) / largest(b) for a, b in zip(ours, reference, strict=True))}
     about = (
         f"forward and backward of {len(block.dilations)} dense blocks of {block.filters} filters on "
         f"{block.input_size} channels, {steps} steps"
     )
-    return Benchmark(name, about, "steps", "sequences", tuple(rows), peaks, differences)
+    return Benchmark(f"{name}, {precision}", about, "steps", "sequences", rows, peaks, differences)

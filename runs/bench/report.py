@@ -26,7 +26,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from runs.bench.dense_stack import bench_bandit_stack, bench_fewshot_stack
+from runs.bench.dense_stack import DENSE_STACKS
 from runs.bench.fewshot import bench_few, bench_many
 from runs.bench.measure import TINY, Benchmark, Sizes
 from runs.bench.rollout import bench_rollout, bench_steps
@@ -149,5 +149,5 @@ def _table(rows: list[list[str]]) -> list[str]:
 _BENCHMARKS: dict[str, tuple[Callable[[torch.device, int, Sizes], Benchmark], ...]] = {
     "rollout": (bench_rollout, bench_steps, bench_training, bench_update),
     "fewshot": (bench_few, bench_many),
-    "dense-stack": (bench_bandit_stack, bench_fewshot_stack),
+    "dense-stack": DENSE_STACKS,
 }

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from runs.agents import SNAILConfig
+from runs.algorithms.learner import RunConfig
 from runs.algorithms.meta_rl import Batch, TrialTest
 from runs.algorithms.ppo import PPOLearner, PPOTraining
 from runs.bench.measure import Benchmark, Sizes, Way, measure
@@ -29,11 +30,15 @@ class Repeated(PPOLearner):
         super().improve(self.batch, left=0.0)
 
 
+def _run(training: PPOTraining, task: BanditTask) -> RunConfig:
+    return RunConfig("bench", "snail", "none", 0, task, SNAILConfig(), training, TrialTest())
+
+
 def bench_training(device: torch.device, repetitions: int, sizes: Sizes) -> Benchmark:
     """Environment steps a second of PPO, playing and learning."""
     task = BanditTask(sizes.arms, sizes.pulls)
     training = PPOTraining(steps=1, batch_size=sizes.trials)
-    learner = training.learner(task, SNAILConfig(), TrialTest(), 0, Machine(device))
+    learner = training.learner(_run(training, task), Machine(device))
     ways = [
         Way("ours: an iteration", "float32", sizes.trials, sizes.trials * sizes.pulls, lambda: learner.update(0)),
     ]
@@ -51,7 +56,7 @@ def bench_training(device: torch.device, repetitions: int, sizes: Sizes) -> Benc
 def bench_update(device: torch.device, repetitions: int, sizes: Sizes) -> Benchmark:
     """Steps a second in the update phase of PPO: forward, backward and the optimiser, minibatch after minibatch."""
     training = PPOTraining(steps=1, batch_size=sizes.trials, epochs=1)
-    learner = Repeated(training, BanditTask(sizes.arms, sizes.pulls), SNAILConfig(), TrialTest(), 0, Machine(device))
+    learner = Repeated(training, _run(training, BanditTask(sizes.arms, sizes.pulls)), Machine(device))
     learner.update(0)
     steps, minibatch = sizes.trials * sizes.pulls, sizes.trials // training.minibatches
     ways = [Way("ours: an epoch", "float32", minibatch, steps, learner.improve_again)]

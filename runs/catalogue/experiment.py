@@ -5,41 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
 
 from baselines.classical_agent import ClassicalAgent
-from runs.agents import (
-    AnyAgentConfig,
-    FewShotAgent,
-    MAMLConfig,
-    TransferConfig,
-)
-from runs.algorithms.learner import Test, Training
-from runs.config.serialization import options_of
+from runs.agents import AnyAgentConfig, MAMLConfig, TransferConfig
+from runs.algorithms.learner import RunConfig, Test, Training
 from runs.system.errors import RunError
 from runs.tasks import Task
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """One run: everything but the device that determines its numbers."""
-
-    experiment: str
-    """Name in the catalogue."""
-    agent: str
-    """Name of the agent."""
-    budget: str
-    """How much training: full, demo, short or smoke."""
-    seed: int
-    """Seed of the initial weights and of everything drawn in training."""
-    task: Annotated[Task, options_of(Task)]
-    """The task."""
-    model: Annotated[AnyAgentConfig, options_of(FewShotAgent, ClassicalAgent)]
-    """The agent."""
-    training: Annotated[Training, options_of(Training)]
-    """The training algorithm."""
-    test: Annotated[Test, options_of(Test)]
-    """The test."""
 
 
 @dataclass(frozen=True)
