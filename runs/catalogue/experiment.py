@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 from baselines.classical_agent import ClassicalAgent
 from runs.agents import AnyAgentConfig, MAMLConfig, TransferConfig
@@ -20,6 +21,8 @@ class Budget:
     task: Task
     algorithms: Mapping[str, Training]
     test: Test
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
+    """Of the default algorithm, by agent, where an agent has one of its own."""
 
 
 _OWN_ALGORITHMS: dict[str, type] = {"tuning": ClassicalAgent, "pretraining": TransferConfig}
@@ -67,6 +70,8 @@ class Experiment:
             raise RunError(unknown("algorithm", algorithm, ways) + f" for {agent} on {self.id}")
         b = self.budgets[budget]
         training = b.algorithms[algorithm or ways[0]]
+        if agent in b.learning_rates and (algorithm or ways[0]) == ways[0]:
+            training = replace(cast(Any, training), learning_rate=b.learning_rates[agent])
         return RunConfig(self.id, agent, budget, seed, b.task, self.agents[agent], training, b.test)
 
 

@@ -1,0 +1,76 @@
+"""The outcome of tuning: ``python -m runs.results.tuning results/tuning`` adds its runs to ``published/tuning.json``.
+
+Agents are tuned alike: the same learning rates, a fifth of the full budget, one seed. Rates are judged by the mean over
+the last tenth of training, of the return on training tasks or of the accuracy on validation classes; never by the test.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from runs.results.curves import main_metric
+from runs.results.folder import RunFolder, find_runs, write_json
+from runs.results.records import PUBLISHED
+from runs.results.stored import read_json
+
+OUTCOME = PUBLISHED / "tuning.json"
+
+
+def outcome(folder: RunFolder) -> dict[str, Any] | None:
+    """What a finished run says of its learning rate; None if it is not finished."""
+    record = folder.result()
+    if record is None:
+        return None
+    lines = folder.metrics()
+    metric = main_metric(lines)
+    values = [line[metric] for line in lines if metric in line]
+    last = values[-max(1, len(values) // 10) :]
+    training = record["config"]["training"]
+    return {
+        "experiment": record["config"]["experiment"],
+        "agent": record["config"]["agent"],
+        "learning_rate": training["learning_rate"],
+        "metric": metric,
+        "score": sum(last) / len(last),
+        "updates": training["steps"],
+        "seconds": round(record["train_seconds"]),
+        "device": record["device"],
+        "commit": record["commit"],
+    }
+
+
+def outcomes() -> list[dict[str, Any]]:
+    """All that is published."""
+    return read_json(OUTCOME)["runs"] if OUTCOME.exists() else []
+
+
+def best_rates(outcomes: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """The learning rate of the largest score, by experiment and agent."""
+    best: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for found in outcomes:
+        key = (found["experiment"], found["agent"])
+        if key not in best or found["score"] > best[key]["score"]:
+            best[key] = found
+    rates: dict[str, dict[str, float]] = {}
+    for (experiment, agent), found in best.items():
+        rates.setdefault(experiment, {})[agent] = found["learning_rate"]
+    return rates
+
+
+def main() -> None:
+    """Add the outcomes of the finished runs below the folders named; print the best rates."""
+    by_key = {(o["experiment"], o["agent"], o["learning_rate"]): o for o in outcomes()}
+    for top in map(Path, sys.argv[1:]):
+        for path in find_runs(top):
+            if (found := outcome(RunFolder(path))) is not None:
+                by_key[found["experiment"], found["agent"], found["learning_rate"]] = found
+    write_json(OUTCOME, {"runs": [by_key[key] for key in sorted(by_key)]})
+    print(json.dumps(best_rates(by_key.values()), indent=2))
+
+
+if __name__ == "__main__":
+    main()

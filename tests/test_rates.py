@@ -1,0 +1,53 @@
+"""The catalogue's learning rates are the outcome of tuning that all agents had alike."""
+
+from __future__ import annotations
+
+import json
+
+from tiny_runs import BANDIT, STEPS, go
+
+from runs.catalogue import find
+from runs.catalogue.experiments import TEN_PULLS
+from runs.results.folder import RunFolder
+from runs.results.tuning import best_rates, outcome, outcomes
+
+
+def test_the_catalogues_rates_are_the_best_that_were_tried():
+    rates = best_rates(outcomes())
+    assert rates["bandit/n10-k10"] == TEN_PULLS
+    for experiment in ("bandit/n10-k5", "bandit/n10-k10", "bandit/n10-k50"):
+        for agent, rate in TEN_PULLS.items():
+            assert find(experiment).config(agent).training.learning_rate == rate
+            assert find(experiment).config(agent, budget="demo").training.learning_rate == 2e-3
+    trpo = find("bandit/n10-k5").config("snail", algorithm="trpo").training
+    assert not hasattr(trpo, "learning_rate")
+
+
+def test_all_agents_were_tuned_alike():
+    found = outcomes()
+    complete = {
+        o["experiment"] for o in found if len({p["agent"] for p in found if p["experiment"] == o["experiment"]}) == 4
+    }
+    assert "bandit/n10-k10" in complete
+    for experiment in complete:
+        tried = {}
+        for o in found:
+            if o["experiment"] == experiment:
+                tried.setdefault(o["agent"], set()).add((o["learning_rate"], o["updates"], o["metric"]))
+        assert len(set(map(frozenset, tried.values()))) == 1 and all(len(t) == 3 for t in tried.values())
+
+
+def test_the_best_is_the_largest_score():
+    runs = [
+        {"experiment": "e", "agent": "a", "learning_rate": r, "score": s} for r, s in ((1, 0.1), (2, 0.3), (3, 0.2))
+    ]
+    assert best_rates(runs) == {"e": {"a": 2}}
+
+
+def test_an_outcome_is_of_the_last_tenth_of_training(tmp_path):
+    assert outcome(RunFolder(tmp_path / "none")) is None
+    go(BANDIT, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    found = outcome(RunFolder(tmp_path))
+    assert found["score"] == lines[-1]["return"] and found["metric"] == "return" and found["updates"] == STEPS
+    assert found["learning_rate"] == BANDIT.training.learning_rate
