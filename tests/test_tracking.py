@@ -11,12 +11,13 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny_runs import BANDIT, STEPS, assert_same_run, go, quicken
+from wandb_files import records
 
 import runs.tracking
 import runs.training
@@ -27,9 +28,9 @@ from runs.config.serialization import to_dict
 from runs.results.folder import RunFolder
 from runs.system.errors import Interrupted, RunError
 from runs.tracking import Tracker, open_tracker
-from runs.tracking.follow import Position, held, mirror_file
-from runs.tracking.interface import Run, Tail
-from runs.tracking.wandb import records, wandb_mode
+from runs.tracking.dashboards import Position, Run, wandb_mode
+from runs.tracking.follow import Positions, held, mirror_file
+from runs.tracking.follow import metrics as lines_of
 
 pytestmark = pytest.mark.slow
 
@@ -65,7 +66,7 @@ def in_place(results: Path, name: str = "run") -> Path:
 
 def position(folder: Path, name: str) -> Position:
     """How far a dashboard has the run where it would go now."""
-    return Position.of(name, Run.read(folder))
+    return Positions(name, Run.read(folder)).here
 
 
 class Kept:
@@ -249,7 +250,7 @@ def test_killed_mirrors_lose_nothing_for_good(dashboards, tmp_path, monkeypatch)
         while time.monotonic() < until and not all(position(folder, n).id for n in ("wandb", "trackio")):
             time.sleep(0.05)
         time.sleep(0.3)
-        for mirror in opened[-1]._mirrors.values():
+        for mirror in opened[-1]._followers.values():
             os.killpg(mirror.pid, signal.SIGKILL)
         signal.raise_signal(signal.SIGINT)
 
@@ -432,21 +433,6 @@ def test_what_a_server_has_by_other_ways_it_is_not_sent(dashboards, servers, tmp
     use("one")
     assert run(["track", "push", str(folder)]) == 0
     assert has("one") == {name: list(range(1, STEPS + 1))}
-
-
-def test_a_position_from_before_places_were_noted_is_of_what_was_kept_offline(dashboards, servers, tmp_path):
-    use, has = servers
-    folder = in_place(tmp_path / "results")
-    go(BANDIT, folder, BOTH)
-    before = {name: position(folder, name) for name in ("wandb", "trackio")}
-    for name in before:
-        mirror_file(folder, name).write_text(json.dumps(asdict(before[name])))
-        assert position(folder, name) == before[name]
-    assert run(["track", "push", str(folder)]) == 0  # the curve is new
-    assert_has(wandb_has(folder), folder, "wandb")
-    use("one")
-    assert run(["track", "push", str(folder)]) == 0
-    assert has("one") == {before["wandb"].id: list(range(1, STEPS + 1))}
 
 
 def test_another_database_of_trackio_is_sent_all(dashboards, tmp_path, monkeypatch, capfd):
@@ -695,21 +681,15 @@ def test_wandb_goes_online_only_for_who_has_logged_in(environment, machine, mode
 # ----- reading what is being written
 
 
-def test_a_tail_gives_whole_lines_once_and_all_of_a_file_that_was_replaced(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    tail = Tail(path)
-    assert tail.new() == []
-    path.write_text('{"step": 1}\n{"st')
-    assert tail.new() == [{"step": 1}] and tail.new() == []
-    with open(path, "a") as file:
-        file.write('ep": 2}\nnonsense\n[3]\n')
-    assert tail.new() == [{"step": 2}]
-    (tmp_path / "other").write_text('{"step": 1}\n')
-    os.replace(tmp_path / "other", path)
-    assert tail.new() == [{"step": 1}]
+def test_lines_that_are_not_whole_are_left_out(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"experiment": "x", "agent": "y"}))
+    run = Run.read(tmp_path)
+    assert lines_of(run) == []
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nnonsense\n[3]\n{"st')
+    assert lines_of(run) == [{"step": 1}]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"id": "x"}', '{"offline": {"id": "x"}}', '{"offline": 3}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"id": "x"}', '{"offline": 3}'])
 def test_a_damaged_position_is_none(tmp_path, text):
     (tmp_path / "config.json").write_text(json.dumps({"experiment": "x", "agent": "y"}))
     mirror_file(tmp_path, "wandb").write_text(text)

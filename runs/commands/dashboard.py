@@ -15,7 +15,7 @@ from runs.dashboard.serve import LOOPBACK, Live, Server
 from runs.results.folder import RESULTS, writing
 from runs.results.records import PUBLISHED
 from runs.system.errors import RunError
-from runs.tracking.trackio import keep_at_home, trackio_dir
+from runs.tracking.dashboards import keep_at_home, trackio_dir
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,10 @@ from tyro.conf import Positional
 from runs.results.folder import RESULTS, RunFolder, find_runs
 from runs.system.errors import RunError
 from runs.system.progress import progress_bar
-from runs.tracking import require_installed, start_mirror, wait_for_mirror
-from runs.tracking.follow import Position, forget, held
-from runs.tracking.interface import PROJECT, Run
+from runs.tracking import require_installed, start_follower, wait_for_follower
+from runs.tracking.dashboards import PROJECT, Position, Run, trackio_dir, wandb_mode
+from runs.tracking.follow import Positions, held, lacks
 from runs.tracking.pictures import draw_pictures
-from runs.tracking.trackio import trackio_dir
-from runs.tracking.wandb import wandb_mode
 
 SENT, FAILED = "sent", "failed"
 
@@ -63,15 +61,17 @@ class Track:
             return f"goes to {self.to} while it trains"
         run = Run.read(folder)
         if self.again:
-            forget(self.to, run)
+            positions = Positions(self.to, run)
+            positions.here = Position(id=uuid.uuid4().hex[:8] if self.to == "wandb" else None)
+            positions.write()
         if run.record() is not None and not (folder / "curve.png").exists():
             draw_pictures(RunFolder(folder))
-        if not Position.of(self.to, run).lacks(run):
+        if not lacks(self.to, run):
             return f"{self.to} has all of it already; --again sends it anew"
-        mirror = start_mirror(self.to, folder, uuid.uuid4().hex[:8], stdin=subprocess.DEVNULL)
-        if not wait_for_mirror(self.to, mirror):
+        follower = start_follower(self.to, folder, uuid.uuid4().hex[:8], stdin=subprocess.DEVNULL)
+        if not wait_for_follower(self.to, follower):
             return FAILED
-        position = Position.of(self.to, run)
+        position = Positions(self.to, run).here
         return f"{SENT} up to step {position.step}" + (", and the final numbers" if position.finished else "")
 
     def _tell_where(self, sent: Iterable[Path]) -> None:

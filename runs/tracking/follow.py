@@ -1,166 +1,126 @@
-"""The process that mirrors a run: it reads what the run writes, and sends what its dashboard does not have yet.
+"""The process that sends a run to a dashboard: it replays ``metrics.jsonl`` as the run writes it.
 
-Usage: python -m runs.tracking.follow DASHBOARD FOLDER RUN_ID, with a pipe as stdin: see `runs.tracking`. How far it
-is, it keeps in the run's folder, in a file that it also holds locked meanwhile: a second one waits for the first.
+Usage: python -m runs.tracking.follow DASHBOARD FOLDER RUN_ID, with a pipe as stdin: see `runs.tracking`. What each
+destination has is kept in the run's folder; a second process for the same dashboard waits for the first.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import IO
+from typing import Any
 
-from runs.tracking import TOLD
-from runs.tracking.interface import Mirror, Run, Tail
-from runs.tracking.trackio import TrackioMirror
-from runs.tracking.wandb import WandbMirror
-
-MIRRORS: dict[str, type[WandbMirror] | type[TrackioMirror]] = {"wandb": WandbMirror, "trackio": TrackioMirror}
-
-
-@dataclass
-class Position:
-    """How far a destination has a run: its id there, the last step, and what was sent at the end."""
-
-    id: str | None = None
-    step: int = 0
-    finished: str | None = None
-    """When the record was made whose numbers it has."""
-    pictures: dict[str, str] = field(default_factory=dict)
-    """Checksums of those that it has."""
-
-    @classmethod
-    def of(cls, name: str, run: Run) -> Position:
-        """That of where the dashboard ``name`` would send the run now."""
-        try:
-            with open(mirror_file(run.folder, name), encoding="utf-8") as file:
-                return Positions(name, run, file).here or cls()
-        except FileNotFoundError:
-            return cls()
-
-    def lacks(self, run: Run) -> bool:
-        """Whether the run has anything that the destination does not."""
-        lines = Tail(run.folder / "metrics.jsonl").new()
-        return bool((lines and lines[-1]["step"] > self.step) or self._end_of(run))
-
-    def new_pictures(self, run: Run) -> dict[str, Path]:
-        """Those that it does not have, by name."""
-        return {name: path for name, path in run.pictures().items() if self.pictures.get(name) != _checksum(path)}
-
-    def _end_of(self, run: Run) -> bool:
-        record = run.record()
-        return record is not None and bool(self.finished != record["finished"] or self.new_pictures(run))
-
-    def end(self, mirror: Mirror, run: Run) -> None:
-        """Send the final numbers and the pictures, if the run is finished and they are new."""
-        if (record := run.record()) is None or not self._end_of(run):
-            return
-        pictures = self.new_pictures(run)
-        mirror.end(self.step, record, pictures)
-        self.finished = record["finished"]
-        self.pictures |= {name: _checksum(path) for name, path in pictures.items()}
+from runs.results.stored import logged_step
+from runs.system.locks import Held, holder, lock
+from runs.tracking import FAILED
+from runs.tracking.dashboards import DASHBOARDS, Position, Run
 
 
 class Positions:
-    """How far a dashboard has a run at each of its destinations: what is in the file of that.
+    """What a dashboard has of a run, by destination; a damaged file counts as nothing."""
 
-    A damaged or empty file has none: the dashboard knows best what it has. One of an older version holds a single
-    position, and not whose.
-    """
-
-    def __init__(self, name: str, run: Run, file: IO[str]):
-        self.destination = MIRRORS[name].destination(run)
-        self._file = file
+    def __init__(self, name: str, run: Run):
+        self._path, self.destination = mirror_file(run.folder, name), DASHBOARDS[name].destination(run)
         try:
-            found = json.load(file)
-            if "id" in found:
-                found = {MIRRORS[name].of_old or self.destination: found}
-            wanted = [f.name for f in fields(Position)]
-            self._all = {where: Position(**{key: p[key] for key in wanted}) for where, p in found.items()}
-        except (ValueError, TypeError, KeyError, AttributeError):
+            self._all = {where: Position(**found) for where, found in json.loads(self._path.read_text()).items()}
+        except (OSError, ValueError, TypeError, AttributeError):
             self._all = {}
+        self.here = self._all.get(self.destination, Position())
+        self.id = next((p.id for p in self._all.values() if p.id), None)
 
-    @property
-    def here(self) -> Position | None:
-        """That of where the run would be sent now; None if nothing was ever sent there."""
-        return self._all.get(self.destination)
-
-    @property
-    def id(self) -> str | None:
-        """Of the run at any destination: what was kept offline may be brought to a server by other ways, too."""
-        return next((p.id for p in self._all.values() if p.id), None)
-
-    def write(self, position: Position) -> None:
-        """Replace that of where the run is sent now."""
-        self._all[self.destination] = position
-        self._file.seek(0)
-        self._file.write(json.dumps({where: asdict(p) for where, p in self._all.items()}, indent=2) + "\n")
-        self._file.truncate()
-        self._file.flush()
+    def write(self) -> None:
+        """Replace the file."""
+        self._all[self.destination] = self.here
+        temporary = self._path.with_suffix(".part")
+        temporary.write_text(json.dumps({where: asdict(p) for where, p in self._all.items()}, indent=2) + "\n")
+        os.replace(temporary, self._path)
 
 
 def mirror_file(folder: Path, name: str) -> Path:
-    """The file of a dashboard's positions in a run's folder."""
+    """Where the positions of a dashboard are kept."""
     return folder / f"mirror-{name}.json"
 
 
 def held(folder: Path, name: str) -> bool:
-    """Whether a process that mirrors holds the file of the positions."""
-    path = mirror_file(folder, name)
-    if not path.exists():
-        return False
-    with open(path, encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    """Whether a process is sending the run to the dashboard."""
+    return holder(mirror_file(folder, name).with_suffix(".lock")) is not None
 
 
 @contextlib.contextmanager
-def locked(name: str, run: Run) -> Iterator[Positions]:
-    """The positions of a run, once no other process has them."""
-    descriptor = os.open(mirror_file(run.folder, name), os.O_RDWR | os.O_CREAT, 0o644)
-    with open(descriptor, "r+", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield Positions(name, run, file)
+def locked(folder: Path, name: str) -> Iterator[None]:
+    """Wait until no other process sends the run to the dashboard, and keep others waiting meanwhile."""
+    while True:
+        with suppress(Held), lock(mirror_file(folder, name).with_suffix(".lock")):
+            yield
+            return
+        time.sleep(0.1)
 
 
-def forget(name: str, run: Run) -> None:
-    """Have the run sent anew, under another id, to where it would go now."""
-    with locked(name, run) as positions:
-        positions.write(Position())
+def metrics(run: Run) -> list[dict[str, Any]]:
+    """The whole lines of ``metrics.jsonl``."""
+    lines = []
+    with suppress(OSError):
+        for line in (run.folder / "metrics.jsonl").read_bytes().splitlines():
+            with suppress(ValueError):  # still being written, or damaged
+                lines.append(logged_step(line))
+    return lines
+
+
+def final_numbers(record: dict[str, Any]) -> dict[str, float]:
+    """The measured numbers of a record, each with the half-width of its interval and its sample size."""
+    found: dict[str, float] = {}
+    for r in record["results"]:
+        name = f"test/{r['metric']}" + (f"_{r['shots']}shot" if r.get("shots") else "")
+        found |= {name: r["mean"], f"{name}_ci95": r["ci95"], f"{name}_n": r["n"]}
+    return found
+
+
+def missing_end(run: Run, position: Position) -> tuple[dict[str, Any], dict[str, Path]] | None:
+    """The record and the new pictures of a finished run, if the destination lacks any of it."""
+    if (record := run.record()) is None:
+        return None
+    pictures = {name: path for name, path in run.pictures().items() if position.pictures.get(name) != _checksum(path)}
+    return (record, pictures) if pictures or position.finished != record["finished"] else None
+
+
+def lacks(name: str, run: Run) -> bool:
+    """Whether the run has anything that the dashboard does not."""
+    position, lines = Positions(name, run).here, metrics(run)
+    return position.open or bool(lines and lines[-1]["step"] > position.step) or missing_end(run, position) is not None
 
 
 def follow(name: str, folder: Path, run_id: str) -> None:
-    """Mirror the run until stdin ends, and then its end."""
+    """Send the run until stdin ends, and then its end."""
     run = Run.read(folder)
-    with locked(name, run) as positions:
-        if (position := positions.here) is None:
-            position, run_id = Position(), positions.id or run_id
-        mirror: Mirror = MIRRORS[name](run, position.id or run_id, resumed=position.id is not None)
-        position.id = mirror.id
-        positions.write(position)
-        position.step = max(position.step, mirror.last_step)
-        lines = Tail(folder / "metrics.jsonl")
-        running = True
+    with locked(folder, name):
+        positions = Positions(name, run)
+        position = positions.here
+        dashboard = DASHBOARDS[name](run, position.id or positions.id or run_id, position)
+        position.id, position.open = dashboard.id, True
+        positions.write()
+        step, running = position.step, True
         while running:
             running = os.read(sys.stdin.fileno(), 1 << 16) != b""
-            for line in lines.new():
-                step = line.pop("step")
-                if step > position.step:
-                    mirror.log(step, line)
-                    position.step = step
-        position.end(mirror, run)
-        mirror.close(position.step)
-        positions.write(position)
+            for line in metrics(run):
+                if line["step"] > step:
+                    step = line.pop("step")
+                    dashboard.log(step, line)
+        if (end := missing_end(run, position)) is not None:
+            record, pictures = end
+            dashboard.end(step, final_numbers(record), pictures)
+            position.finished = record["finished"]
+            position.pictures |= {name: _checksum(path) for name, path in pictures.items()}
+        dashboard.close(position)
+        position.step, position.open = step, False
+        positions.write()
 
 
 def _checksum(path: Path) -> str:
@@ -168,7 +128,7 @@ def _checksum(path: Path) -> str:
 
 
 def main() -> None:
-    """Follow; a dashboard's own chatter is silenced, and what goes wrong is one warning line."""
+    """Follow; a dashboard's own output is silenced, and an error is one warning line."""
     name, folder, run_id = sys.argv[1:]
     os.nice(5)  # what the run needs comes first
     with open(os.dup(2), "w") as stderr, open(os.devnull, "w") as silence:
@@ -184,7 +144,7 @@ def main() -> None:
                 file=stderr,
                 flush=True,
             )
-            sys.exit(TOLD)
+            sys.exit(FAILED)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,242 @@
+"""wandb and trackio: one run in each, by their public interfaces. A run is read from its plain files, without torch."""
+
+from __future__ import annotations
+
+import netrc
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from runs.results.stored import read_json, read_record
+
+PROJECT = "snail"
+"""The project of all runs in a dashboard."""
+OFFLINE = "offline"
+_REMOTE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_BUCKET_ID", "TRACKIO_DATASET_ID", "TRACKIO_WEBHOOK_URL")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder as a dashboard sees it."""
+
+    folder: Path
+    config: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> Run:
+        """The run in a folder.
+
+        Raises:
+            FileNotFoundError, RunError: if it has no readable ``config.json``.
+        """
+        return cls(folder.resolve(), read_json(folder / "config.json"))
+
+    @property
+    def name(self) -> str:
+        """EXPERIMENT/AGENT/FOLDER."""
+        return f"{self.config['experiment']}/{self.config['agent']}/{self.folder.name}"
+
+    @property
+    def results(self) -> Path:
+        """The results folder that the run is in; for a run elsewhere, the folder around it."""
+        parts = Path(self.name).parts
+        return self.folder.parents[len(parts) - 1 if self.folder.parts[-len(parts) :] == parts else 0]
+
+    def record(self) -> dict[str, Any] | None:
+        """The record, if the run is finished."""
+        try:
+            return read_record(self.folder / "result.json")
+        except FileNotFoundError:
+            return None
+
+    def pictures(self) -> dict[str, Path]:
+        """The pictures in the folder, by name."""
+        found = [self.folder / "curve.png", *sorted((self.folder / "attention").glob("*.png"))]
+        return {path.relative_to(self.folder).with_suffix("").as_posix(): path for path in found if path.exists()}
+
+
+@dataclass
+class Position:
+    """What a dashboard has of a run at one destination.
+
+    id: the run's id there.
+    step: the last step that it surely has.
+    finished: the date of the record whose numbers it has.
+    pictures: checksums of the pictures that it has, by name.
+    sessions: wandb's folders of what was surely kept offline; None: not recorded.
+    open: whether it is being sent, or was when its sender was killed: what came after ``step`` may be there in part.
+    """
+
+    id: str | None = None
+    step: int = 0
+    finished: str | None = None
+    pictures: dict[str, str] = field(default_factory=dict)
+    sessions: list[str] | None = None
+    open: bool = False
+
+
+class Dashboard(Protocol):
+    """One run in a dashboard, opened to be logged to; what a killed sender left there in part is removed first."""
+
+    id: str
+
+    def __init__(self, run: Run, run_id: str, position: Position):
+        """Open the run; ``position`` gets what the dashboard itself says."""
+
+    @staticmethod
+    def destination(run: Run) -> str:
+        """Which of the places that the dashboard can send to is in use: each has a position of its own."""
+
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        """Log one line of metrics; steps only grow."""
+
+    def end(self, step: int, numbers: Mapping[str, float], pictures: Mapping[str, Path]) -> None:
+        """Log the final numbers of a finished run, and pictures of it."""
+
+    def close(self, position: Position) -> None:
+        """Wait until everything is kept.
+
+        Raises:
+            Exception: if it is not.
+        """
+
+
+def wandb_mode() -> Any:
+    """The user's WANDB_MODE; otherwise online with a key, and offline without."""
+    if mode := os.environ.get("WANDB_MODE"):
+        return mode
+    if os.environ.get("WANDB_API_KEY"):
+        return "online"
+    try:
+        host = _server().split("://")[-1].split("/")[0]
+        return "online" if netrc.netrc().authenticators(host) else OFFLINE
+    except (OSError, netrc.NetrcParseError):
+        return OFFLINE
+
+
+def _server() -> str:
+    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").rstrip("/")
+
+
+class Wandb:
+    """A run in wandb: experiments are groups, agents are job types."""
+
+    def __init__(self, run: Run, run_id: str, position: Position):
+        import wandb
+
+        self.id, self._wandb, self._folder = run_id, wandb, run.folder / "wandb"
+        self._offline = self.destination(run) == OFFLINE
+        if self._offline and position.sessions is not None:
+            for name in set(self._sessions()) - set(position.sessions):  # left by a killed sender
+                shutil.rmtree(self._folder / name)
+        self._run = wandb.init(
+            project=PROJECT,
+            group=run.config["experiment"],
+            job_type=run.config["agent"],
+            name=run.name,
+            id=run_id,
+            config=run.config,
+            dir=run.folder,
+            mode=wandb_mode(),
+            resume="allow",
+            settings=wandb.Settings(init_timeout=20, console="off", silent=True),
+        )
+        if not self._offline:
+            position.step = max(position.step, self._run.starting_step - 1)
+        elif position.sessions is None:
+            position.sessions = []
+
+    @staticmethod
+    def destination(run: Run) -> str:
+        """The server, or ``offline``."""
+        return OFFLINE if wandb_mode() in (OFFLINE, "dryrun") else _server()
+
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        """Log a line."""
+        self._run.log(dict(values), step=step)
+
+    def end(self, step: int, numbers: Mapping[str, float], pictures: Mapping[str, Path]) -> None:
+        """Numbers go into the summary, pictures to the last step."""
+        self._run.summary.update(dict(numbers))
+        if pictures:
+            shown = {name: self._wandb.Image(str(path)) for name, path in pictures.items()}
+            self._run.log(shown, step=max(step, self._run.starting_step))
+
+    def close(self, position: Position) -> None:
+        """Finish."""
+        self._run.finish()
+        self._wandb.teardown()  # offline, the files are complete only after that
+        if self._offline:
+            position.sessions = self._sessions()
+
+    def _sessions(self) -> list[str]:
+        return sorted(path.name for path in self._folder.glob(f"offline-run-*-{self.id}"))
+
+
+def trackio_dir(results: Path) -> Path:
+    """Where the database is: the user's TRACKIO_DIR, or ``trackio`` in the results folder."""
+    return Path(os.environ.get("TRACKIO_DIR") or results / "trackio")
+
+
+def keep_at_home(folder: Path) -> None:
+    """Let trackio use the database in the folder, and no network; to be called before it is imported."""
+    os.environ["TRACKIO_DIR"] = str(folder.resolve())
+    os.environ["HF_HUB_OFFLINE"] = os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # it asks who is logged in
+    for name in _REMOTE:
+        os.environ.pop(name, None)
+
+
+class Trackio:
+    """A run in trackio's database on this machine: experiments are groups. No server is started."""
+
+    def __init__(self, run: Run, run_id: str, position: Position):
+        keep_at_home(trackio_dir(run.results))
+        import trackio
+
+        self._trackio = trackio
+        if position.open and (found := self._find(position.id)):  # left by a killed sender
+            found.delete()
+            vars(position).update(vars(Position()))
+        self._run = trackio.init(
+            project=PROJECT,
+            name=run.name,
+            group=run.config["experiment"],
+            config=run.config,
+            resume="allow" if position.id else "never",
+            embed=False,
+            auto_log_cpu=False,
+            auto_log_gpu=False,
+        )
+        self.id = self._run.id
+
+    @staticmethod
+    def destination(run: Run) -> str:
+        """The folder of the database; relative to the results folder if it is inside, as both may be moved."""
+        where, results = trackio_dir(run.results).resolve(), run.results.resolve()
+        return where.relative_to(results).as_posix() if where.is_relative_to(results) else str(where)
+
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        """Log a line."""
+        self._run.log(dict(values), step=step)
+
+    def end(self, step: int, numbers: Mapping[str, float], pictures: Mapping[str, Path]) -> None:
+        """Numbers and pictures belong to the last step."""
+        self._run.log({**numbers, **{n: self._trackio.Image(str(p)) for n, p in pictures.items()}}, step=step)
+
+    def close(self, position: Position) -> None:
+        """Finish; trackio only warns if nothing could be written."""
+        self._run.finish()
+        if self._find(self.id) is None:
+            raise RuntimeError("the run is not in its database")
+
+    def _find(self, run_id: str | None) -> Any:
+        try:
+            return next((r for r in self._trackio.Api().runs(PROJECT) if r.id == run_id), None)
+        except ValueError:  # it has no database yet
+            return None
+
+
+DASHBOARDS: dict[str, type[Wandb] | type[Trackio]] = {"wandb": Wandb, "trackio": Trackio}
