@@ -134,9 +134,9 @@ class DenseStack(SequenceModel):
         row[:, : self.input_size] = x_t
         with torch.autocast(x_t.device.type, enabled=False):
             for conv in self.convs:
-                c = conv.input_size
-                z = torch.addmm(conv.bias, row[:, :c], conv.weight[-1])  # (B, 2 D)
-                for past, weight in zip(cache.past(conv.offsets), conv.weight, strict=False):
+                c, taps = conv.input_size, conv.weight.to(row.dtype)  # a cache filled under autocast is half as wide
+                z = torch.addmm(conv.bias.to(row.dtype), row[:, :c], taps[-1])  # (B, 2 D)
+                for past, weight in zip(cache.past(conv.offsets), taps, strict=False):
                     if past is not None:
                         z.addmm_(past[:, :c], weight)
                 f, g = tanh_(z[:, : self.filters]), sigmoid_(z[:, self.filters :])

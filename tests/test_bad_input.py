@@ -34,7 +34,7 @@ CASES = [
     ((*BANDIT, "--training.steps", "99999999999999999999"), "training.steps must be at most 1,000,000,000,000"),
     ((*BANDIT, "--training.learning-rate", "nan"), "training.learning_rate must be finite, got nan"),
     ((*BANDIT, "--training.steps", "x"), "--training.steps must be an integer, got 'x'; `snail train --help`"),
-    ((*BANDIT, "--training.clip_eps", "x"), "--training.clip_eps must be a number, got 'x'"),
+    ((*BANDIT, "--training.clip_eps", "x"), "--training.clip-eps must be a number, got 'x'"),
     ((*BANDIT, "--training.steps"), "missing value for argument '--training.steps'"),
     ((*BANDIT, "--tracker", "x"), "invalid choice 'x' for argument '--tracker'"),
     ((*BANDIT, "--seed", "abc"), "'abc'"),

@@ -48,6 +48,6 @@ def test_it_runs(monkeypatch, tmp_path):
     pictures = [o for o in outputs if "image/png" in o.get("data", {})]
     assert len(pictures) == 3
     said = "".join(o.get("text", "") for o in outputs)
-    assert "on 100 bandits; nobody: more than 6.6" in said
+    assert "on 100 bandits; optimum: 6.66" in said
     assert said.count("times what looking evenly would give") == 4
     assert not [o for o in outputs if o.output_type == "error"]

@@ -530,7 +530,7 @@ def test_tables_settings_and_throughput_are_there(open_page):
     visit.page.locator("summary", has_text="Table 3").click()
     table = visit.page.locator("#tables details", has_text="Table 3")
     assert "thompson" in table.inner_text() and "4.800" in table.inner_text()  # GRU's number on the second experiment
-    assert "verdict" in table.locator("th").all_inner_texts() and "paper above" in table.inner_text()
+    assert "verdict" in table.locator("th").all_inner_texts() and "below" in table.inner_text()
     settings = visit.page.locator("#settings")
     assert "training.learning_rate" in settings.inner_text() and "task.arms" in settings.inner_text()
     assert "training.batch_size" not in settings.inner_text()
