@@ -39,7 +39,8 @@ def test_it_runs(monkeypatch, tmp_path):
     monkeypatch.setenv("SNAIL_NOTEBOOK_UPDATES", "2")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     specs = KernelSpecManager(kernel_dirs=[str(tmp_path / "kernels")])
-    kernel = AsyncKernelManager(kernel_name="ours", kernel_spec_manager=specs, transport="ipc")
+    where = str(tmp_path / "ipc")
+    kernel = AsyncKernelManager(kernel_name="ours", kernel_spec_manager=specs, transport="ipc", ip=where)
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     resources = {"metadata": {"path": str(ROOT)}}
     nbclient.NotebookClient(notebook, km=kernel, resources=resources, timeout=300).execute()
