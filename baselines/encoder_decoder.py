@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from baselines.transformer import PositionEncoding, Positions, TransformerLayer
 from snail.attention.scores import Additive
 from snail.attention.selection import record_weights, weights_wanted
-from snail.classifier import EpisodeModel, FewShotEpisodes, labelled
+from snail.classifier import EmbeddingClassifier, FewShotEpisodes, labelled
 from snail.sequence import ReadOut, at_least_float32
 
 
-class EncoderDecoderClassifier(EpisodeModel):
+class EncoderDecoderClassifier(EmbeddingClassifier):
     """Episodes to logits with an encoder-decoder: it encodes the labelled support and decodes each query.
 
     Args:
@@ -31,12 +31,8 @@ class EncoderDecoderClassifier(EpisodeModel):
     """
 
     def __init__(self, embedding: nn.Module, model: nn.Module, ways: int):
-        super().__init__()
-        self.embedding, self.model, self.ways = embedding, model, ways
-
-    def encode(self, images: Tensor) -> Tensor:
-        """Embeddings: (M, ...) -> (M, E)."""
-        return self.embedding(images)
+        super().__init__(embedding, ways)
+        self.model = model
 
     def predict(self, encoded: FewShotEpisodes) -> Tensor:
         """Embeddings (B, S, E), labels (B, S), embeddings (B, Q, E) -> logits (B, Q, N)."""

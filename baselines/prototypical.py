@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from snail.classifier import EpisodeModel, FewShotEpisodes
+from snail.classifier import EmbeddingClassifier, FewShotEpisodes
 from snail.sequence import at_least_float32
 
 
@@ -57,21 +57,13 @@ def pooled_prototypical_logits(encoded: FewShotEpisodes, classes: Tensor, ways: 
     return logits.masked_fill(same & ~own, float("-inf"))
 
 
-class PrototypicalNetwork(EpisodeModel):
+class PrototypicalNetwork(EmbeddingClassifier):
     """Classifies by the nearest prototype. There is nothing to learn but the embedding.
 
     Args:
         embedding: (M, ...) images -> (M, E).
         ways: classes N in an episode.
     """
-
-    def __init__(self, embedding: nn.Module, ways: int):
-        super().__init__()
-        self.embedding, self.ways = embedding, ways
-
-    def encode(self, images: Tensor) -> Tensor:
-        """Embeddings: (M, ...) -> (M, E)."""
-        return self.embedding(images)
 
     def predict(self, encoded: FewShotEpisodes) -> Tensor:
         """Logits (B, Q, N) of episodes whose images have been encoded."""

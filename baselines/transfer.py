@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from snail.classifier import EpisodeModel, FewShotEpisodes
+from snail.classifier import EmbeddingClassifier, FewShotEpisodes
 from snail.sequence import at_least_float32
 
 
@@ -25,7 +25,7 @@ def fit_linear_classifier(x: Tensor, y: Tensor, ways: int, steps: int, learning_
     return weight, bias
 
 
-class TransferClassifier(EpisodeModel):
+class TransferClassifier(EmbeddingClassifier):
     """Fits a linear classifier to the embedded support of each episode; the embedding is not learned from episodes.
 
     It is trained beforehand to tell all training classes apart (``--training.class-loss``), and its vectors are scaled
@@ -40,14 +40,10 @@ class TransferClassifier(EpisodeModel):
     """
 
     def __init__(self, embedding: nn.Module, ways: int, steps: int = 100, learning_rate: float = 10.0):
-        super().__init__()
+        super().__init__(embedding, ways)
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
-        self.embedding, self.ways, self.steps, self.learning_rate = embedding, ways, steps, learning_rate
-
-    def encode(self, images: Tensor) -> Tensor:
-        """Embeddings: (M, ...) -> (M, E)."""
-        return self.embedding(images)
+        self.steps, self.learning_rate = steps, learning_rate
 
     @torch.no_grad()
     def predict(self, encoded: FewShotEpisodes) -> Tensor:

@@ -2,7 +2,7 @@
 
 from snail.actor_critic import ActorCritic
 from snail.attention import AttentionBlock, AttentionKind
-from snail.classifier import EpisodeModel, SequenceClassifier
+from snail.classifier import EmbeddingClassifier, EpisodeModel, SequenceClassifier
 from snail.convolution import CausalConv1d, DenseBlock, TCBlock
 from snail.embedding import OmniglotEmbedding, ResidualEmbedding
 from snail.model import FEWSHOT_BLOCKS, RL_POLICY_BLOCKS, RL_VALUE_BLOCKS, SNAIL, TC, Attention
@@ -22,6 +22,7 @@ __all__ = [
     "AttentionKind",
     "CausalConv1d",
     "DenseBlock",
+    "EmbeddingClassifier",
     "EpisodeModel",
     "OmniglotEmbedding",
     "ResidualEmbedding",

@@ -73,7 +73,24 @@ def labelled(encoded: FewShotEpisodes, ways: int) -> tuple[Tensor, Tensor]:
     return torch.cat([support, labels], dim=-1), torch.cat([query, unlabelled], dim=-1)
 
 
-class SequenceClassifier(EpisodeModel):
+class EmbeddingClassifier(EpisodeModel):
+    """A few-shot learner that embeds each image first, alone.
+
+    Args:
+        embedding: (M, ...) images -> (M, E).
+        ways: classes N in an episode.
+    """
+
+    def __init__(self, embedding: nn.Module, ways: int):
+        super().__init__()
+        self.embedding, self.ways = embedding, ways
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Embeddings: (M, ...) -> (M, E)."""
+        return self.embedding(images)
+
+
+class SequenceClassifier(EmbeddingClassifier):
     """Episodes to logits with any sequence model (Mishra et al. 2018, section 4).
 
     Each step of the sequence is an image embedding and its one-hot label, the query's label being zeros. The support
@@ -86,12 +103,8 @@ class SequenceClassifier(EpisodeModel):
     """
 
     def __init__(self, embedding: nn.Module, model: SequenceModel, ways: int):
-        super().__init__()
-        self.embedding, self.model, self.ways = embedding, model, ways
-
-    def encode(self, images: Tensor) -> Tensor:
-        """Embeddings: (M, ...) -> (M, E)."""
-        return self.embedding(images)
+        super().__init__(embedding, ways)
+        self.model = model
 
     def predict(self, encoded: FewShotEpisodes) -> Tensor:
         """Embeddings (B, S, E), labels (B, S), embeddings (B, Q, E) -> logits (B, Q, N)."""

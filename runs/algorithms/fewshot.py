@@ -25,7 +25,7 @@ from runs.system.distributed.layers import use_distributed_layers
 from runs.system.machine import Machine
 from runs.tasks import FewShotTask
 from snail.attention.selection import recording, score_function_loss
-from snail.classifier import EncodedEpisodes, EpisodeModel
+from snail.classifier import EmbeddingClassifier, EncodedEpisodes
 
 Selection = Literal["best", "final"]
 Pool = Literal["episode", "batch"]
@@ -123,7 +123,7 @@ class FewShotLearner:
         model = agent.build_classifier(task.embedding.build(), task.embedding.size, task.ways, max_support)
         for queries in (training.queries, test.queries):
             model.check_queries(queries)
-        embeds = type(model).encode is not EpisodeModel.encode
+        embeds = isinstance(model, EmbeddingClassifier)
         self.class_weight, self.prototype_weight = training.class_loss * embeds, training.prototype_loss * embeds
         if not embeds and any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules()):
             self.group.require_single_process("this agent's dropout is drawn episode by episode")
