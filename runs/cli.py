@@ -71,7 +71,7 @@ def run(args: Sequence[str]) -> int:
     except BrokenPipeError:  # the reader, head say, has had enough
         _drop_output()
     except Exception as e:
-        if (message := _mendable(e)) is None:
+        if (message := _user_error(e)) is None:
             raise
         return _failed(message)
     return 0
@@ -84,7 +84,7 @@ def _failed(message: str) -> int:
     return 2
 
 
-def _mendable(error: Exception) -> str | None:
+def _user_error(error: Exception) -> str | None:
     """The message for a user error; None for a bug."""
     from envs.fewshot.datasets.storage import DataError
 

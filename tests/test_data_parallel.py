@@ -188,7 +188,7 @@ LONG = ["-m", "runs.cli", "train", "bandit/n10-k5", "--agent", "gru", "--tracker
 LONG += ["--model.hidden-size", "8", "--training.batch-size", "16", "--training.minibatches", "4"]
 
 
-def test_one_line_for_what_a_person_can_mend(tmp_path):
+def test_user_errors_are_one_line(tmp_path):
     process = torchrun(*LONG, "--training.batch-size", "36", "--results", str(tmp_path), stderr=subprocess.PIPE)
     _, err = process.communicate(timeout=120)
     assert process.returncode != 0

@@ -239,7 +239,7 @@ def test_the_verb_writes_the_page(results, capsys):
         (["--results", "{results}", "--port", "99999"], "cannot serve on port"),
     ],
 )
-def test_what_a_person_can_mend_is_one_line(results, served, options, says, tmp_path_factory, monkeypatch, capsys):
+def test_user_errors_are_one_line(results, served, options, says, tmp_path_factory, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path_factory.mktemp("here"))
     Path("empty").mkdir()
     options = [word.format(results=results, port=served.server_port) for word in options]

@@ -10,7 +10,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from runs.bench.measure import Benchmark, Precision, Sizes, Way, largest, measure
+from runs.bench.measure import Benchmark, Candidate, Precision, Sizes, largest, measure
 from snail.convolution import TCBlock
 from snail.ops.dense_stack import dense_stack, dense_stack_reference
 
@@ -64,8 +64,10 @@ def _bench(
     stacks: dict[str, Stack] = {"ours": dense_stack, "library convolutions": dense_stack_reference}
     if sizes.compiled and (shutil.which("c++") or device.type != "cpu"):
         stacks["library convolutions, compiled"] = torch.compile(dense_stack_reference, dynamic=False)
-    ways = [Way(way, precision, batch, batch * steps, partial(gradients, stack)) for way, stack in stacks.items()]
-    rows, peaks = measure(ways, device, repetitions, sizes.matrices)
+    candidates = [
+        Candidate(way, precision, batch, batch * steps, partial(gradients, stack)) for way, stack in stacks.items()
+    ]
+    rows, peaks = measure(candidates, device, repetitions, sizes.matrices)
     ours, reference = (gradients(stack, "float32") for stack in (dense_stack, dense_stack_reference))
     differences = {"gradients": max(largest(a - b) / largest(b) for a, b in zip(ours, reference, strict=True))}
     about = (

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from envs.fewshot.episodes import Episodes, EpisodeSampler
-from runs.bench.measure import Benchmark, EpisodeSizes, Precision, Sizes, Way, check_agreement, largest, measure
+from runs.bench.measure import Benchmark, Candidate, EpisodeSizes, Precision, Sizes, check_agreement, largest, measure
 from snail.classifier import SequenceClassifier
 from snail.embedding import OmniglotEmbedding
 from snail.minimal import minimal_copy
@@ -134,17 +134,19 @@ def _bench(
     check_agreement(differences)
     queries = sizes.episodes * sizes.queries
 
-    def way(name: str, model: nn.Module, precision: Precision, sequences: int, fused: bool) -> Way:
+    def way(name: str, model: nn.Module, precision: Precision, sequences: int, fused: bool) -> Candidate:
         optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=fused or None)
-        return Way(name, precision, sequences, queries, lambda: training_step(model, optimizer, episodes, precision))
+        return Candidate(
+            name, precision, sequences, queries, lambda: training_step(model, optimizer, episodes, precision)
+        )
 
-    ways = [
+    candidates = [
         way("ours: shared support", classifiers.ours, "bfloat16", sizes.episodes, True),
-        Way("drawing these episodes", "float32", sizes.episodes, queries, draw),
+        Candidate("drawing these episodes", "float32", sizes.episodes, queries, draw),
         way("a sequence a query, our blocks", classifiers.rerun, "bfloat16", queries, True),
         way("a sequence a query, plain PyTorch", classifiers.plain, "float32", queries, False),
     ]
-    rows, peaks = measure(ways, device, repetitions, matrices)
+    rows, peaks = measure(candidates, device, repetitions, matrices)
     about = (
         f"an update of embedding and SNAIL, {sizes.ways}-way {sizes.shots}-shot, {sizes.episodes} episodes of "
         f"{sizes.queries} queries"

@@ -134,7 +134,7 @@ class Benchmark:
 
 
 @dataclass(frozen=True)
-class Way:
+class Candidate:
     """One way to do the work: ``run`` does it once; the rest is as in ``Row``."""
 
     name: str
@@ -145,34 +145,39 @@ class Way:
 
 
 def measure(
-    ways: Sequence[Way], device: torch.device, repetitions: int, matrices: Sequence[int]
+    candidates: Sequence[Candidate], device: torch.device, repetitions: int, matrices: Sequence[int]
 ) -> tuple[tuple[Row, ...], dict[str, float]]:
     """Rows, and the best rate of matrix products by precision, from turns in which every way runs once.
 
     Ways are compared with the first.
     """
-    seconds: list[list[float]] = [[] for _ in ways]
+    seconds: list[list[float]] = [[] for _ in candidates]
     peaks: dict[str, list[float]] = {name: [] for name in get_args(Precision)}
-    with tqdm(total=(repetitions + 1) * len(ways), disable=None) as bar:
+    with tqdm(total=(repetitions + 1) * len(candidates), disable=None) as bar:
 
-        def flops_while_warming_up(way: Way) -> int:
+        def flops_while_warming_up(way: Candidate) -> int:
             flops = count_flops(way.run)
             bar.update()
             return flops
 
-        flops = [flops_while_warming_up(way) for way in ways]
+        flops = [flops_while_warming_up(way) for way in candidates]
         for _ in range(repetitions):
             for name, found in peaks.items():
                 found.append(max(matmul_rate(n, getattr(torch, name), device) for n in matrices))
-            for way, times in zip(ways, seconds, strict=True):
+            for way, times in zip(candidates, seconds, strict=True):
                 times.append(_seconds(way.run, device))
                 bar.update()
-    rows = (_row(*it, ways[0], seconds[0], peaks) for it in zip(ways, flops, seconds, strict=True))
+    rows = (_row(*it, candidates[0], seconds[0], peaks) for it in zip(candidates, flops, seconds, strict=True))
     return tuple(rows), {name: max(found) for name, found in peaks.items()}
 
 
 def _row(
-    way: Way, flops: int, seconds: list[float], ours: Way, our_seconds: list[float], peaks: dict[str, list[float]]
+    way: Candidate,
+    flops: int,
+    seconds: list[float],
+    ours: Candidate,
+    our_seconds: list[float],
+    peaks: dict[str, list[float]],
 ) -> Row:
     speedups = [(ours.units / a) / (way.units / b) for a, b in zip(our_seconds, seconds, strict=True)]
     shares = [flops / s / peak for s, peak in zip(seconds, peaks[way.precision], strict=True)]

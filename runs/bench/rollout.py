@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from envs.trials import TrialVectorEnv
 from runs.algorithms.rollout import Player, Trajectories, player, rollout
-from runs.bench.measure import Benchmark, Sizes, Way, check_agreement, largest, measure
+from runs.bench.measure import Benchmark, Candidate, Sizes, check_agreement, largest, measure
 from runs.bench.recurrent_ppo import NOT_INSTALLED, RecurrentPPO
 from runs.tasks import BanditTask
 from snail.actor_critic import ActorCritic
@@ -102,8 +102,8 @@ def bench_rollout(device: torch.device, repetitions: int, sizes: Sizes) -> Bench
     differences = rollout_differences(agent, plain, envs[sizes.rerun_trials], generator)
     check_agreement(differences)
 
-    def way(name: str, trials: int, by: Callable[[TrialVectorEnv], Callable[[], object]]) -> Way:
-        return Way(name, "float32", trials, trials * sizes.pulls, by(envs[trials]))
+    def way(name: str, trials: int, by: Callable[[TrialVectorEnv], Callable[[], object]]) -> Candidate:
+        return Candidate(name, "float32", trials, trials * sizes.pulls, by(envs[trials]))
 
     def by_rerun(agent: RerunAgent) -> Callable[[TrialVectorEnv], Callable[[], object]]:
         return lambda env: partial(rollout, agent, env, generator)
@@ -111,7 +111,7 @@ def bench_rollout(device: torch.device, repetitions: int, sizes: Sizes) -> Bench
     def by_streaming(env: TrialVectorEnv) -> Callable[[], object]:
         return partial(collect, agent, player(agent, env, generator))
 
-    ways = [
+    candidates = [
         way("ours: streaming", sizes.trials, by_streaming),
         way("re-running, our blocks", sizes.rerun_trials, by_rerun(rerun)),
         way("re-running, plain PyTorch", sizes.rerun_trials, by_rerun(plain)),
@@ -120,8 +120,8 @@ def bench_rollout(device: torch.device, repetitions: int, sizes: Sizes) -> Bench
     ]
     other = RecurrentPPO.if_installed(task, device, sizes.recurrent_ppo_steps)
     if other is not None:
-        ways.append(Way(f"{other.name}: collecting", "float32", 1, other.steps, other.collect))
-    rows, peaks = measure(ways, device, repetitions, sizes.matrices)
+        candidates.append(Candidate(f"{other.name}: collecting", "float32", 1, other.steps, other.collect))
+    rows, peaks = measure(candidates, device, repetitions, sizes.matrices)
     about = f"policy and value of SNAIL, {sizes.arms}-armed bandits, {sizes.pulls} pulls a trial"
     notes = (NOT_INSTALLED,) if other is None else other.notes
     return Benchmark("rollout", about, "env steps", "trials", rows, peaks, differences, notes=notes)
@@ -141,13 +141,15 @@ def bench_steps(device: torch.device, repetitions: int, sizes: Sizes) -> Benchma
         return cache
 
     # All caches share their buffers, which hold the whole trial in the end; each knows what time it is.
-    cache, now, ways = policy.init_cache(sizes.step_trials, horizon), 0, []
+    cache, now, candidates = policy.init_cache(sizes.step_trials, horizon), 0, []
     for t in sorted(sizes.step_times):
         start = min(t, horizon - n)
         cache, now = steps(cache, start - now), start
         name = f"from step {t} on" if t == start else f"up to step {t}"
-        ways.append(Way(name, "float32", sizes.step_trials, n * sizes.step_trials, partial(steps, cache, n)))
+        candidates.append(
+            Candidate(name, "float32", sizes.step_trials, n * sizes.step_trials, partial(steps, cache, n))
+        )
     steps(cache, horizon - now)
-    rows, peaks = measure(ways, device, repetitions, sizes.matrices)
+    rows, peaks = measure(candidates, device, repetitions, sizes.matrices)
     about = f"single steps of SNAIL's policy, {sizes.arms}-armed bandits, {horizon} pulls a trial"
     return Benchmark("step", about, "steps", "trials", rows, peaks, ratio="takes")

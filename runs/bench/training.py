@@ -9,7 +9,7 @@ from runs.agents import SNAILConfig
 from runs.algorithms.learner import RunConfig
 from runs.algorithms.meta_rl import Batch, TrialTest
 from runs.algorithms.ppo import PPOLearner, PPOTraining
-from runs.bench.measure import Benchmark, Sizes, Way, measure
+from runs.bench.measure import Benchmark, Candidate, Sizes, measure
 from runs.bench.recurrent_ppo import RecurrentPPO
 from runs.system.machine import Machine
 from runs.tasks import BanditTask
@@ -39,13 +39,13 @@ def bench_training(device: torch.device, repetitions: int, sizes: Sizes) -> Benc
     task = BanditTask(sizes.arms, sizes.pulls)
     training = PPOTraining(steps=1, batch_size=sizes.trials)
     learner = training.learner(_run(training, task), Machine(device))
-    ways = [
-        Way("ours: an iteration", "float32", sizes.trials, sizes.trials * sizes.pulls, lambda: learner.update(0)),
+    candidates = [
+        Candidate("ours: an iteration", "float32", sizes.trials, sizes.trials * sizes.pulls, lambda: learner.update(0)),
     ]
     other = RecurrentPPO.if_installed(task, device, sizes.recurrent_ppo_steps)
     if other is not None:
-        ways.append(Way(f"{other.name}: an iteration", "float32", 1, other.steps, other.iterate))
-    rows, peaks = measure(ways, device, repetitions, sizes.matrices)
+        candidates.append(Candidate(f"{other.name}: an iteration", "float32", 1, other.steps, other.iterate))
+    rows, peaks = measure(candidates, device, repetitions, sizes.matrices)
     about = (
         f"playing and learning, {sizes.arms}-armed bandits, {sizes.pulls} pulls a trial; ours is PPO of SNAIL, "
         f"{training.epochs} epochs"
@@ -59,7 +59,7 @@ def bench_update(device: torch.device, repetitions: int, sizes: Sizes) -> Benchm
     learner = Repeated(training, _run(training, BanditTask(sizes.arms, sizes.pulls)), Machine(device))
     learner.update(0)
     steps, minibatch = sizes.trials * sizes.pulls, sizes.trials // training.minibatches
-    ways = [Way("ours: an epoch", "float32", minibatch, steps, learner.improve_again)]
-    rows, peaks = measure(ways, device, repetitions, sizes.matrices)
+    candidates = [Candidate("ours: an epoch", "float32", minibatch, steps, learner.improve_again)]
+    rows, peaks = measure(candidates, device, repetitions, sizes.matrices)
     about = f"the update phase of PPO, SNAIL on {sizes.arms}-armed bandits, {sizes.pulls} pulls a trial"
     return Benchmark("update", about, "steps", "trials", rows, peaks)

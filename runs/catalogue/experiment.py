@@ -46,10 +46,10 @@ class Experiment:
 
     def algorithms(self, agent: str) -> tuple[str, ...]:
         """The training algorithms of an agent, the default first; some agents have their own."""
-        ways = dict.fromkeys(name for b in self.budgets.values() for name in b.algorithms)
+        algorithms = dict.fromkeys(name for b in self.budgets.values() for name in b.algorithms)
         model = self.agents[agent]
         own = {name for name, kind in _OWN_ALGORITHMS.items() if isinstance(model, kind)}
-        possible = (name for name in ways if (name in own if own else name not in _OWN_ALGORITHMS))
+        possible = (name for name in algorithms if (name in own if own else name not in _OWN_ALGORITHMS))
         return tuple(name for name in possible if not isinstance(model, _NOT_FOR.get(name, ())))
 
     def optimum(self) -> float | None:
@@ -65,12 +65,12 @@ class Experiment:
         for what, name, known in (("agent", agent, self.agents), ("budget", budget, self.budgets)):
             if name not in known:
                 raise RunError(unknown(what, name, tuple(known)) + f" for {self.id}")
-        ways = self.algorithms(agent)
-        if algorithm is not None and algorithm not in ways:
-            raise RunError(unknown("algorithm", algorithm, ways) + f" for {agent} on {self.id}")
+        algorithms = self.algorithms(agent)
+        if algorithm is not None and algorithm not in algorithms:
+            raise RunError(unknown("algorithm", algorithm, algorithms) + f" for {agent} on {self.id}")
         b = self.budgets[budget]
-        training = b.algorithms[algorithm or ways[0]]
-        if agent in b.learning_rates and (algorithm or ways[0]) == ways[0]:
+        training = b.algorithms[algorithm or algorithms[0]]
+        if agent in b.learning_rates and (algorithm or algorithms[0]) == algorithms[0]:
             training = replace(cast(Any, training), learning_rate=b.learning_rates[agent])
         return RunConfig(self.id, agent, budget, seed, b.task, self.agents[agent], training, b.test)
 
