@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny_runs import noise_classes
 
+import runs.tasks
 from runs.agents import FEWSHOT_VARIANTS
 from runs.catalogue import find
 from runs.cli import run
@@ -29,7 +31,8 @@ def trained(tmp_path, experiment: str, agent: str, *words: str):
 
 
 @pytest.mark.parametrize("agent", ["snail", "transformer"])
-def test_a_few_shot_run_is_drawn(tmp_path, capsys, agent):
+def test_a_few_shot_run_is_drawn(tmp_path, capsys, monkeypatch, agent):
+    monkeypatch.setattr(runs.tasks, "load_classes", noise_classes)
     folder = trained(tmp_path, "glyphs/5way-1shot", agent, *FEWSHOT, "--test.episodes", "4")
     capsys.readouterr()
     assert run(["attention", f"{folder}"]) == 0

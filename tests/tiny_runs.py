@@ -82,6 +82,13 @@ def few_classes(name: str, split: str, **options: Any) -> ImageClasses:
     return ImageClasses(torch.randint(0, 256, (4, 5, 1, 28, 28), generator=generator, dtype=torch.uint8), name, split)
 
 
+def noise_classes(name: str, split: str, **options: Any) -> ImageClasses:
+    """A data set of noise that is large enough for the catalogue's experiments on drawings."""
+    generator = torch.Generator().manual_seed(("train", "val", "test").index(split))
+    images = torch.randint(0, 256, (25, 20, 1, 28, 28), generator=generator, dtype=torch.uint8)
+    return ImageClasses(images, name, split)
+
+
 def quicken(patch: pytest.MonkeyPatch) -> None:
     """Metrics and a checkpoint at every step, and small data."""
     patch.setattr(runs.training, "SHOW_SECONDS", -1.0)
