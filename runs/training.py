@@ -43,7 +43,7 @@ class Progress:
     """Scalars of the updates since the last line of metrics, which is of their means."""
 
 
-LOGGED_STEPS = 1000  # lines of metrics in a run, besides those of looks at the validation tasks
+LOGGED_STEPS = 1000  # lines of metrics in a run, besides those of validation passes
 SHOW_SECONDS = 2.0  # from one refreshed progress bar, and look at the weights, to the next
 CHECKPOINT_SECONDS = 60.0
 
@@ -232,7 +232,7 @@ def _run_steps(
 
     Which updates are logged depends on nothing but their number, so that an interrupted run logs the same.
     """
-    looks = {learner.steps * (i + 1) // learner.validations for i in range(learner.validations)}
+    passes = {learner.steps * (i + 1) // learner.validations for i in range(learner.validations)}
     every = math.ceil(learner.steps / LOGGED_STEPS)
     before = progress.seconds
     logged = shown = saved = began = time.monotonic()
@@ -254,21 +254,21 @@ def _run_steps(
             now = time.monotonic()
             progress.seconds = before + now - began
             last = progress.step == learner.steps
-            look = progress.step in looks
+            validating = progress.step in passes
             # once: a request during what follows is met after the next update
             late, stopping, save, show = group.any(
                 deadline.near(), bool(stop), now - saved > CHECKPOINT_SECONDS, now - shown > SHOW_SECONDS
             )
             save = last or stopping or late or save
-            due = last or look or progress.step % every == 0
+            due = last or validating or progress.step % every == 0
             show = save or show
             if due or show:
                 line = _summary(progress, learner, progress.units - units, now - logged, group)
                 with _keeping_the_last_good(folder, progress.step):
                     _require_finite(line, learner, weights=show)  # of which there are too many for every line
-                    if look and group.is_main:
+                    if validating and group.is_main:
                         line |= learner.validate()
-                if look:
+                if validating:
                     # validation does not count as training
                     began += time.monotonic() - now
                 if show:

@@ -26,12 +26,12 @@ def title(config: RunConfig) -> str:
     return f"{config.experiment} {config.agent}, {config.budget} budget, seed {config.seed}"
 
 
-def attends(looks: AttentionMaps | None) -> TypeGuard[AttentionMaps]:
+def attends(maps: AttentionMaps | None) -> TypeGuard[AttentionMaps]:
     """Whether there is anything to draw."""
-    return looks is not None and bool(looks.layers or (isinstance(looks, EpisodeAttention) and looks.glimpses))
+    return maps is not None and bool(maps.layers or (isinstance(maps, EpisodeAttention) and maps.glimpses))
 
 
-def draw(looks: AttentionMaps | None, title: str, folder: Path) -> list[Path]:
+def draw(maps: AttentionMaps | None, title: str, folder: Path) -> list[Path]:
     """Draw into the folder: a PNG for each layer that attends, and ``attention.html`` with all of them.
 
     Returns:
@@ -40,13 +40,13 @@ def draw(looks: AttentionMaps | None, title: str, folder: Path) -> list[Path]:
     Raises:
         RunError: if nothing in the model attends, matplotlib is not installed or the folder cannot be written.
     """
-    if not attends(looks):
+    if not attends(maps):
         raise RunError(f"{title}: nothing in this model attends; try a run of snail or of transformer")
     try:
         import matplotlib  # noqa: F401
     except ImportError as e:
         raise RunError("matplotlib is not installed; run: pip install 'snail-suite[plot]'") from e
-    pictures = _episode(looks) if isinstance(looks, EpisodeAttention) else _trial(looks)
+    pictures = _episode(maps) if isinstance(maps, EpisodeAttention) else _trial(maps)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -95,22 +95,22 @@ def _image(axes: Any, x: Tensor) -> None:
     axes.set_yticks([])
 
 
-def _episode(looks: EpisodeAttention) -> list[Picture]:
-    S, Q = len(looks.support), len(looks.query)
+def _episode(maps: EpisodeAttention) -> list[Picture]:
+    S, Q = len(maps.support), len(maps.query)
     pictures: list[Picture] = []
-    for n, weights in enumerate(looks.layers, 1):
+    for n, weights in enumerate(maps.layers, 1):
         shares = weights.mean(0)  # (Q, S)
         figure = _figure(1.6 + 0.55 * S, 1.6 + 0.55 * Q)
         grid = figure.add_gridspec(Q + 1, S + 1)
         for s in range(S):
             axes = figure.add_subplot(grid[0, s + 1])
-            _image(axes, looks.support[s])
-            axes.set_title(f"{int(looks.support_y[s])}", fontsize=9)
+            _image(axes, maps.support[s])
+            axes.set_title(f"{int(maps.support_y[s])}", fontsize=9)
         for q in range(Q):
             axes = figure.add_subplot(grid[q + 1, 0])
-            _image(axes, looks.query[q])
-            right = looks.predicted[q] == looks.query_y[q]
-            said = f"{int(looks.query_y[q])}" if right else f"{int(looks.query_y[q])}, said {int(looks.predicted[q])}"
+            _image(axes, maps.query[q])
+            right = maps.predicted[q] == maps.query_y[q]
+            said = f"{int(maps.query_y[q])}" if right else f"{int(maps.query_y[q])}, said {int(maps.predicted[q])}"
             axes.set_ylabel(
                 said, fontsize=9, color="black" if right else "#D55E00", rotation=0, ha="right", va="center"
             )
@@ -125,21 +125,21 @@ def _episode(looks: EpisodeAttention) -> list[Picture]:
                     axes.text(s, q, f"{shares[q, s]:.1f}", ha="center", va="center", fontsize=8, color=colour)
         about = f"attention layer {n}: how much each query (left) looks at the support (top); numbers are classes"
         pictures.append((f"layer-{n}", about, figure))
-    if looks.glimpses:
-        pictures.append(_glimpses(looks))
+    if maps.glimpses:
+        pictures.append(_glimpses(maps))
     return pictures
 
 
-def _glimpses(looks: EpisodeAttention) -> Picture:
-    """The images of the queries, and over them where each glimpse looks."""
-    S, Q, G = len(looks.support), len(looks.query), len(looks.glimpses)
+def _glimpses(maps: EpisodeAttention) -> Picture:
+    """The images of the queries, and over them where each glimpse maps."""
+    S, Q, G = len(maps.support), len(maps.query), len(maps.glimpses)
     figure = _figure(1.2 * (G + 1), 0.6 + 1.2 * Q)
     grid = figure.subplots(Q, G + 1, squeeze=False)
     for q in range(Q):
-        _image(grid[q][0], looks.query[q])
-        size = looks.query.shape[-1]
-        for g, weights in enumerate(looks.glimpses, 1):
-            _image(grid[q][g], looks.query[q])
+        _image(grid[q][0], maps.query[q])
+        size = maps.query.shape[-1]
+        for g, weights in enumerate(maps.glimpses, 1):
+            _image(grid[q][g], maps.query[q])
             grid[q][g].imshow(
                 weights[S + q].numpy(), cmap="Reds", alpha=0.6, extent=(-0.5, size - 0.5, size - 0.5, -0.5), vmin=0
             )
@@ -148,18 +148,18 @@ def _glimpses(looks: EpisodeAttention) -> Picture:
     return "glimpses", "where each glimpse looks, over the queries", figure
 
 
-def _trial(looks: TrialAttention) -> list[Picture]:
-    T = len(looks.actions)
+def _trial(maps: TrialAttention) -> list[Picture]:
+    T = len(maps.actions)
     pictures: list[Picture] = []
-    for n, weights in enumerate(looks.layers, 1):
+    for n, weights in enumerate(maps.layers, 1):
         figure = _figure(7.5, 8.5)
         top, main = figure.subplots(2, 1, sharex=True, height_ratios=[1, 4])
         # what the agent is told at step s is what came of its action at s - 1
         told = range(1, T)
         points = top.scatter(
             told,
-            looks.actions[:-1].numpy(),
-            c=looks.rewards[:-1].numpy(),
+            maps.actions[:-1].numpy(),
+            c=maps.rewards[:-1].numpy(),
             cmap="cividis",
             s=max(4, min(60, 4000 / T)),
             marker="s",

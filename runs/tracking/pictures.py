@@ -26,7 +26,7 @@ def draw_pictures(folder: RunFolder, learner: Learner | None = None) -> None:
         measured = {Measurement.name_of(r["metric"], r.get("shots")): (r["mean"], r["ci95"]) for r in record["results"]}
         curve = Curve(config.agent, config.agent, [folder.metrics()], measured)
         learning_curves([curve], folder.curve_path, title(config), optimum=config.task.optimum())
-        if learner is not None and attends(looks := learner.attention_maps(0)):
-            draw(looks, title(config), folder.attention_path)
+        if learner is not None and attends(maps := learner.attention_maps(0)):
+            draw(maps, title(config), folder.attention_path)
     except Exception as e:
         print(f"warning: {folder.path} has not all of its pictures ({e}); nothing else is missing", file=sys.stderr)
