@@ -13,9 +13,11 @@ from tiny_runs import BANDIT, CPU, FEWSHOT, go, quicken
 
 from runs.algorithms.learner import Measurement
 from runs.cli import run as cli
-from runs.commands.verify import _verdict, verify
+from runs.commands.verify import Verify, _verdict, verify
 from runs.results.folder import RunFolder, write_json
 from runs.results.publish import publish
+from runs.results.records import PUBLISHED
+from runs.results.tables import tables
 from runs.system.errors import RunError
 from runs.training import build_learner, evaluate, load_model
 
@@ -88,6 +90,12 @@ def test_the_verb(run_and_copy, capsys):
     copy.weights_path.unlink()
     assert cli(["verify", str(copy.path)]) == 2
     assert "none of these runs has weights" in capsys.readouterr().err
+
+
+def test_a_table_means_all_of_its_experiments():
+    assert {path.relative_to(PUBLISHED).parts[0] for path in Verify._places("3")} == {"bandit"}
+    assert len(Verify._places("3")) == len(tables()["3"].cells)
+    assert Verify._places("bandit/n10-k5/gru") == [PUBLISHED / "bandit/n10-k5/gru"]
 
 
 @pytest.mark.exhaustive

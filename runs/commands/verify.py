@@ -13,6 +13,7 @@ from tyro.conf import Positional
 from runs.algorithms.learner import Measurement
 from runs.results.folder import RunFolder, find_runs
 from runs.results.records import PUBLISHED, read_samples
+from runs.results.tables import tables
 from runs.system.errors import RunError
 from runs.system.machine import Machine
 from runs.system.progress import progress_bar
@@ -28,7 +29,7 @@ class Verify:
     """
 
     runs: Positional[tuple[str, ...]] = ()
-    """Folders of runs, or EXPERIMENT or EXPERIMENT/AGENT of the published ones; none: all of these."""
+    """Folders of runs; or of the published ones a table, EXPERIMENT or EXPERIMENT/AGENT. Default: all published."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
     threads: int | None = None
@@ -51,17 +52,24 @@ class Verify:
             raise RunError(f"{differing} of {len(rows)} numbers differ from their records")
 
     def _folders(self) -> list[RunFolder]:
-        tops = [Path(r) if (Path(r).is_dir()) else PUBLISHED / r for r in self.runs] or [PUBLISHED]
-        for top, word in zip(tops, self.runs, strict=False):
-            if not top.is_dir():
-                raise RunError(f"there is no run {word!r}, neither a folder nor published; `snail table` shows those")
-        found = [RunFolder(path) for top in tops for path in find_runs(top)]
+        tops = [top for word in self.runs for top in self._places(word)] or [PUBLISHED]
+        found = [RunFolder(path) for top in dict.fromkeys(tops) for path in find_runs(top)]
         with_weights = [f for f in found if f.weights_path.exists() or f.checkpoint_path.exists()]
         if not with_weights:
             raise RunError("none of these runs has weights to test; published are those of seed 0 of newer records")
         if left := len(found) - len(with_weights):
             print(f"{left} of {len(found)} runs have no weights, and are left out", file=sys.stderr)
         return with_weights
+
+    @staticmethod
+    def _places(word: str) -> list[Path]:
+        """The folders that a word means."""
+        if (table := tables().get(word)) is not None:
+            return [top for cell in table.cells if (top := PUBLISHED / cell.experiment).is_dir()]
+        place = Path(word) if Path(word).is_dir() else PUBLISHED / word
+        if not place.is_dir():
+            raise RunError(f"there is no run {word!r}, neither a folder nor published; `snail table` shows those")
+        return [place]
 
 
 def verify(folder: RunFolder, machine: Machine) -> list[tuple[str, float, float, str]]:
