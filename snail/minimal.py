@@ -1,7 +1,7 @@
 """SNAIL in plain PyTorch: section 3 of Mishra et al. (2018), written down once, for reading.
 
 ``snail.model`` computes the same function faster and also step by step; the tests hold it against this one, and
-``snail bench`` measures against it. Everything here is (B, C, T): batch, channels, time.
+``snail bench`` measures against it. Inside, everything is (B, C, T): batch, channels, time.
 """
 
 from __future__ import annotations
