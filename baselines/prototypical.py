@@ -58,12 +58,7 @@ def pooled_prototypical_logits(encoded: FewShotEpisodes, classes: Tensor, ways: 
 
 
 class PrototypicalNetwork(EmbeddingClassifier):
-    """Classifies by the nearest prototype. There is nothing to learn but the embedding.
-
-    Args:
-        embedding: (M, ...) images -> (M, E).
-        ways: classes N in an episode.
-    """
+    """Classifies by the nearest prototype. There is nothing to learn but the embedding."""
 
     def predict(self, encoded: FewShotEpisodes) -> Tensor:
         """Logits (B, Q, N) of episodes whose images have been encoded."""
