@@ -68,7 +68,7 @@ def test_overview_and_help_teach(capsys):
         code, text, _ = snail(capsys, verb, "--help")
         assert code == 0 and "usage: snail " + verb in text
     _, text, _ = snail(capsys, "train", "bandit/n10-k5", "--budget", "demo", "--help")
-    assert "--training.gae-lambda" in text and "Discount of later rewards" in text
+    assert "--training.gae-lambda" in text and "Discount factor" in text
 
 
 def test_list_shows_every_experiment(capsys):
@@ -129,7 +129,7 @@ def test_a_time_budget_stops_the_run_and_resuming_ends_it_as_if_it_had_not(capsy
     code, whole, _ = snail(capsys, "train", "bandit/n10-k5", *TINY)
     number = r"return (\d\.\d{4}) \+- (\d\.\d{4})"
     assert re.findall(number, out) == re.findall(number, whole) != []
-    assert "no time budget" in assert_one_line(capsys, "train", "bandit/n10-k5", *TINY, "--time-budget", "25")
+    assert "is not a time budget" in assert_one_line(capsys, "train", "bandit/n10-k5", *TINY, "--time-budget", "25")
 
 
 def test_a_finished_run_is_not_replaced_unasked(capsys, results):

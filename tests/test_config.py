@@ -261,7 +261,10 @@ def test_a_config_is_what_was_asked_for():
         algorithm = name.split("-")[-2]
         assert name == f"{config.experiment}-{config.agent}-{algorithm}-{config.budget}" and config.seed == 3
         budget = experiment.budgets[config.budget]
-        expected = (budget.task, budget.algorithms[algorithm], budget.test, experiment.agents[config.agent])
+        training = budget.algorithms[algorithm]
+        if algorithm == experiment.algorithms(config.agent)[0] and config.agent in budget.learning_rates:
+            training = replace(training, learning_rate=budget.learning_rates[config.agent])
+        expected = (budget.task, training, budget.test, experiment.agents[config.agent])
         assert (config.task, config.training, config.test, config.model) == expected, name
         usual = experiment.config(config.agent, seed=3, budget=config.budget)
         assert (config == usual) == (algorithm == experiment.algorithms(config.agent)[0]), name

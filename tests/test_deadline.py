@@ -18,7 +18,7 @@ def test_durations(text, seconds):
 
 @pytest.mark.parametrize("text", ["", "25", "m", "25 m", "-5m", "0s", "5d", "1h30", "1e3s", "five minutes"])
 def test_what_is_no_duration_is_refused(text):
-    with pytest.raises(RunError, match="no time budget; give hours, minutes or seconds"):
+    with pytest.raises(RunError, match="not a time budget; give hours, minutes or seconds"):
         parse_duration(text)
 
 

@@ -243,8 +243,8 @@ def truncate(path: Path) -> None:
     "damage, complaint",
     [
         (lambda f: first_drawing(f).unlink(), r"character01 .* holds 19 drawings, not 20"),
-        (lambda f: first_drawing(f).write_bytes(b"GIF89a"), r"0001_01\.png .* is no readable PNG"),
-        (lambda f: truncate(first_drawing(f)), r"0001_01\.png .* is no readable PNG"),
+        (lambda f: first_drawing(f).write_bytes(b"GIF89a"), r"0001_01\.png .* is not a readable PNG"),
+        (lambda f: truncate(first_drawing(f)), r"0001_01\.png .* is not a readable PNG"),
         (
             lambda f: Image.new("1", (28, 28)).save(first_drawing(f)),
             r"0001_01\.png .* 28 x 28 pixels, not 105",

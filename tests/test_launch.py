@@ -418,9 +418,9 @@ def test_ctrl_c_in_this_process_stops_all_of_them(tmp_path, monkeypatch, number)
 
     build = runs.algorithms.ppo.PPOLearner.__init__
 
-    def built(self, training, task, agent, test, seed, machine):
-        self.seed_of_run = seed
-        build(self, training, task, agent, test, seed, machine)
+    def built(self, training, config, machine):
+        self.seed_of_run = config.seed
+        build(self, training, config, machine)
 
     monkeypatch.setattr(runs.algorithms.ppo.PPOLearner, "__init__", built)
     monkeypatch.setattr(runs.algorithms.ppo.PPOLearner, "update", interrupted)
@@ -565,7 +565,7 @@ MISTAKES = [
     ("", ["nowhere.toml"], "cannot read nowhere.toml: No such file"),
     ("", ["s.toml", "bandit/n10-k5"], "give the file alone"),
     ("", ["bandit/n10-k5", "--workers", "0"], "workers must be at least 1, got 0"),
-    ("", ["bandit/n10-k5", "--time-budget", "25"], "no time budget"),
+    ("", ["bandit/n10-k5", "--time-budget", "25"], "is not a time budget"),
     ("experiments = [", ["s.toml"], "cannot read s.toml"),
     ("experimnts = []", ["s.toml"], "s.toml: unknown key 'experimnts'; did you mean experiments?"),
     ("agents = ['gru']", ["s.toml"], "s.toml lacks the key 'experiments'"),

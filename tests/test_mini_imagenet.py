@@ -252,11 +252,11 @@ def bomb() -> bytes:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (lambda whole: whole[:-60], "is no readable JPEG"),
-        (lambda whole: whole[:20], "is no readable JPEG"),
-        (lambda whole: b"", "is no readable JPEG"),
-        (lambda whole: b"\x89PNG\r\n\x1a\n", "is no readable JPEG"),
-        (lambda whole: bomb(), "is no readable JPEG"),
+        (lambda whole: whole[:-60], "is not a readable JPEG"),
+        (lambda whole: whole[:20], "is not a readable JPEG"),
+        (lambda whole: b"", "is not a readable JPEG"),
+        (lambda whole: b"\x89PNG\r\n\x1a\n", "is not a readable JPEG"),
+        (lambda whole: bomb(), "is not a readable JPEG"),
         (lambda whole: jpeg(np.zeros((9, 8, 3), np.uint8)), "has 8 x 9 pixels, not 8 x 8; nothing is resized here"),
     ],
 )
@@ -516,7 +516,7 @@ U1 = np.dtype("u1")
         ({"class_dict": {"n1": [0, 1, 2], "n2": [4, 5, 6, 7]}}, "class 'n1' has 3 images in .*, not 4"),
         ({"class_dict": {"n1": [0, 1, 2, 3]}}, "has 1 classes, not the 2"),
         ({"class_dict": {"n1": [0.5], "n2": ["x"]}}, "'class_dict' in .* is not a dictionary of lists of integers"),
-        ({"class_dict": [1]}, "'class_dict' in .* is no dictionary"),
+        ({"class_dict": [1]}, "'class_dict' in .* is not a dictionary"),
     ],
 )
 def test_pickles_of_something_else_are_named(tmp_path, changes, message):

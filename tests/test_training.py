@@ -72,7 +72,7 @@ def finished(tmp_path_factory) -> dict[str, Path]:
 
 
 def strict_json(text: str) -> Any:
-    """JSON as other programs read it, to whom NaN is no number."""
+    """JSON as other programs read it, to whom NaN is not a number."""
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} in JSON")
