@@ -23,8 +23,6 @@ from runs.system.errors import RunError
 from test_uninitialized_memory import fresh_memory_is_nan, learn_and_test
 from tiny_runs import BANDIT, FEWSHOT, TRPO, few_classes
 
-pytestmark = pytest.mark.slow
-
 runs.tasks.load_classes = few_classes
 configs = [replace(c, model=m) for c in (BANDIT, TRPO) for m in AGENTS.values()]
 for model in {**FEWSHOT_AGENTS, **FEWSHOT_VARIANTS}.values():
