@@ -20,6 +20,7 @@ from runs.results.statistics import bootstrap_interval
 from runs.system.errors import RunError
 
 SNAIL = PUBLISHED / "bandit/n10-k5/snail/full-seed0"
+RATE = json.loads((SNAIL / "result.json").read_text())["config"]["training"]["learning_rate"]
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_runs_of_other_settings_are_other_groups(made):
     made("snail", 0, [5.0, 6, 7])
     made("gru", 0, [5.0, 6, 7], learning_rate=0.5)
     text = describe_groups(find_groups(["bandit/n10-k5"], [made.results]))
-    assert re.search(r"training\.learning_rate +0\.5 +0\.002", text)
+    assert re.search(rf"training\.learning_rate +0\.5 +{re.escape(str(RATE))}", text)
     assert "training.epochs" not in text
 
 
@@ -102,9 +103,9 @@ def test_groups_of_the_same_name_are_told_apart_and_have_limits_of_their_own(mad
     made("gru", 0, [4.0, 5, 6], name="slower", learning_rate=0.01)
     groups = find_groups(["bandit/n10-k5"], [made.results])
     assert [g.label for g in groups] == [
-        "gru full (task.arms=5, training.learning_rate=0.002)",
+        f"gru full (task.arms=5, training.learning_rate={RATE})",
         "gru full (task.arms=5, training.learning_rate=0.01)",
-        "gru full (task.arms=2, training.learning_rate=0.002)",
+        f"gru full (task.arms=2, training.learning_rate={RATE})",
     ]
     assert groups[0].optimum == pytest.approx(6.66, abs=0.001) and groups[2].optimum < 6.3
     assert f"{100 * 5.1 / groups[2].optimum:.2f}%" in describe_groups(groups)
