@@ -28,7 +28,7 @@ from runs.config.serialization import to_dict
 from runs.results.folder import RunFolder
 from runs.system.errors import Interrupted, RunError
 from runs.tracking import Tracker, open_tracker
-from runs.tracking.dashboards import Position, Run, wandb_mode
+from runs.tracking.dashboards import Position, Run, Wandb, wandb_mode
 from runs.tracking.follow import Positions, held, mirror_file
 from runs.tracking.follow import metrics as lines_of
 
@@ -262,6 +262,24 @@ def test_killed_mirrors_lose_nothing_for_good(dashboards, tmp_path, monkeypatch)
     go(BANDIT, folder, BOTH, resume=True)
     assert_has(wandb_has(folder), folder, "wandb")
     assert_has(trackio_has(folder), folder, "trackio")
+
+
+def test_what_was_kept_before_sessions_were_recorded_stays(tmp_path, monkeypatch):
+    """Of a position without sessions nothing counts as left by a killed sender, now or later."""
+    (tmp_path / "config.json").write_text(json.dumps({"experiment": "x", "agent": "y"}))
+    kept = tmp_path / "wandb" / "offline-run-20260101_000000-abc"
+    kept.mkdir(parents=True)
+    (kept / "run-abc.wandb").write_text("")
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setattr(wandb, "init", lambda **options: None)
+    position = Position(id="abc", step=3)
+    for _ in range(2):  # the first sender is killed
+        Wandb(Run.read(tmp_path), "abc", position)
+        assert kept.exists() and position.sessions == [kept.name]
+    left = kept.with_name("offline-run-20260102_000000-abc")
+    left.mkdir()
+    Wandb(Run.read(tmp_path), "abc", position)
+    assert kept.exists() and not left.exists()
 
 
 def test_an_overwritten_run_is_a_new_one(dashboards, tmp_path):

@@ -129,7 +129,9 @@ class Wandb:
 
         self.id, self._wandb, self._folder = run_id, wandb, run.folder / "wandb"
         self._offline = self.destination(run) == OFFLINE
-        if self._offline and position.sessions is not None:
+        if self._offline:
+            if position.sessions is None:  # kept before sessions were recorded
+                position.sessions = self._sessions()
             for name in set(self._sessions()) - set(position.sessions):  # left by a killed sender
                 shutil.rmtree(self._folder / name)
         self._run = wandb.init(
@@ -146,8 +148,6 @@ class Wandb:
         )
         if not self._offline:
             position.step = max(position.step, self._run.starting_step - 1)
-        elif position.sessions is None:
-            position.sessions = []
 
     @staticmethod
     def destination(run: Run) -> str:
