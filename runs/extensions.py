@@ -22,13 +22,18 @@ PATIENCE = 5.0
 """Seconds after which a slow extension is named."""
 
 
+def extension_files() -> list[str]:
+    """The files that the environment variable names."""
+    return [file for file in os.environ.get(VARIABLE, "").split(os.pathsep) if file]
+
+
 def take_extensions(args: Sequence[str]) -> list[str]:
     """Move every ``--extend FILE`` from the words of a command to the environment variable; returns the others.
 
     Raises:
         RunError: if the last word is ``--extend``.
     """
-    files = [f for f in os.environ.get(VARIABLE, "").split(os.pathsep) if f]
+    files = extension_files()
     others: list[str] = []
     words = iter(args)
     for word in words:
@@ -52,9 +57,8 @@ def load_extensions() -> None:
     Raises:
         RunError: if one is missing, or fails; the message names the file and the line.
     """
-    for file in os.environ.get(VARIABLE, "").split(os.pathsep):
-        if file:
-            _load(Path(file).resolve())
+    for file in extension_files():
+        _load(Path(file).resolve())
 
 
 def _load(path: Path) -> None:

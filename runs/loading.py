@@ -10,7 +10,7 @@ from torch import Tensor
 
 from runs.agents import FewShotAgent
 from runs.algorithms.meta_rl import MetaRLLearner
-from runs.results.folder import RunFolder, find_runs
+from runs.results.folder import find_trained
 from runs.results.records import PUBLISHED
 from runs.system.errors import RunError
 from runs.system.machine import Machine
@@ -105,7 +105,7 @@ def load(run: str | Path) -> Actor | Classifier:
     Raises:
         RunError: if there is no such run, it has no weights, or they are damaged.
     """
-    folder = _find(run)
+    folder = find_trained(run, [PUBLISHED])
     config = folder.config()
     machine = Machine(torch.device("cpu"))
     if isinstance(config.task, FewShotTask):
@@ -119,13 +119,3 @@ def load(run: str | Path) -> Actor | Classifier:
         raise RunError(f"{folder.path} is of a classical agent, which has no weights to load")
     load_model(learner, folder, config)
     return Actor(learner.model, learner.horizon)
-
-
-def _find(run: str | Path) -> RunFolder:
-    places = [Path(run), PUBLISHED / run]
-    found = [RunFolder(path) for place in places if place.is_dir() for path in find_runs(place)]
-    able = [f for f in found if f.weights_path.exists() or f.checkpoint_path.exists()]
-    if not able:
-        what = "has no weights" if found else "is neither the folder of a run nor published"
-        raise RunError(f"{str(run)!r} {what}; train it: snail train EXPERIMENT --agent AGENT")
-    return next((f for f in able if f.path.name == "full-seed0"), able[0])

@@ -20,6 +20,7 @@ from runs.algorithms.learner import Learner, Measurement
 from runs.catalogue import RunConfig
 from runs.config.serialization import check_values
 from runs.results.folder import RunFolder, WatchedFolder
+from runs.results.metrics import RATE, SECONDS, UPDATE, metric_name, unit_name
 from runs.results.records import git_commit, make_record
 from runs.system.deadline import Deadline
 from runs.system.distributed.process_group import ProcessGroup
@@ -27,6 +28,7 @@ from runs.system.errors import Interrupted, OutOfTime, RunError
 from runs.system.machine import Machine, emulates_bfloat16
 from runs.system.progress import progress_bar
 from runs.tracking import Tracker, TrackerName, open_tracker, tracker_names
+from runs.tracking.labels import Labels
 from runs.tracking.pictures import PICTURES_AFTER, draw_pictures
 
 
@@ -67,6 +69,7 @@ def train(
     machine: Machine,
     *,
     tracker: TrackerName = "auto",
+    labels: Labels | None = None,
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
@@ -110,7 +113,7 @@ def train(
         group.require_same("checkpoint, by its update", progress.step)
         with group.barrier():
             folder.forget_metrics_after(progress.step)
-            mirror = open_tracker(tracker, folder.path, progress.run_id)
+            mirror = open_tracker(tracker, folder.path, progress.run_id, labels)
         if not quiet and getattr(config.training, "bfloat16", False) and emulates_bfloat16(machine.device):
             print(
                 "this processor has no instructions for bfloat16, --training.no-bfloat16 is faster on it",
@@ -267,7 +270,7 @@ def _run_steps(
                 with _keeping_the_last_good(folder, progress.step):
                     _require_finite(line, learner, weights=show)  # of which there are too many for every line
                     if validating and group.is_main:
-                        line |= learner.validate()
+                        line |= {metric_name(name): value for name, value in learner.validate().items()}
                 if validating:
                     # validation does not count as training
                     began += time.monotonic() - now
@@ -296,8 +299,10 @@ def _summary(progress: Progress, learner: Learner, units: int, elapsed: float, g
     # of those that come from a checkpoint the device is the host
     means = {n: torch.stack([x.to(xs[-1].device) for x in xs]).mean().item() for n, xs in progress.window.items()}
     means = group.mean(means)
-    throughput = f"{learner.unit.replace(' ', '_')}s_per_second"
-    return {"step": progress.step, "seconds": round(progress.seconds, 3), throughput: round(rate, 1), **means}
+    unit = unit_name(learner.unit)
+    axes = {UPDATE: progress.step, unit: progress.units, SECONDS: round(progress.seconds, 3)}
+    scalars = {metric_name(name): mean for name, mean in means.items()}
+    return {**axes, f"time/{unit}{RATE}": round(rate, 1), **scalars}
 
 
 def _require_finite(line: dict[str, Any], learner: Learner, weights: bool) -> None:
@@ -321,9 +326,9 @@ def _keeping_the_last_good(folder: RunFolder, update: int) -> Iterator[None]:
 
 
 def _postfix(line: dict[str, Any], unit: str) -> str:
-    shown = {k: v for k, v in line.items() if k in ("loss", "return") or k.startswith("validation")}
-    rate = line[f"{unit.replace(' ', '_')}s_per_second"]
-    return ", ".join([*(f"{k}={v:.4g}" for k, v in shown.items()), f"{rate:,.0f} {unit}s/s"])
+    shown = {k: v for k, v in line.items() if k in ("train/loss", "train/return") or k.startswith("validation/")}
+    rate = line[f"time/{unit_name(unit)}{RATE}"]
+    return ", ".join([*(f"{k.partition('/')[2]}={v:.4g}" for k, v in shown.items()), f"{rate:,.0f} {unit}s/s"])
 
 
 @contextlib.contextmanager

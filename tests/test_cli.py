@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -13,9 +14,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from runs.cli import run
 from runs.commands import tables as table_verb
+from runs.system.progress import progress_bar
 
 pytestmark = pytest.mark.slow
 
@@ -150,6 +153,80 @@ def test_the_name_may_stand_anywhere(capsys, results):
     (path,) = results.rglob("result.json")
     code, out, _ = snail(capsys, "evaluate", "--device", "cpu", str(path.parent))
     assert code == 0 and "bandit/n10-k5 gru" in out
+
+
+def test_a_run_is_run_again_from_its_file_and_by_the_command_it_prints(capsys, results):
+    words = [*TINY, "--training.expected-rewards", "--model.heads", "2", "--training.lambda-rise", "0.1", "0.9"]
+    code, out, err = snail(capsys, "train", "bandit/n10-k5/snail", *words)
+    assert code == 0, err
+    (path,) = results.rglob("result.json")
+    again = shlex.split(out.splitlines()[-1].removeprefix("again: snail "))
+    file = ["train", "--config", str(path.parent / "config.json")]
+    for number, repeated in enumerate((again, file, [*file, "--seed", "1"])):
+        there = results.parent / str(number)
+        code, _, err = snail(capsys, *repeated, "--tracker", "none", "--results", str(there))
+        assert code == 0, err
+        (found,) = there.rglob("result.json")
+        same = json.loads(found.read_text())["results"] == json.loads(path.read_text())["results"]
+        assert same == (number < 2) and (found.parent.name == path.parent.name) == (number < 2)
+    message = assert_one_line(capsys, *file, "bandit/n10-k5", "--agent", "gru")
+    assert "--config says which run it is; leave out bandit/n10-k5 --agent" in message
+
+
+def test_a_configuration_file_may_be_edited_and_name_an_extension(capsys, results):
+    folder = tiny_run(capsys, results)
+    config = json.loads((folder / "config.json").read_text())
+    shutil.copy(ROOT / "docs/examples/few_arms.py", results / "mine.py")
+    config |= {"extend": "mine.py", "seed": 5}
+    (results / "edited.json").write_text(json.dumps(config))
+    done = subprocess.run(
+        [sys.executable, "-m", "runs.cli", "train", "--config", str(results / "edited.json"), "--tracker", "none"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"snail --extend {results / 'mine.py'} train bandit/n10-k5" in done.stdout and "--seed 5" in done.stdout
+    (results / "edited.json").write_text(json.dumps({**config, "extend": 3}))
+    message = assert_one_line(capsys, "train", "--config", str(results / "edited.json"))
+    assert "extend must name Python files, got 3" in message
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "bandit/n10-k5", "--gamma", "0.9"], "did you mean --training.discount?"),
+        (["train", "bandit/n10-k5", "--ent_coef", "0.1"], "did you mean --training.entropy-coef?"),
+        (["train", "bandit/n10-k5", "--lr", "0.1"], "did you mean --training.learning-rate?"),
+        (["train", "bandit/n10-k5", "--max_grad_norm", "1"], "did you mean --training.max-grad-norm?"),
+        (["train", "bandit/n10-k5", "--seed", "0", "1", "2"], "snail sweep EXPERIMENT --seeds 0 1 2"),
+        (["train", "bandit/n10-k5/snail", "--agent", "gru"], "names the agent snail, and --agent gru"),
+        (["sweep", "bandit/n10-k5", "--set", "x"], "--set needs NAME=VALUE"),
+        (["compare", "bandit/n10-k5", "--where", "x"], "--where needs NAME=VALUE"),
+        (["compare", "bandit/n10-k5", "--where", "training.steps=3"], "no finished run in bandit/n10-k5 has training"),
+    ],
+)
+def test_hints_for_people_who_know_other_suites(capsys, results, words, message):
+    assert message in assert_one_line(capsys, *words)
+
+
+def test_a_grid_on_the_command_line(capsys, results):
+    words = ["--set", "training.learning-rate=1e-3,3e-3", "--set", "model.heads=1,4", "--dry-run"]
+    code, out, _ = snail(capsys, "sweep", "bandit/n10-k5/snail", "mdp/n10/snail", *words)
+    assert code == 0 and out.splitlines()[-1] == "8 runs: 0 finished already, 8 to do"
+    code, out, _ = snail(capsys, "sweep", "glyphs/5way", "--set", "task.shots=[1],[1,5]", "--dry-run")
+    assert code == 0 and "task.shots=[1, 5]" in out
+
+
+def test_many_threads_are_warned_of_and_bars_are_lines_in_a_log(capsys, results):
+    code, _, err = snail(capsys, "train", "bandit/n10-k5", *TINY, "--threads", "999")
+    torch.set_num_threads(1)
+    assert code == 0 and "warning: 999 threads on" in err
+    bar = progress_bar(3, "work")
+    bar.update(3)
+    bar.close()
+    err = capsys.readouterr().err
+    assert "\r" not in err and all(line.startswith("work:") for line in err.splitlines()) and err.endswith("\n")
 
 
 def test_data_that_cannot_be_had_does_not_stop_the_rest(capsys, tmp_path, monkeypatch):

@@ -13,8 +13,9 @@ from scipy import stats
 
 from runs.cli import run
 from runs.results.compare import describe_groups, find_groups
-from runs.results.curves import band, main_metric
+from runs.results.curves import band
 from runs.results.folder import write_json
+from runs.results.metrics import main_metric
 from runs.results.records import PUBLISHED
 from runs.results.statistics import bootstrap_interval
 from runs.system.errors import RunError
@@ -85,7 +86,7 @@ def test_seeds_are_put_together_and_their_interval_kept_apart(made):
     assert float(re.search(r"snail full +6\.2 \+- 0\.2 +\+- ([\d.]+)", narrower)[1]) < half
     # 6.0 and 6.1 beat 5.8 and 5.9, 6.5 beats 6.3 too: 7 of 9 pairs; and every task differs by 0.2
     assert "0.778 [" in text and "+0.2 +-" in text
-    assert "the same settings otherwise" in text
+    assert "nothing but the seed" in text
 
 
 def test_runs_of_other_settings_are_other_groups(made):
@@ -129,9 +130,9 @@ def test_over_experiments(made):
 
 def test_a_band_over_seeds():
     """Two seeds that log at different steps: interpolated, within what both have."""
-    first = [{"step": s, "seconds": s, "return": 2.0 * s} for s in range(0, 101, 10)]
-    second = [{"step": s, "seconds": s, "return": 2.0 * s + 2} for s in range(5, 80, 5)]
-    found = band([first, second], "return", "step")
+    first = [{"update": s, "time/seconds": s, "train/return": 2.0 * s} for s in range(0, 101, 10)]
+    second = [{"update": s, "time/seconds": s, "train/return": 2.0 * s + 2} for s in range(5, 80, 5)]
+    found = band([first, second], "train/return", "update")
     assert found is not None and found.seeds == 2
     assert (found.x[0], found.x[-1]) == (5, 75)
     assert np.allclose(found.mean, 2 * found.x + 1)
@@ -139,10 +140,12 @@ def test_a_band_over_seeds():
     assert np.allclose(found.high - found.mean, half, rtol=1e-4) and np.allclose(
         found.mean - found.low, half, rtol=1e-4
     )
-    single = band([first, []], "return", "seconds")
+    single = band([first, []], "train/return", "time/seconds")
     assert single is not None and single.low is None and list(single.x) == list(range(0, 101, 10))
-    assert band([first], "nothing", "step") is None
-    assert main_metric([{"step": 1, "loss": 1}, {"validation_accuracy_1shot": 0.5}]) == "validation_accuracy_1shot"
+    assert band([first], "nothing", "update") is None
+    assert (
+        main_metric([{"update": 1, "train/loss": 1}, {"validation/accuracy_1shot": 0.5}]) == "validation/accuracy_1shot"
+    )
 
 
 def test_the_command(made, capsys):
@@ -152,7 +155,7 @@ def test_the_command(made, capsys):
     picture = made.results / "compare-bandit-n10-k5.png"
     assert f"curves: {picture}" in out and picture.read_bytes().startswith(b"\x89PNG")
     assert run(["compare", *folders, "--results", str(made.results), "--metric", "nonsense"]) == 2
-    assert "none of the runs has logged nonsense to draw; they have return" in capsys.readouterr().err
+    assert "none of the runs has logged nonsense to draw; they have train/return" in capsys.readouterr().err
     assert run(["compare"]) == 2 and "which runs? give folders or experiments" in capsys.readouterr().err
     # samples that are fewer than the record says are told of, and the means are shown without comparison
     np.savez(made.results / "bandit/n10-k5/snail/full-seed0/samples.npz", **{"return": np.zeros(2, np.float32)})

@@ -28,7 +28,15 @@ def test_a_step_of_ppo_reads_nothing_back_to_the_host(agent, monkeypatch):
     before = [p.clone() for p in learner.model.parameters()]
     with FakeTensorMode(allow_non_fake_inputs=True):
         logs = learner._step(torch.tensor(0.1), *vars(batch).values())
-    assert set(logs) == {"loss", "value_loss", "entropy", "reward_error", "kl"}
+    assert set(logs) == {
+        "loss",
+        "policy_loss",
+        "value_loss",
+        "entropy",
+        "reward_error",
+        "kl",
+        "clip_fraction",
+    }
     assert all(map(torch.equal, before, learner.model.parameters()))
     with FakeTensorMode(), pytest.raises(RuntimeError):  # so it would have failed
         torch.zeros(1).item()

@@ -68,7 +68,7 @@ def test_a_classifier_classifies_as_in_the_test(tmp_path, monkeypatch):
 def test_published_agents_are_found_by_name():
     agent = runs.load("bandit/n10-k5/snail")
     assert isinstance(agent, Actor) and agent.horizon == 10
-    with pytest.raises(RunError, match="'nothing/here' is neither the folder of a run nor published; train it"):
+    with pytest.raises(RunError, match="in nothing/here; is it the folder of a run"):
         runs.load("nothing/here")
     with pytest.raises(RunError, match="has no weights"):
         runs.load("bandit/n10-k5/ucb1")

@@ -49,5 +49,7 @@ def test_an_outcome_is_of_the_last_tenth_of_training(tmp_path):
     go(BANDIT, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     found = outcome(RunFolder(tmp_path))
-    assert found["score"] == lines[-1]["return"] and found["metric"] == "return" and found["updates"] == STEPS
+    assert (
+        found["score"] == lines[-1]["train/return"] and found["metric"] == "train/return" and found["updates"] == STEPS
+    )
     assert found["learning_rate"] == BANDIT.training.learning_rate

@@ -53,8 +53,13 @@ def leave(
     folder.path.mkdir(parents=True)
     folder.claim(config, overwrite=False)
     for step in range(1 + seed, steps + 1, 1 + seed):
-        line = {"step": step, "seconds": 2.0 * step, "env_steps_per_second": 50.0, "loss": 100.0 / step}
-        line["return"] = returns(agent, seed, step)
+        line = {
+            "update": step,
+            "time/seconds": 2.0 * step,
+            "time/env_steps_per_second": 50.0,
+            "train/loss": 100.0 / step,
+        }
+        line["train/return"] = returns(agent, seed, step)
         folder.append_metrics(line | ({"look": step / 10} if step % 10 == 0 else {}))
     if finished:
         folder.write_result(record(config, mean=returns(agent, seed, STEPS)))
@@ -101,7 +106,7 @@ def test_runs_are_read_finished_or_not(results):
     snail_run = next(run for run in found.runs if (run.agent, run.seed) == ("snail", 1))
     assert snail_run.finished and snail_run.results[0]["mean"] == returns("snail", 1, STEPS)
     assert snail_run.config["training"]["steps"] == STEPS and snail_run.unit == "env_steps"
-    dense = next(c for c in snail_run.curves if "return" in c.metrics)
+    dense = next(c for c in snail_run.curves if "train/return" in c.metrics)
     assert dense.steps.tolist() == [*range(2, STEPS + 1, 2)]
     looks = next(c for c in snail_run.curves if "look" in c.metrics)
     assert looks.steps.tolist() == [10, 20, 30, 40] and looks.metrics["look"].tolist() == [1, 2, 3, 4]
@@ -133,10 +138,11 @@ def test_a_damaged_run_costs_a_warning_and_no_other_run(results):
     (nothing / "config.json").write_text('{"agent": 3}')
     (nothing / "result.json").write_text('{"results": [{"mean": "much"}], "config": {"agent": 3}}')
     with open(cut / "metrics.jsonl", "a") as file:
-        file.write('{"step": 41, "seco')
+        file.write('{"update": 41, "time')
     odd = leave(results, OTHER, seed=8)
     with open(odd / "metrics.jsonl", "a") as file:
-        file.write('[1]\n{"step": 3, "seconds": 9}\n{"step": 50, "seconds": 100, "return": "high", "loss": NaN}\n')
+        file.write('[1]\n{"update": 3, "time/seconds": 9}\n')
+        file.write('{"update": 50, "time/seconds": 100, "train/return": "high", "train/loss": NaN}\n')
     found = Collector([results]).collect()
     runs = {run.folder: run for run in found.runs}
     assert len(runs) == 9 and nothing not in runs
@@ -154,7 +160,7 @@ def test_only_what_has_changed_is_read_again(results):
     found = collector.collect()
     assert collector.collect() is found
     with open(run_of(results, "gru") / "metrics.jsonl", "a") as file:
-        file.write(json.dumps({"step": 30, "seconds": 60.0, "return": 4.5}) + "\n")
+        file.write(json.dumps({"update": 30, "time/seconds": 60.0, "train/return": 4.5}) + "\n")
     later = collector.collect()
     assert later is not found
     changed = [new for new in later.runs if not any(new is old for old in found.runs)]
@@ -425,14 +431,14 @@ def test_a_person_filters_hides_and_shares(open_page):
     visit.tick("seed", "0")
     visit.tick("seed", "1")
     assert visit.legend(BANDIT) == ["snail (2 seeds)"] and "Runs (2)" in visit.sections()
-    visit.page.locator("#metric").select_option("loss")
+    visit.page.locator("#metric").select_option("train/loss")
     visit.page.locator("#axis").select_option("seconds")
     visit.panel(BANDIT).locator(".legend button").click()
     assert visit.panel(BANDIT).locator(".legend button").get_attribute("aria-pressed") == "false"
 
     shared = open_page("#" + visit.page.url.partition("#")[2])
     assert shared.legend(BANDIT) == ["snail (2 seeds)"] and "Runs (2)" in shared.sections()
-    assert shared.page.locator("#metric").input_value() == "loss"
+    assert shared.page.locator("#metric").input_value() == "train/loss"
     assert shared.page.locator("#axis").input_value() == "seconds"
     assert shared.panel(BANDIT).locator(".legend button").get_attribute("aria-pressed") == "false"
     assert shared.page.locator("input:checked").count() == 4
@@ -450,25 +456,25 @@ def test_hovering_tells_the_mean_and_its_interval_over_seeds(open_page):
     half = stats.t.ppf(0.975, 2) * np.std(values, ddof=1) / 3**0.5
     assert 20 <= step <= 28
     assert text.splitlines()[0].strip() == "snail"
-    assert number(text, "return") == pytest.approx(np.mean(values), abs=6e-4)
+    assert number(text, "train/return") == pytest.approx(np.mean(values), abs=6e-4)
     assert float(re.search(r"± ([\d.]+)", text)[1]) == pytest.approx(half, rel=0.05)
     assert "95% over 3 seeds: 0, 1, 2" in text
 
 
 def test_another_metric_another_axis_and_what_is_hidden_is_not_found(open_page):
     visit = open_page(f"#experiment={BANDIT}")
-    visit.page.locator("#metric").select_option("loss")
+    visit.page.locator("#metric").select_option("train/loss")
     text = visit.hover(BANDIT, 0.5)
     assert "loss" in text and "return" not in text
     visit.page.locator("#axis").select_option("units")
-    visit.page.locator("#metric").select_option("return")
+    visit.page.locator("#metric").select_option("train/return")
     assert "env steps: " in visit.hover(BANDIT, 0.5)
     visit.page.locator("#axis").select_option("seconds")
     low = visit.hover(BANDIT, 0.3, 0.95)
     assert low.splitlines()[0].strip() == "gru" and number(low, "seconds of training") < 40
     visit.panel(BANDIT).get_by_role("button", name="gru").click()
     assert visit.hover(BANDIT, 0.3, 0.95).splitlines()[0].strip() == "snail"
-    assert set(visit.page.locator("#metric option").all_inner_texts()) >= {"return", "loss", "look"}
+    assert set(visit.page.locator("#metric option").all_inner_texts()) >= {"train/return", "train/loss", "look"}
 
 
 BLUE = (0, 0x72, 0xB2)
@@ -484,7 +490,7 @@ def test_a_part_is_looked_at_closely_and_all_again(open_page):
     visit.page.mouse.down()
     visit.page.mouse.move(across[1], box["y"] + 60, steps=4)
     visit.page.mouse.up()
-    for metric in ("main", "return"):  # what is looked at stays
+    for metric in ("main", "train/return"):  # what is looked at stays
         visit.page.locator("#metric").select_option(metric)
         assert 17 < number(visit.hover(BANDIT, 0.99), "updates") <= 20
         assert visit.pixels(BANDIT, BLUE) > 200
@@ -507,7 +513,7 @@ def test_following_a_run_shows_it_alone(open_page, results):
     assert visit.page.locator("figure img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 60
     href = visit.page.locator("#run a").evaluate("a => a.href")
     assert href == run_of(results, "gru").as_uri()
-    assert number(visit.hover("return", 0.9), "return") == pytest.approx(returns("gru", 0, 18), abs=0.03)
+    assert number(visit.hover("train/return", 0.9), "train/return") == pytest.approx(returns("gru", 0, 18), abs=0.03)
     visit.page.get_by_role("button", name="all runs").click()
     assert "Final numbers" in visit.sections()
     visit.page.go_back()
@@ -590,7 +596,7 @@ def test_a_running_run_is_followed_live(browser, served, results):
     visit.page.evaluate("scrollTo(0, 300)")
     folder = RunFolder(run_of(results, "gru"))
     for step in range(21, STEPS + 1):
-        folder.append_metrics({"step": step, "seconds": 2.0 * step, "return": returns("gru", 0, step)})
+        folder.append_metrics({"update": step, "time/seconds": 2.0 * step, "train/return": returns("gru", 0, step)})
     visit.page.locator("#runs", has_text="unfinished, 40 of 40 updates").wait_for()
     folder.write_result(record(folder.config(), mean=4.8))
     visit.page.locator("#runs", has_text="return 4.800 ± 0.020").wait_for()

@@ -37,7 +37,7 @@ def begun(results: Path, seed: int, lines: int = 3, checkpoint: bool = True) -> 
     folder = RunFolder(run_path(results, config(seed)))
     folder.claim(config(seed), overwrite=False)
     for step in range(1, lines + 1):
-        folder.append_metrics({"step": step, "seconds": step / 2, "loss": 1.0})
+        folder.append_metrics({"update": step, "time/seconds": step / 2, "train/loss": 1.0})
     if checkpoint:
         folder.checkpoint_path.touch()
     return folder

@@ -192,7 +192,7 @@ def test_a_damaged_tail_of_the_metrics_is_forgotten(unfinished, tail):
     with open(unfinished / "metrics.jsonl", "ab") as file:
         file.write(TAILS[tail])
     go(BANDIT, unfinished, resume=True)
-    assert [line["step"] for line in untimed_metrics(unfinished)] == list(range(1, STEPS + 1))
+    assert [line["update"] for line in untimed_metrics(unfinished)] == list(range(1, STEPS + 1))
 
 
 @pytest.mark.parametrize("damage", [b"nonsense", b"", b"\0\0", b"[1]", b'{"step": "2"}'])
@@ -208,7 +208,7 @@ def test_damage_in_the_middle_of_the_metrics_is_named_and_mended_as_told(capsys,
     assert {k: v for k, v in contents(unfinished).items() if k in before} == before
     path.write_bytes(first + third)
     go(BANDIT, unfinished, resume=True)
-    assert [line["step"] for line in untimed_metrics(unfinished)] == [1, 3, 4, 5, 6]
+    assert [line["update"] for line in untimed_metrics(unfinished)] == [1, 3, 4, 5, 6]
 
 
 def defaults_of(folder: Path):

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,13 +25,14 @@ import runs.training
 from runs.agents import SNAILConfig
 from runs.algorithms.ppo import PPOLearner
 from runs.cli import run
-from runs.config.serialization import to_dict
+from runs.config.serialization import flat, to_dict
 from runs.results.folder import RunFolder
 from runs.system.errors import Interrupted, RunError
 from runs.tracking import Tracker, open_tracker
 from runs.tracking.dashboards import Position, Run, Wandb, wandb_mode
 from runs.tracking.follow import Positions, held, mirror_file
 from runs.tracking.follow import metrics as lines_of
+from runs.tracking.labels import Labels
 
 pytestmark = pytest.mark.slow
 
@@ -78,6 +80,8 @@ class Kept:
         self.config: dict[str, Any] = {}
         self.summary: dict[str, Any] = {}
         self.about: dict[str, tuple[str, ...]] = {}
+        self.filed: dict[str, tuple[str, list[str], str]] = {}
+        self.axes: dict[str, str] = {}
 
 
 def wandb_has(folder: Path) -> Kept:
@@ -89,6 +93,9 @@ def wandb_has(folder: Path) -> Kept:
             if r.HasField("run"):
                 kept.about[name] = (r.run.project, r.run.run_group, r.run.job_type, r.run.display_name)
                 kept.config |= {item.key: json.loads(item.value_json) for item in r.run.config.update}
+                kept.filed[name] = (r.run.entity, list(r.run.tags), r.run.notes)
+            if r.HasField("metric"):
+                kept.axes[r.metric.glob_name or r.metric.name] = r.metric.step_metric
             if r.HasField("summary"):
                 kept.summary |= {item.key or item.nested_key[0]: item.value_json for item in r.summary.update}
             if r.HasField("history"):
@@ -138,7 +145,7 @@ HAS = {"wandb": wandb_has, "trackio": trackio_has}
 
 
 def metrics(folder: Path) -> list[tuple[int, dict[str, Any]]]:
-    return [(line.pop("step"), line) for line in RunFolder(folder).metrics()]
+    return [(line["update"], line) for line in RunFolder(folder).metrics()]
 
 
 def assert_has(kept: Kept, folder: Path, name: str, exactly: bool = True) -> str:
@@ -149,7 +156,7 @@ def assert_has(kept: Kept, folder: Path, name: str, exactly: bool = True) -> str
     assert [step for step, _ in found] == [step for step, _ in expected] == list(range(1, STEPS + 1))
     for (_, values), (_, line) in zip(found, expected, strict=True):
         assert set(values) == set(line)
-        timed = () if exactly else tuple(k for k in line if k == "seconds" or k.endswith("_per_second"))
+        timed = () if exactly else tuple(k for k in line if k.startswith("time/"))
         assert {k: v for k, v in values.items() if k not in timed} == {k: v for k, v in line.items() if k not in timed}
     return identity
 
@@ -165,17 +172,68 @@ def test_both_dashboards_have_the_whole_run(dashboards, tmp_path, monkeypatch):
     name = f"{BANDIT.experiment}/snail/smoke-seed1"
     kept = wandb_has(folder)
     identity = assert_has(kept, folder, "wandb")
-    assert kept.about == {identity: ("snail", BANDIT.experiment, "snail", name)}
+    assert kept.about == {identity: ("snail", f"{BANDIT.experiment}/snail/smoke", "snail", name)}
     assert kept.media[identity] == {"curve", "attention/layer-1"}
-    assert {k: v for k, v in kept.config.items() if k != "_wandb"} == to_dict(ATTENDS)
+    assert {k: v for k, v in kept.config.items() if k != "_wandb"} == flat(to_dict(ATTENDS))
     numbers = {"test/return": number["mean"], "test/return_ci95": number["ci95"], "test/return_n": number["n"]}
     assert {k: json.loads(kept.summary[k]) for k in numbers} == numbers
     kept = trackio_has(folder)
     identity = assert_has(kept, folder, "trackio")
-    assert kept.about == {identity: ("snail", BANDIT.experiment, name)}
+    assert kept.about == {identity: ("snail", f"{BANDIT.experiment}/snail/smoke", name)}
     assert kept.media[identity] == {"curve", "attention/layer-1"}
-    assert {k: v for k, v in kept.config.items() if k[0] != "_"} == to_dict(ATTENDS)
+    assert {k: v for k, v in kept.config.items() if k[0] != "_"} == flat(to_dict(ATTENDS))
     assert kept.summary == numbers
+
+
+def test_runs_are_filed_as_options_and_variables_say(dashboards, tmp_path, monkeypatch):
+    """Options come before wandb's own variables; `snail track push` knows them later."""
+    monkeypatch.setenv("WANDB_PROJECT", "of-the-variable")
+    monkeypatch.setenv("WANDB_TAGS", "a, b")
+    monkeypatch.setenv("WANDB_NOTES", "some notes")
+    folder = in_place(tmp_path)
+    go(BANDIT, folder, BOTH, labels=Labels.given(project="mine", entity="", group="g", name="n", tags=(), notes=None))
+    kept, id = wandb_has(folder), position(folder, "wandb").id
+    assert kept.about[id] == ("mine", "g", "gru", "n") and kept.filed[id][1:] == (["a", "b"], "some notes")
+    families = {f"{family}/*": "env_steps" for family in ("train", "validation", "time", "diagnostics")}
+    assert {k: v for k, v in kept.axes.items() if v} == families
+    assert Labels.of_run(folder) == Labels("mine", "", "g", "n", ("a", "b"), "some notes")
+    assert run(["track", "push", str(folder)]) == run(["track", "push", str(folder), "--to", "trackio"]) == 0
+    assert list(wandb_has(folder).about.values()) == [("mine", "g", "gru", "n")]
+    # to another project all is sent
+    assert run(["track", "push", str(folder), "--project", "other"]) == 0
+    assert {about[0] for about in wandb_has(folder).about.values()} == {"mine", "other"}
+
+
+def test_the_options_of_train_reach_the_tracker(tmp_path, monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr("runs.training.open_tracker", lambda *a: seen.append(a[-1]) or Tracker([], tmp_path, "id"))
+    words = ["--training.steps", "1", "--training.batch-size", "8", "--test.trials", "50", "--results", str(tmp_path)]
+    filed = ["--project", "p", "--entity", "e", "--group", "g", "--tags", "x", "y", "--notes", "n"]
+    assert run(["train", "bandit/n10-k5", *words, *filed, "--name", "one"]) == 0
+    sweep = ["--set", "training.steps=1", "--set", "training.batch-size=8", "--set", "test.trials=50", "--seeds", "1"]
+    assert run(["sweep", "bandit/n10-k5", *sweep, *filed, "--results", str(tmp_path), "--engine", "process"]) == 0
+    assert seen == [Labels("p", "e", "g", "one", ("x", "y"), "n"), Labels("p", "e", "g", "", ("x", "y"), "n")]
+
+
+def test_tensorboard_has_the_whole_run(tmp_path, monkeypatch):
+    """Through its own reader, after a stop and a resume; what is pushed later is the same."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = in_place(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 2, lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(Interrupted):
+            go(BANDIT, folder, "tensorboard")
+    record = go(BANDIT, folder, "tensorboard", resume=True)
+    read = EventAccumulator(str(folder / "tensorboard"))
+    read.Reload()
+    for name in metrics(folder)[0][1]:
+        expected = [(step, pytest.approx(line[name])) for step, line in metrics(folder)]
+        assert [(e.step, e.value) for e in read.Scalars(name)] == expected
+    (tested,) = read.Scalars("test/return")
+    assert tested.value == pytest.approx(record["results"][0]["mean"])
+    assert run(["track", "push", str(folder), "--to", "tensorboard"]) == 0
 
 
 def stop_at(patch: pytest.MonkeyPatch, step: int, act: Any) -> None:
@@ -266,12 +324,12 @@ def test_killed_mirrors_lose_nothing_for_good(dashboards, tmp_path, monkeypatch)
 
 def test_what_was_kept_before_sessions_were_recorded_stays(tmp_path, monkeypatch):
     """Of a position without sessions nothing counts as left by a killed sender, now or later."""
-    (tmp_path / "config.json").write_text(json.dumps({"experiment": "x", "agent": "y"}))
+    (tmp_path / "config.json").write_text(json.dumps({"experiment": "x", "agent": "y", "task": {}}))
     kept = tmp_path / "wandb" / "offline-run-20260101_000000-abc"
     kept.mkdir(parents=True)
     (kept / "run-abc.wandb").write_text("")
     wandb = pytest.importorskip("wandb")
-    monkeypatch.setattr(wandb, "init", lambda **options: None)
+    monkeypatch.setattr(wandb, "init", lambda **options: SimpleNamespace(define_metric=lambda *a, **o: None))
     position = Position(id="abc", step=3)
     for _ in range(2):  # the first sender is killed
         Wandb(Run.read(tmp_path), "abc", position)
@@ -288,7 +346,7 @@ def test_an_overwritten_run_is_a_new_one(dashboards, tmp_path):
     first = position(folder, "trackio").id
     go(BANDIT, folder, "trackio", overwrite=True)
     kept = trackio_has(folder)
-    assert kept.lines.pop(first)[0][1]["loss"] != metrics(folder)[0][1]["loss"]
+    assert kept.lines.pop(first)[0][1]["train/loss"] != metrics(folder)[0][1]["train/loss"]
     assert_has(kept, folder, "trackio")
 
 
@@ -341,8 +399,8 @@ def test_pushing_sends_what_is_not_there_yet(dashboards, tmp_path, capfd, name):
         return HAS[name](folders[0])
 
     first = push()
-    assert first[0] == f"{folders[0]}: sent up to step {STEPS}, and the final numbers"
-    assert first[1] == f"{folders[1]}: sent up to step 3"
+    assert first[0] == f"{folders[0]}: sent {STEPS} lines of metrics up to update {STEPS}, the final numbers, 1 picture"
+    assert first[1] == f"{folders[1]}: sent 3 lines of metrics up to update 3"
     assert first[2].startswith("kept offline; once you have logged in: wandb sync" if name == "wandb" else "look at it")
     assert all(word in first[2] for word in (str(tmp_path), "wandb sync" if name == "wandb" else "trackio show"))
     lines, identity = kept().lines, position(folders[0], name).id
@@ -372,6 +430,9 @@ class Run:
     def log(self, values, step):
         with open(self.where, "a") as file:
             file.write(json.dumps([step, [k for k in values if k != "curve"]]) + "\\n")
+
+    def define_metric(self, name, **options):
+        pass
 
     def finish(self):
         pass
@@ -425,7 +486,8 @@ def test_every_place_is_sent_all_that_it_does_not_have(dashboards, servers, tmp_
         assert run(["track", "push", str(folder), *words]) == 0, capfd.readouterr()
         return capfd.readouterr().out.splitlines()[0].removeprefix(f"{folder}: ")
 
-    everything, nothing = f"sent up to step {STEPS}, and the final numbers", "wandb has all of it already; "
+    everything = f"sent {STEPS} lines of metrics up to update {STEPS}, the final numbers, 1 picture"
+    nothing = "wandb has all of it already; "
     for server in ("one", "two"):
         use(server)
         assert push() == everything
@@ -459,7 +521,7 @@ def test_another_database_of_trackio_is_sent_all(dashboards, tmp_path, monkeypat
     go(BANDIT, folder, "trackio")
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "other"))
     assert run(["track", "push", str(folder), "--to", "trackio"]) == 0
-    assert f"sent up to step {STEPS}" in capfd.readouterr().out
+    assert f"sent {STEPS} lines of metrics up to update {STEPS}" in capfd.readouterr().out
     monkeypatch.delenv("TRACKIO_DIR")
     moved = tmp_path / "moved"
     (tmp_path / "results").rename(moved)  # the database, too
@@ -499,7 +561,7 @@ def test_a_damaged_run_does_not_keep_the_others_from_being_pushed(dashboards, tm
     assert run(["track", "push", str(tmp_path), "--to", "trackio"]) == 2
     out, err = capfd.readouterr()
     assert out.splitlines()[0].startswith(f"{folders[0]}: failed")
-    assert out.splitlines()[1].startswith(f"{folders[1]}: sent up to step {STEPS}")
+    assert out.splitlines()[1].startswith(f"{folders[1]}: sent {STEPS} lines of metrics up to update {STEPS}")
     assert err.splitlines()[-1] == "error: trackio has not taken 1 of 2 runs; the same command tries again"
 
 
@@ -529,6 +591,8 @@ class Settings:
 
 class Run:
     starting_step, summary = 0, {{}}
+    def define_metric(self, name, **options):
+        pass
     def log(self, values, step):
         {log}
     def finish(self):
@@ -703,8 +767,10 @@ def test_lines_that_are_not_whole_are_left_out(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"experiment": "x", "agent": "y"}))
     run = Run.read(tmp_path)
     assert lines_of(run) == []
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nnonsense\n[3]\n{"st')
-    assert lines_of(run) == [{"step": 1}]
+    old = '{"step": 2, "seconds": 3, "return": 4, "env_steps_per_second": 5, "validation_accuracy_1shot": 6}'
+    (tmp_path / "metrics.jsonl").write_text('{"update": 1}\nnonsense\n[3]\n' + old + '\n{"up')
+    now = {"update": 2, "time/seconds": 3, "train/return": 4, "time/env_steps_per_second": 5}
+    assert lines_of(run) == [{"update": 1}, {**now, "validation/accuracy_1shot": 6}]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"id": "x"}', '{"offline": 3}'])

@@ -124,29 +124,33 @@ def test_records_are_read_back(finished):
     assert len(expected) == 5
 
 
+PPO_LOGS = {f"train/{name}" for name in ("loss", "policy_loss", "return", "kl", "clip_fraction", "learning_rate")}
+
+
 @pytest.mark.parametrize("loop", LOOPS)
 def test_metrics_lines(finished, loop):
     lines = [strict_json(line) for line in (finished[loop] / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
-    seconds = [line["seconds"] for line in lines]
+    assert [line["update"] for line in lines] == list(range(1, STEPS + 1))
+    seconds = [line["time/seconds"] for line in lines]
     assert seconds == sorted(seconds)
     for line in lines:
         assert all(math.isfinite(v) for v in line.values())
         rate, logged = {
-            "bandit": ("env_steps_per_second", {"loss", "return", "kl"}),
-            "told": ("env_steps_per_second", {"loss", "return", "kl"}),
-            "trpo": ("env_steps_per_second", {"loss", "return", "kl", "step_scale"}),
-            "few-shot": ("episodes_per_second", {"loss", "train_accuracy"}),
+            "bandit": ("env_steps", PPO_LOGS),
+            "told": ("env_steps", PPO_LOGS),
+            "trpo": ("env_steps", {"train/policy_loss", "train/return", "train/kl", "diagnostics/step_scale"}),
+            "few-shot": ("episodes", {"train/loss", "train/accuracy", "train/learning_rate"}),
         }[loop]
-        assert line[rate] > 0 and logged <= set(line)
-    looks = [line["step"] for line in lines if "validation_accuracy_1shot" in line]
+        assert line[f"time/{rate}_per_second"] > 0 and logged <= set(line)
+        assert line[rate] > 0
+    looks = [line["update"] for line in lines if "validation/accuracy_1shot" in line]
     assert looks == ([3, 6] if loop == "few-shot" else [])
 
 
 def test_the_streaming_and_the_parallel_policy_agree(finished):
     """Before the first update of a batch the importance ratio is 1."""
     for loop in ("bandit", "trpo"):
-        assert all(line["step_forward_mismatch"] < 1e-5 for line in untimed_metrics(finished[loop]))
+        assert all(line["diagnostics/step_forward_mismatch"] < 1e-5 for line in untimed_metrics(finished[loop]))
 
 
 def test_nothing_but_the_run_is_left(finished):
@@ -167,7 +171,7 @@ def test_same_seed_same_run_and_other_seed_other_run(finished, loop, tmp_path):
     go(config, tmp_path / "again")
     assert_same_run(tmp_path / "again", finished[loop])
     go(replace(config, seed=2), tmp_path / "other")
-    assert untimed_metrics(tmp_path / "other")[0]["loss"] != untimed_metrics(finished[loop])[0]["loss"]
+    assert untimed_metrics(tmp_path / "other")[0] != untimed_metrics(finished[loop])[0]
     task_sets = [
         [r["task_set"] for r in json.loads((p / "result.json").read_text())["results"]]
         for p in (tmp_path / "other", finished[loop])
@@ -268,7 +272,7 @@ def test_stopped_between_two_lines_of_metrics(loop, tmp_path, monkeypatch):
     config, learner = LOOPS[loop]
     monkeypatch.setattr(runs.training, "LOGGED_STEPS", 2)
     go(config, tmp_path / "whole")
-    assert [line["step"] for line in untimed_metrics(tmp_path / "whole")] == [3, 6]
+    assert [line["update"] for line in untimed_metrics(tmp_path / "whole")] == [3, 6]
     for step in (0, 1, 3):
         with pytest.MonkeyPatch.context() as patch:
             at_step(patch, learner, step, lambda: signal.raise_signal(signal.SIGINT))
@@ -285,7 +289,7 @@ def test_logged_are_some_updates_the_looks_and_the_last(tmp_path, monkeypatch, l
     go(config, tmp_path)
     every = math.ceil(steps / lines)
     expected = sorted({*range(every, steps + 1, every), 3, 7})
-    assert [line["step"] for line in untimed_metrics(tmp_path)] == expected
+    assert [line["update"] for line in untimed_metrics(tmp_path)] == expected
 
 
 def test_a_checkpoint_of_before_there_were_windows_goes_on(finished, tmp_path):
@@ -408,7 +412,7 @@ def test_killed_while_writing_and_resumed_is_as_never_killed(finished, tmp_path)
     killed = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert saved_state(tmp_path)["progress"]["step"] == 3  # the last one that was written whole
-    assert [line["step"] for line in untimed_metrics(tmp_path)] == [1, 2, 3, 4]
+    assert [line["update"] for line in untimed_metrics(tmp_path)] == [1, 2, 3, 4]
     go(BANDIT, tmp_path, resume=True)
     assert_same_run(tmp_path, finished["bandit"])
 
@@ -431,8 +435,8 @@ def test_a_last_line_of_metrics_that_was_cut_short_is_forgotten(finished, tmp_pa
 def test_other_damage_to_the_metrics_is_named(tmp_path):
     folder = RunFolder(tmp_path)
     for step in (1, 2, 3):
-        folder.append_metrics({"step": step})
-    folder.metrics_path.write_text(folder.metrics_path.read_text().replace('{"step": 2}', '{"st'))
+        folder.append_metrics({"update": step})
+    folder.metrics_path.write_text(folder.metrics_path.read_text().replace('{"update": 2}', '{"up'))
     with pytest.raises(RunError, match=r"metrics.jsonl is damaged: line 2"):
         folder.metrics()
 
@@ -581,7 +585,7 @@ def test_a_bad_checkpoint_is_refused_and_not_executed(unfinished, damage):
     assert str(path) in str(e.value) and "--overwrite" in str(e.value) and "\n" not in str(e.value)
     assert not canary_path(path).exists()
     assert path.read_bytes() == before
-    assert [line["step"] for line in untimed_metrics(unfinished)] == [1, 2, 3]
+    assert [line["update"] for line in untimed_metrics(unfinished)] == [1, 2, 3]
 
 
 def flip(path: Path, place: float) -> None:
@@ -769,7 +773,7 @@ def test_a_full_disk_under_the_metrics_is_named(tmp_path):
     folder = RunFolder(tmp_path)
     folder.metrics_path = Path("/dev/full")
     with pytest.raises(RunError, match="cannot write /dev/full: No space left on device; make room"):
-        folder.append_metrics({"step": 1})
+        folder.append_metrics({"update": 1})
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):

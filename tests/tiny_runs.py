@@ -123,7 +123,7 @@ def assert_identical(a: Any, b: Any, where: str = "") -> None:
 
 def untimed_metrics(path: Path) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "seconds" and not k.endswith("_per_second")} for line in lines]
+    return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
 
 
 def assert_same_run(path: Path, whole: Path) -> None:

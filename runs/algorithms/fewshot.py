@@ -185,7 +185,7 @@ class FewShotLearner:
             raise self._not_finite(lambda: self._losses(episodes, classes)[0])
         self.optimizer.step()
         self.updates = step + 1
-        return logs | {"gradient_norm": norm}
+        return logs | {"gradient_norm": norm, "learning_rate": torch.tensor(self.training.learning_rate * factor)}
 
     def _losses(self, episodes: Episodes, classes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of the losses that are asked for, and what to log; ``classes`` (B, S + Q) are those of the images."""

@@ -75,7 +75,8 @@ class PPOLearner(MetaRLLearner):
                 rows = batch.rows(self.group.shard(minibatch))
                 for name, x in self._replayed_step(entropy_weight, *vars(rows).values()).items():
                     logs.setdefault(name, []).append(x)
-        return {name: torch.stack(xs).mean() for name, xs in logs.items()}
+        means = {name: torch.stack(xs).mean() for name, xs in logs.items()}
+        return means | {"learning_rate": torch.tensor(training.learning_rate * left)}
 
     def _step(self, entropy_weight: Tensor, *minibatch: Tensor) -> dict[str, Tensor]:
         """The optimiser's step for a minibatch, the fields of a `Batch`; returns what to log."""
@@ -103,14 +104,15 @@ class PPOLearner(MetaRLLearner):
         value_loss = 0.5 * (value - batch.targets).square().mean()
         spread = entropy(logits).mean()
         loss = policy_loss + value_loss - entropy_weight * spread
-        found = {"value_loss": value_loss, "entropy": spread}
+        found = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": spread}
         if training.reward_prediction > 0:
             predicted = predicted.gather(-1, batch.actions[..., None])[..., 0]  # (B, T), of what was done
             found["reward_error"] = (predicted - batch.expected).square().mean()
             loss = loss + training.reward_prediction * found["reward_error"]
         with torch.no_grad():
             kl = (log_ratio.exp() - 1 - log_ratio).mean()
-        return loss, found | {"loss": loss, "kl": kl}
+            clipped = ((log_ratio.exp() - 1).abs() > training.clip_eps).float().mean()
+        return loss, found | {"loss": loss, "kl": kl, "clip_fraction": clipped}
 
     def _set_rate(self, rate: float) -> None:
         if isinstance(self._rate, Tensor):

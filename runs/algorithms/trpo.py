@@ -75,7 +75,8 @@ class TRPOLearner(MetaRLLearner):
     def improve(self, batch: Batch, left: float) -> dict[str, Tensor]:
         """One step of the policy inside the trust region, a few epochs of the value network."""
         order = torch.randperm(len(batch.inputs), generator=self.generator, device=self.machine.device)
-        return {**self._improve_policy(batch, order), **self._fit_value(batch, left)}
+        rate = {"learning_rate": torch.tensor(self.training.value_learning_rate * left)}
+        return {**self._improve_policy(batch, order), **self._fit_value(batch, left), **rate}
 
     def _improve_policy(self, batch: Batch, order: Tensor) -> dict[str, Tensor]:
         training, policy = self.training, self.model.policy
@@ -131,7 +132,7 @@ class TRPOLearner(MetaRLLearner):
         else:  # no step keeps both promises: stay
             scale = 0.0
             gain, kl, spread = judge(old)
-        return {"loss": -gain, "kl": kl, "entropy": spread, "step_scale": torch.tensor(scale)}
+        return {"policy_loss": -gain, "kl": kl, "entropy": spread, "step_scale": torch.tensor(scale)}
 
     def _logits(self, inputs: Tensor) -> Tensor:
         with self._autocast():

@@ -8,7 +8,8 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from runs.results.attention_plots import draw, title
-from runs.results.folder import RunFolder
+from runs.results.folder import RESULTS, find_trained
+from runs.results.records import PUBLISHED
 from runs.system.machine import Machine
 from runs.training import build_learner, load_model
 
@@ -17,8 +18,8 @@ from runs.training import build_learner, load_model
 class Attention:
     """Draw what a run's model attends to: support images, past steps, alignments, glimpses; PNGs and a page."""
 
-    folder: Positional[Path]
-    """The run's folder; the pictures go into its subfolder attention."""
+    folder: Positional[str]
+    """The run's folder, or EXPERIMENT/AGENT; the pictures go into its subfolder attention."""
     seed: int = 0
     """Seed of the task to draw; never a test task."""
     device: str = "auto"
@@ -29,7 +30,7 @@ class Attention:
     """Folder with the data sets; else $SNAIL_DATA, else a cache, filled by download."""
 
     def run(self) -> None:
-        folder = RunFolder(self.folder)
+        folder = find_trained(self.folder, [RESULTS, PUBLISHED])
         config = folder.config()
         learner = build_learner(config, Machine.named(self.device, self.data_root, self.threads))
         load_model(learner, folder, config)

@@ -6,18 +6,20 @@ import shlex
 import subprocess
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from tyro.conf import Positional
 
 from runs.results.folder import RESULTS, RunFolder, find_runs
+from runs.results.metrics import UPDATE
 from runs.system.errors import RunError
 from runs.system.progress import progress_bar
 from runs.tracking import require_installed, start_follower, wait_for_follower
-from runs.tracking.dashboards import PROJECT, Position, Run, trackio_dir, wandb_mode
-from runs.tracking.follow import Positions, held, lacks
+from runs.tracking.dashboards import Position, Run, trackio_dir, wandb_mode
+from runs.tracking.follow import Positions, held, lacks, metrics
+from runs.tracking.labels import PROJECT, Labels
 from runs.tracking.pictures import draw_pictures
 
 SENT, FAILED = "sent", "failed"
@@ -31,8 +33,13 @@ class Track:
     """push: send metrics and results."""
     runs: Positional[tuple[Path, ...]] = (RESULTS,)
     """Folders of runs, or folders with runs somewhere below them."""
-    to: Literal["wandb", "trackio"] = "wandb"
-    """wandb: to your server if you have logged in, else offline; trackio: to the database on this machine."""
+    to: Literal["wandb", "trackio", "tensorboard"] = "wandb"
+    """wandb: to your server if you have logged in, else offline; trackio: to the database on this machine;
+    tensorboard: event files in the runs' folders."""
+    project: str | None = None
+    """Project to send to; None: the one that a run was trained with."""
+    entity: str | None = None
+    """Team or user at wandb; None: the one that a run was trained with."""
     again: bool = False
     """Send everything again, as a new run: for runs deleted from the dashboard."""
 
@@ -59,7 +66,10 @@ class Track:
         """Send one run; returns what became of it."""
         if held(folder, self.to):
             return f"goes to {self.to} while it trains"
-        run = Run.read(folder)
+        labels = Labels.of_run(folder)
+        if self.project or self.entity:
+            labels = replace(labels, project=self.project or labels.project, entity=self.entity or labels.entity)
+        run = Run.read(folder, labels)
         if self.again:
             positions = Positions(self.to, run)
             positions.here = Position(id=uuid.uuid4().hex[:8] if self.to == "wandb" else None)
@@ -68,16 +78,24 @@ class Track:
             draw_pictures(RunFolder(folder))
         if not lacks(self.to, run):
             return f"{self.to} has all of it already; --again sends it anew"
-        follower = start_follower(self.to, folder, uuid.uuid4().hex[:8], stdin=subprocess.DEVNULL)
+        before = Positions(self.to, run).here
+        follower = start_follower(self.to, folder, uuid.uuid4().hex[:8], labels, stdin=subprocess.DEVNULL)
         if not wait_for_follower(self.to, follower):
             return FAILED
-        position = Positions(self.to, run).here
-        return f"{SENT} up to step {position.step}" + (", and the final numbers" if position.finished else "")
+        now = Positions(self.to, run).here
+        lines = sum(before.step < line[UPDATE] <= now.step for line in metrics(run))
+        pictures = sum(before.pictures.get(name) != checksum for name, checksum in now.pictures.items())
+        sent = [f"{lines} lines of metrics up to update {now.step}"] if lines else []
+        sent += ["the final numbers"] if now.finished != before.finished else []
+        sent += [f"{pictures} picture{'s' * (pictures > 1)}"] if pictures else []
+        return f"{SENT} {', '.join(sent) or 'nothing that it did not have'}"
 
     def _tell_where(self, sent: Iterable[Path]) -> None:
         """Print how to look at it."""
         for where in dict.fromkeys(trackio_dir(Run.read(folder).results) for folder in sent if self.to == "trackio"):
-            print(f"look at it: TRACKIO_DIR={shlex.quote(str(where))} trackio show --project {PROJECT}")
+            print(f"look at it: TRACKIO_DIR={shlex.quote(str(where))} trackio show --project {self.project or PROJECT}")
+        for where in dict.fromkeys(Run.read(folder).results for folder in sent if self.to == "tensorboard"):
+            print(f"look at it: tensorboard --logdir {shlex.quote(str(where))}")
         if self.to == "wandb" and wandb_mode() == "offline":
             kept = [path for folder in sent for path in sorted((folder / "wandb").glob("offline-run-*"))]
             if kept:

@@ -14,18 +14,21 @@ from tyro.conf import Positional
 from runs import BEGAN
 from runs.algorithms.learner import Test
 from runs.catalogue import CATALOGUE, RunConfig, find
-from runs.config.serialization import options_of
-from runs.results.folder import RESULTS, RunFolder, run_path
-from runs.results.records import describe, describe_results
+from runs.config.serialization import from_dict, options_of
+from runs.extensions import load_extensions, take_extensions
+from runs.launch.settings import train_command
+from runs.results.folder import RESULTS, RunFolder, find_trained, run_path
+from runs.results.records import PUBLISHED, describe, describe_results
+from runs.results.stored import read_json
 from runs.system.deadline import Deadline, parse_duration
 from runs.system.errors import RunError
 from runs.system.machine import Machine
-from runs.tracking import TrackerName
+from runs.tracking import TrackerOptions
 from runs.training import build_learner, evaluate, load_model, train
 
 
 @dataclass(frozen=True)
-class Train(RunConfig):
+class Train(TrackerOptions, RunConfig):
     """Train one agent on one experiment, measure it on frozen test tasks, and leave a record.
 
     The defaults shown are those of the chosen experiment, agent and budget: all of them can be changed.
@@ -33,7 +36,10 @@ class Train(RunConfig):
     """
 
     experiment: Positional[str]
-    """Name in the catalogue; `snail list` shows all."""
+    """Name in the catalogue, or EXPERIMENT/AGENT; `snail list` shows all."""
+    config: Path | None = None
+    """Start from this config.json instead of the catalogue's settings: any run's, or one with the same keys. Its key
+    "extend" may name Python files as --extend does."""
     algorithm: str | None = None
     """Training algorithm for trials: ppo or trpo; None: the default."""
     time_budget: str | None = None
@@ -46,9 +52,8 @@ class Train(RunConfig):
     """CPU threads; None: all cores."""
     data_root: Path | None = None
     """Folder with the data sets; else $SNAIL_DATA, else a cache, filled by download."""
-    tracker: TrackerName = "auto"
-    """Where metrics go, too: wandb (offline unless you have logged in), trackio (on this machine), both or none;
-    auto: wandb if installed."""
+    name: str | None = None
+    """Name at the tracker; None: $WANDB_NAME, else EXPERIMENT/AGENT/FOLDER."""
     resume: bool = False
     """Continue an unfinished run from its checkpoint."""
     overwrite: bool = False
@@ -57,21 +62,36 @@ class Train(RunConfig):
     @classmethod
     def defaults(cls, args: Sequence[str]) -> Train:
         """What all options are before ``args`` are read: they depend on the first few of them."""
-        named = [a for a in args if a in CATALOGUE] or [a for a in args[:1] if not a.startswith("-")]
-        if not named and not {"-h", "--help"} & set(args):
-            raise RunError("which experiment? `snail list` shows all; try: snail train bandit/n10-k5")
-        chooser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
-        chooser.add_argument("--agent", default="snail")
-        chooser.add_argument("--budget", default="full")
-        chooser.add_argument("--seed", type=int, default=0)
-        chooser.add_argument("--algorithm", default=None)
+        chooser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
+        chooser.add_argument("--config", type=Path)
+        chooser.add_argument("--agent")
+        chooser.add_argument("--budget")
+        chooser.add_argument("--seed", type=int)
+        chooser.add_argument("--algorithm")
         try:
             chosen, _ = chooser.parse_known_args(args)
         except argparse.ArgumentError as e:
             raise RunError(str(e).removeprefix("argument ")) from e
-        config = find((named or ["bandit/n10-k5"])[0]).config(
-            chosen.agent, chosen.seed, chosen.budget, chosen.algorithm
-        )
+        named = next((a for a in args if _experiment(a) in CATALOGUE), None)
+        if named is None and args and not args[0].startswith("-"):
+            named = args[0]
+        if chosen.config is not None:
+            given = {"agent": chosen.agent, "budget": chosen.budget, "algorithm": chosen.algorithm}
+            also = ([named] if named else []) + [f"--{name}" for name, value in given.items() if value]
+            if also:
+                raise RunError(f"--config says which run it is; leave out {' '.join(also)}")
+            config = _read_config(chosen.config)
+        else:
+            if named is None and not {"-h", "--help"} & set(args):
+                raise RunError("which experiment? `snail list` shows all; try: snail train bandit/n10-k5")
+            named = named or "bandit/n10-k5"
+            experiment = _experiment(named)
+            agent = named.removeprefix(experiment).strip("/")
+            if agent and chosen.agent not in (None, agent):
+                raise RunError(f"{named} names the agent {agent}, and --agent {chosen.agent}")
+            config = find(experiment).config(
+                agent or chosen.agent or "snail", chosen.seed or 0, chosen.budget or "full", chosen.algorithm
+            )
         return cls(**{f.name: getattr(config, f.name) for f in dataclasses.fields(RunConfig)})
 
     def run(self) -> None:
@@ -79,6 +99,7 @@ class Train(RunConfig):
             raise RunError("--resume and --overwrite exclude each other")
         seconds = None if self.time_budget is None else parse_duration(self.time_budget)
         config = RunConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(RunConfig)})
+        config = dataclasses.replace(config, experiment=_experiment(config.experiment))
         machine = Machine.named(self.device, self.data_root, self.threads)
         folder = RunFolder(run_path(self.results, config))
         with machine.in_process_group() as machine:
@@ -87,6 +108,7 @@ class Train(RunConfig):
                 folder,
                 machine,
                 tracker=self.tracker,
+                labels=self.labels(self.name),
                 resume=self.resume,
                 overwrite=self.overwrite,
                 deadline=Deadline(seconds, BEGAN),
@@ -94,14 +116,36 @@ class Train(RunConfig):
         if machine.group.is_main:
             print(describe(record))
             print(f"record: {folder.result_path}")
+            print(f"again: {train_command(config, folder.config_path)}")
+
+
+def _experiment(name: str) -> str:
+    """The experiment of EXPERIMENT or EXPERIMENT/AGENT."""
+    return "/".join(name.split("/")[:2])
+
+
+def _read_config(path: Path) -> RunConfig:
+    """The configuration in a file; extensions that it names are loaded first.
+
+    Raises:
+        RunError: if it cannot be read, or is not a run's configuration.
+    """
+    data = read_json(path, edited=True)
+    extensions = data.pop("extend", [])
+    extensions = [extensions] if isinstance(extensions, str) else extensions
+    if not isinstance(extensions, list) or not all(isinstance(e, str) for e in extensions):
+        raise RunError(f"{path}: extend must name Python files, got {extensions!r}")
+    take_extensions([word for e in extensions for word in ("--extend", str(path.parent / e))])
+    load_extensions()
+    return from_dict(RunConfig, data, str(path))
 
 
 @dataclass(frozen=True)
 class Evaluate:
     """Measure a run's last checkpoint again on its frozen test tasks, or on as many as you like."""
 
-    folder: Positional[Path]
-    """The run's folder."""
+    folder: Positional[str]
+    """The run's folder, or EXPERIMENT/AGENT of your results or the published ones."""
     test: Annotated[Test, options_of(Test)]
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
@@ -113,15 +157,16 @@ class Evaluate:
     @classmethod
     def defaults(cls, args: Sequence[str]) -> Evaluate:
         """What all options are before ``args`` are read: those of the test are the run's."""
-        folders = [a for a in args if (Path(a) / "config.json").exists()] or [a for a in args[:1] if a and a[0] != "-"]
-        if folders:
-            return cls(Path(folders[0]), RunFolder(Path(folders[0])).config().test)
+        runs = [a for a in args if (Path(a) / "config.json").exists() or _experiment(a) in CATALOGUE]
+        if named := [*runs, *(a for a in args[:1] if a and a[0] != "-")]:
+            folder = find_trained(named[0], [RESULTS, PUBLISHED])
+            return cls(str(folder.path), folder.config().test)
         if "-h" in args or "--help" in args:
-            return cls(Path("results/bandit/n10-k5/snail/full-seed0"), find("bandit/n10-k5").config("snail").test)
+            return cls("results/bandit/n10-k5/snail/full-seed0", find("bandit/n10-k5").config("snail").test)
         raise RunError("which run? give its folder: snail evaluate results/bandit/n10-k5/snail/demo-seed0")
 
     def run(self) -> None:
-        folder = RunFolder(self.folder)
+        folder = find_trained(self.folder, [RESULTS, PUBLISHED])
         trained = folder.config()
         machine = Machine.named(self.device, self.data_root, self.threads)
         learner = build_learner(dataclasses.replace(trained, test=self.test), machine)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ def parse(kind: type[T], args: Sequence[str], verb: str, **known: Any) -> T:
         RunError: for an option that does not exist; the message suggests the nearest.
     """
     args = _present_names(args, known.get("default"))
+    _require_one_seed(args, verb)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -45,6 +47,14 @@ def parse(kind: type[T], args: Sequence[str], verb: str, **known: Any) -> T:
         advice = suggestion(wanted, option_names(parsed), "--", f"snail {verb} --help")
         raise RunError(f"unknown option {unknown[0]!r}; {advice}")
     return parsed
+
+
+def _require_one_seed(args: Sequence[str], verb: str) -> None:
+    """Raise RunError for several seeds where there can be one."""
+    if "--seed" in args:
+        seeds = list(itertools.takewhile(str.isdigit, args[args.index("--seed") + 1 :]))
+        if len(seeds) > 1:
+            raise RunError(f"{verb} takes one seed; for several: snail sweep EXPERIMENT --seeds {' '.join(seeds)}")
 
 
 def _first_words(box: str) -> str:

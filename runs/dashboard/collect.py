@@ -18,12 +18,10 @@ from runs.agents import METHODS
 from runs.catalogue import RunConfig
 from runs.config.serialization import from_dict, to_dict
 from runs.results.folder import RunFolder, find_runs
+from runs.results.metrics import SECONDS, UPDATE, unit_of, with_units
 from runs.system.errors import RunError
 
 Floats = NDArray[np.float64]
-
-RATE = "_per_second"
-"""How the names of metrics end that are throughputs; what stands before is the unit."""
 
 
 @dataclass(frozen=True)
@@ -174,9 +172,9 @@ def _read(folder: Path, top: Path, published: bool, warnings: list[str]) -> Run:
     curves: list[Curves] = []
     unit = None
     try:
-        lines = _ordered(files.metrics(), folder, warnings)
-        unit = next((name.removesuffix(RATE) for line in lines for name in line if name.endswith(RATE)), None)
-        curves = _curves(lines, unit, record)
+        lines = with_units(_ordered(files.metrics(), folder, warnings), record)
+        unit = next((unit for line in lines if (unit := unit_of(line))), None)
+        curves = _curves(lines, unit)
     except RunError as e:
         warnings.append(f"{e}; the run is shown without curves")
     return Run(
@@ -220,8 +218,8 @@ def _ordered(lines: Iterable[Any], folder: Path, warnings: list[str]) -> list[di
     left_out = 0
     step = -math.inf
     for line in lines:
-        if isinstance(line, dict) and all(_is_number(line.get(k)) for k in ("step", "seconds")) and line["step"] > step:
-            step = line["step"]
+        if isinstance(line, dict) and all(_is_number(line.get(k)) for k in (UPDATE, SECONDS)) and line[UPDATE] > step:
+            step = line[UPDATE]
             kept.append(line)
         else:
             left_out += 1
@@ -230,14 +228,14 @@ def _ordered(lines: Iterable[Any], folder: Path, warnings: list[str]) -> list[di
     return kept
 
 
-def _curves(lines: Sequence[dict[str, Any]], unit: str | None, record: Mapping[str, Any]) -> list[Curves]:
+def _curves(lines: Sequence[dict[str, Any]], unit: str | None) -> list[Curves]:
     """The metrics, put together where they were logged at the same steps."""
-    steps = np.array([line["step"] for line in lines], np.float64)
-    seconds = np.maximum.accumulate([line["seconds"] for line in lines], dtype=np.float64)
-    units = None if unit is None else _units(lines, seconds, unit, record)
+    steps = np.array([line[UPDATE] for line in lines], np.float64)
+    seconds = np.maximum.accumulate([line[SECONDS] for line in lines], dtype=np.float64)
+    units = None if unit is None else np.array([line[unit] for line in lines], np.float64)
     at: dict[tuple[int, ...], dict[str, Floats]] = {}
     for name in dict.fromkeys(name for line in lines for name in line):
-        if name in ("step", "seconds"):
+        if name in (UPDATE, SECONDS, unit):
             continue
         where = tuple(i for i, line in enumerate(lines) if _is_number(line.get(name)))
         if where:
@@ -247,16 +245,6 @@ def _curves(lines: Sequence[dict[str, Any]], unit: str | None, record: Mapping[s
         for where, metrics in at.items()
         for i in [list(where)]
     ]
-
-
-def _units(lines: Sequence[dict[str, Any]], seconds: Floats, unit: str, record: Mapping[str, Any]) -> Floats:
-    """Units (L,) processed up to each line: throughput times time, and in the end what the record counted."""
-    rates = np.array([line.get(unit + RATE, 0.0) for line in lines], np.float64)
-    total = np.cumsum(rates * np.diff(seconds, prepend=0.0))
-    counted = record.get(unit)
-    if _is_number(counted) and len(total) and total[-1] > 0:
-        total *= counted / total[-1]
-    return total
 
 
 def thinned(curves: Curves, points: int) -> Curves:

@@ -89,7 +89,7 @@ function visible(colour) {
 /** The first metric on validation tasks, else the return: what a run is trained for. */
 function mainMetric(run) {
   const names = metricsOf(run);
-  return names.find((name) => name.startsWith("validation")) ?? (names.includes("return") ? "return" : names[0]);
+  return names.find((name) => name.startsWith("validation/")) ?? (names.includes("train/return") ? "train/return" : names[0]);
 }
 
 const metricsOf = (run) => run.curves.flatMap((curves) => Object.keys(curves.metrics));
@@ -202,7 +202,7 @@ function panelOf(name, groups, metric, choice) {
     });
   }
   const units = [...new Set(groups.map((group) => group.runs[0].unit).filter(Boolean))];
-  const bounded = metric === "return" || metric.includes("accuracy");
+  const bounded = metric === "train/return" || metric.includes("accuracy");
   return {
     name,
     xLabel: choice.axis === "units" && units.length === 1 ? units[0] : AXES[choice.axis],

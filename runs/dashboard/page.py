@@ -21,7 +21,7 @@ import numpy as np
 from scipy import special
 
 from runs.config.serialization import flat
-from runs.dashboard.collect import RATE, Collector, Curves, Found, Run, thinned
+from runs.dashboard.collect import Collector, Curves, Found, Run, thinned
 from runs.results.plots import COLOURS
 from runs.results.records import read_results, task_optimum
 from runs.results.tables import render, tables
@@ -182,7 +182,7 @@ def _encoded(curves: Curves) -> dict[str, Any]:
     x = {"steps": curves.steps, "seconds": curves.seconds, "units": curves.units}
     return {
         "x": {name: _base64(values) for name, values in x.items() if values is not None},
-        "metrics": {name.replace(RATE, " per second"): _base64(values) for name, values in curves.metrics.items()},
+        "metrics": {name: _base64(values) for name, values in curves.metrics.items()},
     }
 
 

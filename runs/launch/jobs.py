@@ -17,6 +17,7 @@ from runs.system.deadline import Deadline
 from runs.system.errors import Interrupted, OutOfTime, RunError, Taken
 from runs.system.machine import Machine
 from runs.tracking import TrackerName
+from runs.tracking.labels import Labels
 from runs.training import train
 
 
@@ -36,6 +37,8 @@ class Job:
     """Folder with the data sets."""
     tracker: TrackerName = "auto"
     """Mirror of the metrics."""
+    labels: str | None = None
+    """What the run is filed under there, as JSON; None: the default."""
     deadline: float | None = None
     """When it has to stop, in seconds since 1970; None: when it is done."""
 
@@ -101,6 +104,7 @@ def run_job(job: Job) -> Outcome:
             job.folder,
             machine,
             tracker=job.tracker,
+            labels=None if job.labels is None else Labels.from_json(job.labels),
             resume=True,
             quiet=True,
             deadline=Deadline(remaining),

@@ -26,14 +26,14 @@ from runs.launch.workers import Workers
 from runs.system.deadline import parse_duration
 from runs.system.errors import Interrupted, OutOfTime, RunError
 from runs.system.progress import progress_bar
-from runs.tracking import TrackerName
+from runs.tracking import TrackerOptions
 
 EngineName = Literal["workers", "process", "ray", "slurm"]
 POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class LaunchOptions:
+class LaunchOptions(TrackerOptions):
     """Options of all commands that launch runs."""
 
     engine: EngineName = "workers"
@@ -53,9 +53,6 @@ class LaunchOptions:
     """auto (a GPU if there is one; workers take turns at several), cpu, cuda or cuda:N."""
     data_root: Path | None = None
     """Folder with the data sets; else $SNAIL_DATA, else a cache, filled by download."""
-    tracker: TrackerName = "auto"
-    """Where metrics go, too: wandb (offline unless you have logged in), trackio (on this machine), both or none;
-    auto: wandb if installed."""
     time_budget: str | None = None
     """Stop all runs in time, with checkpoints that the same command goes on from: 90s, 25m or 1h30m from the start."""
 
@@ -171,6 +168,7 @@ def _settings(options: LaunchOptions, engine: Engine) -> dict[str, Any]:
         "threads": options.threads or engine.threads,
         "data_root": None if options.data_root is None else str(options.data_root.resolve()),
         "tracker": options.tracker,
+        "labels": options.labels().to_json(),
         "deadline": deadline,
     }
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import Any
 
-from runs.catalogue import find
-from runs.config.serialization import to_dict
+from runs.catalogue import RunConfig, find
+from runs.config.command_line import changed
+from runs.config.serialization import flat, to_dict
+from runs.extensions import extension_files
 from runs.system.errors import RunError
 
 
@@ -19,6 +23,45 @@ def own_settings(config: dict[str, Any]) -> str:
     except RunError:  # the catalogue no longer has such a run
         return ""
     return " ".join(_walk(config, to_dict(usual), ""))
+
+
+def train_command(config: RunConfig, file: Path) -> str:
+    """The command that trains the very configuration; ``file`` holds it, for what cannot be said by options."""
+    words = ["snail", *(w for f in extension_files() for w in ("--extend", f)), "train"]
+    return shlex.join([*words, *(_options(config) or ["--config", str(file)])])
+
+
+def _options(config: RunConfig) -> list[str] | None:
+    """The words of ``snail train`` that give the configuration; None where there are none."""
+    usual = find(config.experiment)
+    algorithms = usual.algorithms(config.agent)
+    for algorithm in (None, *algorithms[1:]):
+        base = usual.config(config.agent, config.seed, config.budget, algorithm)
+        settings = _changes(to_dict(config), to_dict(base))
+        try:
+            found = changed(base, settings, "train")
+        except RunError:
+            continue
+        if found == config:
+            words = [config.experiment, "--agent", config.agent, "--budget", config.budget, "--seed", str(config.seed)]
+            words += ["--algorithm", algorithm] if algorithm else []
+            for name, value in settings.items():
+                values = value if isinstance(value, list) else [value]
+                words += [f"--{name}", *map(str, values)] if not isinstance(value, bool) else [_flag(name, value)]
+            return words
+    return None
+
+
+def _flag(name: str, value: bool) -> str:
+    head, _, last = name.rpartition(".")
+    return f"--{name}" if value else f"--{head}.no-{last}"
+
+
+def _changes(mine: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
+    """The options in which a configuration differs, as they are typed."""
+    before = flat(usual)
+    found = {name: value for name, value in flat(mine).items() if "." in name and before.get(name) != value}
+    return {name.replace("_", "-"): value for name, value in found.items()}
 
 
 def _walk(mine: Any, usual: Any, name: str) -> list[str]:

@@ -13,6 +13,7 @@ from tabulate import tabulate
 from runs.launch.plans import Plan, read_plans
 from runs.launch.settings import own_settings
 from runs.results.folder import RunFolder, find_runs
+from runs.results.metrics import SECONDS, UPDATE
 from runs.results.stored import is_count
 from runs.system.errors import RunError
 
@@ -112,10 +113,10 @@ def _progress(folder: RunFolder, config: dict[str, Any] | None) -> tuple[int | N
     if not lines:
         return None, steps, None
     first, last = lines[-RECENT:][0], lines[-1]
-    done, elapsed = last["step"] - first["step"], last["seconds"] - first["seconds"]
+    done, elapsed = last[UPDATE] - first[UPDATE], last[SECONDS] - first[SECONDS]
     if elapsed <= 0:  # a single line: since the beginning
-        done, elapsed = last["step"], last["seconds"]
-    return last["step"], steps, done / elapsed if elapsed > 0 else None
+        done, elapsed = last[UPDATE], last[SECONDS]
+    return last[UPDATE], steps, done / elapsed if elapsed > 0 else None
 
 
 def _number(r: dict[str, Any]) -> str:

@@ -25,7 +25,7 @@ class SweepSpec:
     """Every experiment with every agent, every seed and every combination of settings: a run each."""
 
     experiments: tuple[str, ...]
-    """Names in the catalogue."""
+    """Names in the catalogue, also as EXPERIMENT/AGENT: this agent alone."""
     agents: tuple[str, ...] = ("snail",)
     """Names of agents, which all of the experiments have to have."""
     seeds: tuple[int, ...] = (0,)
@@ -63,15 +63,24 @@ class SweepSpec:
             RunError: for an experiment, an agent, a budget, an algorithm or an option that does not exist, or a value
                 that an option cannot have.
         """
-        runs = len(self.experiments) * len(self.agents) * len(self.seeds) * len(self._grid())
+        runs = len(self._pairs()) * len(self.seeds) * len(self._grid())
         if runs > MOST_RUNS:
             raise RunError(f"a sweep can have at most {MOST_RUNS:,} runs, this one has {runs:,}; make several of it")
         found = []
-        for experiment, agent in itertools.product(self.experiments, self.agents):
+        for experiment, agent in self._pairs():
             base = find(experiment).config(agent, 0, self.budget, self.algorithm)
             for settings in self._grid():
                 config = changed(base, settings, f"train {experiment} --agent {agent}")
                 found += [dataclasses.replace(config, seed=seed) for seed in self.seeds]
+        return found
+
+    def _pairs(self) -> list[tuple[str, str]]:
+        """Experiments and agents."""
+        found = []
+        for name in self.experiments:
+            family, _, rest = name.partition("/")
+            experiment, _, agent = rest.partition("/")
+            found += [(f"{family}/{experiment}" if rest else name, a) for a in ((agent,) if agent else self.agents)]
         return found
 
     def _grid(self) -> list[dict[str, Any]]:
@@ -79,6 +88,21 @@ class SweepSpec:
         if empty := [name for name, v in zip(self.set, values, strict=True) if not v]:
             raise RunError(f"there is no value to choose from for {empty[0]}")
         return [dict(zip(self.set, chosen, strict=True)) for chosen in itertools.product(*values)]
+
+
+def parse_setting(word: str) -> tuple[str, list[Any]]:
+    """A setting on the command line, such as ``training.learning-rate=1e-3,3e-3``: its name and its values.
+
+    Raises:
+        RunError: if it has no value.
+    """
+    name, _, values = word.partition("=")
+    if not name or not values:
+        raise RunError(f"--set needs NAME=VALUE, such as training.learning-rate=1e-3,3e-3, got {word!r}")
+    try:
+        return name, tomllib.loads(f"x = [{values}]")["x"]
+    except tomllib.TOMLDecodeError:  # plain words
+        return name, values.split(",")
 
 
 def read_sweeps(path: Path) -> list[SweepSpec]:

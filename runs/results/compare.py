@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import statistics
@@ -9,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from tabulate import tabulate
@@ -17,6 +19,7 @@ from tabulate import tabulate
 from runs.catalogue import CATALOGUE
 from runs.config.serialization import flat
 from runs.results.folder import RunFolder
+from runs.results.metrics import with_units
 from runs.results.plots import Curve
 from runs.results.records import Result, read_results, task_optimum
 from runs.results.statistics import (
@@ -85,20 +88,25 @@ class Group:
     def curve(self) -> Curve:
         """Its learning curves."""
         tested = {n.name: (n.over_tasks.value, n.over_tasks.half) for n in self.numbers}
-        return Curve(self.label, self.agent, [f.metrics() for f in self.folders], tested)
+        return Curve(self.label, self.agent, [with_units(f.metrics(), f.result() or {}) for f in self.folders], tested)
 
 
-def find_groups(targets: Sequence[str], folders: Sequence[Path]) -> list[Group]:
+def find_groups(
+    targets: Sequence[str], folders: Sequence[Path], budget: str | None = None, where: Sequence[str] = ()
+) -> list[Group]:
     """The finished runs that the targets name, grouped, in the order of the targets.
 
     Args:
         targets: folders of runs, or with runs below them, or experiments, of which all runs in ``folders`` are meant,
             or EXPERIMENT/AGENT.
         folders: of results, the first to be preferred where a run is in several.
+        budget: only runs of this budget; None: of all.
+        where: only runs that have these settings, such as ``training.learning-rate=0.001``.
 
     Raises:
-        RunError: for a target without any finished run.
+        RunError: for a target without any such finished run, or a setting that none of its runs has.
     """
+    wanted = [_setting(word) for word in where]
     found: dict[Path, list[Result]] = {}
     if not targets:
         raise RunError("which runs? give folders or experiments: snail compare bandit/n10-k5/snail bandit/n10-k5/gru")
@@ -108,6 +116,9 @@ def find_groups(targets: Sequence[str], folders: Sequence[Path]) -> list[Group]:
             raise RunError(
                 f"there is no finished run in {target}; give the folder of a run or an experiment (`snail list`)"
             )
+        of_target = [r for r in of_target if budget in (None, r.budget) and all(_has(r, *pair) for pair in wanted)]
+        if not of_target:
+            raise RunError(f"no finished run in {target} has {' and '.join([*where, *([budget] if budget else [])])}")
         for result in of_target:
             found.setdefault(result.path, [])
             if result not in found[result.path]:
@@ -117,6 +128,22 @@ def find_groups(targets: Sequence[str], folders: Sequence[Path]) -> list[Group]:
         first = results[0]
         groups.setdefault((first.experiment, first.settings), {}).setdefault(first.seed, results)
     return _distinguished([_group(list(by_seed.values())) for by_seed in groups.values()])
+
+
+def _setting(word: str) -> tuple[str, str]:
+    name, equals, value = word.partition("=")
+    if not equals:
+        raise RunError(f"--where needs NAME=VALUE, such as training.learning-rate=0.001, got {word!r}")
+    return name.replace("-", "_"), value
+
+
+def _has(result: Result, name: str, value: str) -> bool:
+    """Whether a run has the setting, numbers being equal however they are written."""
+    found = flat(json.loads(result.settings)).get(name)
+    try:
+        return not isinstance(found, bool) and float(value) == float(found)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return value.lower() == str(found).lower()
 
 
 def _distinguished(groups: list[Group]) -> list[Group]:
@@ -160,7 +187,37 @@ def _group(runs: list[list[Result]]) -> Group:
     )
 
 
-def describe_groups(groups: Sequence[Group], over_seeds: IntervalOf = t_interval) -> str:
+Format = Literal["text", "markdown", "latex", "csv"]
+_STYLES = {"text": "simple", "markdown": "pipe", "latex": "latex_booktabs"}
+ABOUT_P = (
+    "p is over test tasks: it tells these trained agents apart, on other tasks too. How another training of either "
+    "would have come out it does not say; that takes several seeds."
+)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of a comparison, with what is said above and below it."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    caption: str = ""
+    note: str = ""
+
+    def text(self, style: Format) -> str:
+        """The table in a format; of csv the caption is a comment."""
+        if style == "csv":
+            buffer = io.StringIO()
+            csv.writer(buffer, lineterminator="\n").writerows([self.head, *self.rows])
+            grid, caption = buffer.getvalue().rstrip("\n"), f"# {self.caption}" if self.caption else ""
+        else:
+            grid, caption = tabulate(self.rows, self.head, _STYLES[style], disable_numparse=True), self.caption
+            caption += "\n" if caption and style == "markdown" else ""
+        note = self.note if style in ("text", "markdown") else ""
+        return "\n".join(filter(None, [caption, grid, note and ("\n" * (style == "markdown") + note)]))
+
+
+def describe_groups(groups: Sequence[Group], over_seeds: IntervalOf = t_interval, style: Format = "text") -> str:
     """All that is compared of the groups, as text: an experiment a section, and what holds over experiments.
 
     ``over_seeds`` makes the interval over seeds of their means, one each.
@@ -168,26 +225,34 @@ def describe_groups(groups: Sequence[Group], over_seeds: IntervalOf = t_interval
     by_experiment: dict[str, list[Group]] = {}
     for group in groups:
         by_experiment.setdefault(group.experiment, []).append(group)
-    sections = [_section(found, name, over_seeds) for name, found in by_experiment.items()]
+    sections = [(name, _section(found, over_seeds)) for name, found in by_experiment.items()]
     if len(by_experiment) > 1 and (over := _over_experiments(by_experiment)):
         sections.append(over)
-    return "\n\n".join(sections)
+    return "\n\n".join(
+        part for title, grids in sections for part in (_title(title, style), *(grid.text(style) for grid in grids))
+    )
 
 
-def _section(groups: list[Group], experiment: str, over_seeds: IntervalOf) -> str:
-    names = list(dict.fromkeys(n.name for g in groups for n in g.numbers))
-    parts = [f"{experiment}\n{'=' * len(experiment)}"]
-    for name in names:
+def _title(title: str, style: Format) -> str:
+    return {
+        "text": f"{title}\n{'=' * len(title)}",
+        "markdown": f"## {title}",
+        "latex": f"% {title}",
+        "csv": f"# {title}",
+    }[style]
+
+
+def _section(groups: list[Group], over_seeds: IntervalOf) -> list[Grid]:
+    grids = []
+    for name in dict.fromkeys(n.name for g in groups for n in g.numbers):
         having = [(g, n) for g in groups for n in g.numbers if n.name == name]
-        parts.append(f"{name.replace('_', ', ')}\n{_final(having, over_seeds)}")
+        grids.append(_final(name.replace("_", ", "), having, over_seeds))
         if len(having) > 1:
-            parts.append(_differences(having))
-    if len(groups) > 1:
-        parts.append(_settings(groups))
-    return "\n\n".join(parts)
+            grids.append(_differences(having))
+    return [*grids, _settings(groups)] if len(groups) > 1 else grids
 
 
-def _final(having: list[tuple[Group, Number]], over_seeds: IntervalOf) -> str:
+def _final(name: str, having: list[tuple[Group, Number]], over_seeds: IntervalOf) -> Grid:
     rows = []
     for group, number in having:
         tasks, seeds, optimum = number.over_tasks, over_seeds([r.mean for r in number.results]), group.optimum
@@ -203,25 +268,16 @@ def _final(having: list[tuple[Group, Number]], over_seeds: IntervalOf) -> str:
                 f"{group.seconds:.0f}",
             ]
         )
-    head = [
-        "agent",
-        "mean, 95% CI over tasks",
-        "CI over seeds",
-        "seeds",
-        "tasks",
-        "% of optimum",
-        "parameters",
-        "seconds",
-    ]
-    return _grid(rows, head)
+    over = ("mean, 95% CI over tasks", "CI over seeds", "seeds", "tasks", "% of optimum")
+    return Grid(("agent", *over, "parameters", "seconds"), rows, name)
 
 
-def _differences(having: list[tuple[Group, Number]]) -> str:
+def _differences(having: list[tuple[Group, Number]]) -> Grid:
     """The first group against each of the others."""
     (first, ours), *others = having
     rows = [[group.label, *_difference(ours, theirs), _improvement(ours, theirs)] for group, theirs in others]
     head = [f"{first.label} less", "difference, 95% CI", "p", "test", "better by chance of"]
-    return _grid(rows, head)
+    return Grid(head, rows, note=ABOUT_P if any(row[2] for row in rows) else "")
 
 
 def _difference(ours: Number, theirs: Number) -> tuple[str, str, str]:
@@ -250,7 +306,7 @@ def _interval(e: Estimate) -> str:
     return f"{e.value:.3g}{ends}"
 
 
-def _over_experiments(by_experiment: Mapping[str, list[Group]]) -> str:
+def _over_experiments(by_experiment: Mapping[str, list[Group]]) -> tuple[str, list[Grid]] | None:
     """Agents over all experiments that have them: shares of the optimum, which are comparable."""
     shares: dict[str, dict[str, np.ndarray]] = {}
     for name, groups in by_experiment.items():
@@ -262,7 +318,7 @@ def _over_experiments(by_experiment: Mapping[str, list[Group]]) -> str:
     whole = set().union(*shares.values()) if shares else set()
     complete = {label: found for label, found in shares.items() if found.keys() == whole}
     if len(whole) < 2 or not complete:
-        return ""
+        return None
     first, *_ = complete
     rows = []
     for label, found in complete.items():
@@ -273,15 +329,14 @@ def _over_experiments(by_experiment: Mapping[str, list[Group]]) -> str:
     note = (
         "95% intervals, where every experiment has 2 seeds or more, by bootstrap over seeds, experiments being fixed."
     )
-    return f"over {len(whole)} measured numbers\n{'=' * 20}\n{_grid(rows, head)}\n{note}"
+    return f"over {len(whole)} measured numbers", [Grid(head, rows, note=note)]
 
 
-def _settings(groups: Sequence[Group]) -> str:
+def _settings(groups: Sequence[Group]) -> Grid:
     """The keys of the configuration in which the groups differ, each with their values."""
-    differ = _differing([g.settings for g in groups])
-    if not differ:
-        return "the same settings otherwise"
-    return _grid([[k, *values] for k, values in differ.items()], ["what differs", *(g.label for g in groups)])
+    rows = [[name, *values] for name, values in _differing([g.settings for g in groups]).items()]
+    rows = rows or [["nothing but the seed", *("" for _ in groups)]]
+    return Grid(["what differs", *(g.label for g in groups)], rows)
 
 
 def _differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
@@ -292,7 +347,3 @@ def _differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     texts = [{k: str(x) for k, x in flat(s).items()} for s in settings]
     keys = [k for k in dict.fromkeys(k for t in texts for k in t) if len({t[k] for t in texts if k in t}) > 1]
     return {k: [t.get(k, "-") for t in texts] for k in keys if k not in ("agent", "budget")}
-
-
-def _grid(rows: list[list[Any]], head: list[str]) -> str:
-    return tabulate(rows, head, "simple", disable_numparse=True)

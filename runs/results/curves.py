@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from runs.results.statistics import t_interval
 
-Axis = Literal["step", "seconds"]
+Axis = Literal["env_steps", "episodes", "update", "time/seconds"]
 Lines = Sequence[Mapping[str, Any]]
 """A run's metrics, as its ``metrics.jsonl`` has them."""
 POINTS = 200
@@ -30,12 +30,6 @@ class Band:
     low: NDArray[np.float64] | None
     high: NDArray[np.float64] | None
     seeds: int
-
-
-def main_metric(lines: Lines) -> str:
-    """The metric that tells how well a run learns: the first on validation tasks, else the return."""
-    names = [name for line in lines for name in line]
-    return next((name for name in names if name.startswith("validation")), "return")
 
 
 def points(lines: Lines, metric: str, axis: Axis) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

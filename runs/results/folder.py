@@ -36,6 +36,7 @@ from envs.fewshot.datasets.storage import atomic_writer
 from runs.algorithms.learner import Measurement
 from runs.catalogue import RunConfig, as_catalogued
 from runs.config.serialization import from_dict, to_dict, to_json
+from runs.results.metrics import UPDATE
 from runs.results.records import SAMPLES
 from runs.results.stored import RESTORE, Damaged, logged_step, read_json, read_record, sealed, unsealed, with_digest
 from runs.system.errors import RunError, Taken
@@ -67,6 +68,24 @@ def find_runs(top: Path, *, early: bool = False) -> Iterator[Path]:
             inside.clear()
             yield Path(place)
         inside.sort()
+
+
+def find_trained(run: str | Path, below: Iterable[Path]) -> RunFolder:
+    """A run with weights: a run's folder, or EXPERIMENT/AGENT below one of these folders, the full run of seed 0 first.
+
+    Raises:
+        RunError: if there is none.
+    """
+    if (Path(run) / "config.json").exists():
+        return RunFolder(Path(run))
+    places = [place for place in (Path(run), *(folder / run for folder in below)) if run and place.is_dir()]
+    found = [RunFolder(path) for place in places for path in find_runs(place)]
+    if not found:
+        RunFolder(Path(run)).config()  # which says what it is instead
+    able = [f for f in found if f.weights_path.exists() or f.checkpoint_path.exists()]
+    if not able:
+        raise RunError(f"{run} has no weights; train it: snail train EXPERIMENT --agent AGENT")
+    return next((f for f in able if f.path.name == "full-seed0"), able[0])
 
 
 class RunFolder:
@@ -230,7 +249,7 @@ class RunFolder:
 
     def forget_metrics_after(self, step: int) -> None:
         """Drop what was logged after the checkpoint that is gone back to."""
-        kept = [line for line in self.metrics() if line["step"] <= step]
+        kept = [line for line in self.metrics() if line[UPDATE] <= step]
         with writing(self.metrics_path) as file:
             file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
 

@@ -7,14 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runs.results.curves import Axis, Lines, band, main_metric
+from runs.results.curves import Axis, Lines, band
 from runs.results.folder import writing
+from runs.results.metrics import main_metric
 from runs.system.errors import RunError
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart
 COLOURS = {"snail": "#0072B2", "lstm": "#D55E00", "gru": "#E69F00", "transformer": "#009E73"}
 OTHERS = ("#CC79A7", "#56B4E9", "#000000", "#999933", "#882255", "#44AA99")
-AXES: dict[Axis, str] = {"seconds": "training time in seconds", "step": "updates"}
+AXES: dict[Axis, str] = {
+    "env_steps": "environment steps",
+    "episodes": "training episodes",
+    "update": "updates",
+    "time/seconds": "training time in seconds",
+}
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ def learning_curves(
     title: str,
     *,
     optimum: float | None = None,
-    axes: Sequence[Axis] = ("seconds",),
+    axes: Sequence[Axis] = ("time/seconds",),
     metric: str | None = None,
 ) -> None:
     """Draw curves into a PNG, a panel for each axis, with the optimum and the tested numbers.
@@ -75,7 +81,7 @@ def learning_curves(
         panel.set_xlim(left=0)
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel(name.replace("_", " ").replace("1shot", "1 shot") + "  (x: test)")
+    panels[0].set_ylabel(name.replace("_", " ").replace("/", " ").replace("1shot", "1 shot") + "  (x: test)")
     panels[-1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     figure.suptitle(title)
     with writing(path) as file:

@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from runs.results.metrics import UPDATE, current_names
 from runs.system.errors import RunError
 
 LARGEST_JSON = 2**26
@@ -43,8 +44,10 @@ def with_digest(data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "digest": _digest(data)}
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, edited: bool = False) -> dict[str, Any]:
     """A dictionary that was written as JSON, without its digest; those of before there was one have none.
+
+    ``edited``: it may have been changed by hand.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -66,7 +69,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise Damaged(path, "no JSON object")
     digest = data.pop("digest", None)
-    if digest is not None and digest != _digest(data):
+    if digest is not None and not edited and digest != _digest(data):
         raise Damaged(path, "its digest is another: it was changed after it was written")
     return data
 
@@ -122,7 +125,7 @@ def is_number(value: Any) -> bool:
 
 
 def logged_step(line: bytes) -> dict[str, Any]:
-    """One line of metrics: numbers by name, ``step`` among them.
+    """One line of metrics: numbers by name, ``update`` among them; those of old records under their names of today.
 
     Raises:
         ValueError: if it is anything else.
@@ -131,8 +134,8 @@ def logged_step(line: bytes) -> dict[str, Any]:
         found = json.loads(line)
     except RecursionError as e:
         raise ValueError("nested too deep") from e
-    if not isinstance(found, dict) or not is_count(found.get("step")):
-        raise ValueError("no logged step")
+    if not isinstance(found, dict) or not is_count((found := current_names(found)).get(UPDATE)):
+        raise ValueError("no logged update")
     for name, value in found.items():
         if not is_number(value):
             raise ValueError(f"{name[:50]} is not a number")

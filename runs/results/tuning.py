@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from runs.results.curves import main_metric
 from runs.results.folder import RunFolder, find_runs, write_json
+from runs.results.metrics import main_metric
 from runs.results.records import PUBLISHED
 from runs.results.stored import read_json
 

@@ -7,6 +7,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -36,6 +37,8 @@ class Machine:
         if threads is not None:
             if threads < 1:
                 raise RunError(f"threads must be at least 1, got {threads}")
+            if threads > (cores := len(os.sched_getaffinity(0))):
+                print(f"warning: {threads} threads on {cores} cores slow each other down", file=sys.stderr)
             torch.set_num_threads(threads)
         keep_freed_memory()
         return cls(_device(device), data_root)

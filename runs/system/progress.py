@@ -8,7 +8,19 @@ from typing import Any
 from tqdm import tqdm
 
 
+class _Lines:
+    """A log: what a bar draws over and over becomes a line each time."""
+
+    def write(self, text: str) -> None:
+        if line := text.strip():
+            sys.stderr.write(line + "\n")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 def progress_bar(total: float, description: str, **options: Any) -> tqdm:
     """A bar on stderr with throughput and time left."""
-    in_log = not sys.stderr.isatty()
-    return tqdm(total=total, desc=description, mininterval=15.0 if in_log else 0.2, dynamic_ncols=True, **options)
+    if sys.stderr.isatty():
+        return tqdm(total=total, desc=description, mininterval=0.2, dynamic_ncols=True, **options)
+    return tqdm(total=total, desc=description, mininterval=15.0, ncols=120, file=_Lines(), **options)

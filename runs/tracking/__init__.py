@@ -1,4 +1,4 @@
-"""Dashboards of other people: wandb and trackio get copies of a run's ``metrics.jsonl``, which is the truth.
+"""Trackers of other people: wandb, trackio and TensorBoard get copies of ``metrics.jsonl``, which is the truth.
 
 A dashboard must not stop or slow a run. So a process of its own (`runs.tracking.follow`) reads the run's folder; the
 run only wakes it through a pipe, whose end tells that the run has ended. What goes wrong there costs one warning line;
@@ -13,19 +13,48 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from runs.system.errors import RunError
 from runs.tracking.dashboards import wandb_mode
+from runs.tracking.labels import LABELS_FILE, Labels
 
-TrackerName = Literal["auto", "none", "wandb", "trackio", "wandb+trackio"]
+TrackerName = Literal[
+    "auto", "none", "wandb", "trackio", "tensorboard", "wandb+trackio", "wandb+tensorboard", "trackio+tensorboard"
+]
 PATIENCE = 20.0
 """Seconds that the end of a run waits for its dashboards."""
 FAILED = 3
 """Exit code of a follower that has printed its own warning."""
 WAKE_SECONDS = 0.5
 """Followers are woken at most this often."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackerOptions:
+    """Options of all commands that train: where metrics go, and under what."""
+
+    tracker: TrackerName = "auto"
+    """Where metrics go, too: wandb (offline unless you have logged in), trackio (on this machine), tensorboard (event
+    files in the run's folder), two of them, or none; auto: wandb if installed."""
+    project: str | None = None
+    """Project at the tracker; None: $WANDB_PROJECT, else snail."""
+    entity: str | None = None
+    """Team or user at wandb; None: $WANDB_ENTITY, else your default."""
+    group: str | None = None
+    """Group at the tracker; None: $WANDB_RUN_GROUP, else the run without its seed."""
+    tags: tuple[str, ...] = ()
+    """Tags at wandb; none: $WANDB_TAGS."""
+    notes: str | None = None
+    """Notes at wandb; None: $WANDB_NOTES."""
+
+    def labels(self, name: str | None = None) -> Labels:
+        """What runs are filed under; ``name`` is of a single one."""
+        return Labels.given(
+            project=self.project, entity=self.entity, group=self.group, name=name, tags=self.tags, notes=self.notes
+        )
 
 
 class Tracker:
@@ -35,14 +64,15 @@ class Tracker:
         names: of the dashboards.
         folder: of the run; its ``config.json`` is there already.
         run_id: id for dashboards that do not have the run yet.
+        labels: what it is filed under.
     """
 
-    def __init__(self, names: Sequence[str], folder: Path, run_id: str):
+    def __init__(self, names: Sequence[str], folder: Path, run_id: str, labels: Labels = Labels()):  # noqa: B008
         self._woken = 0.0
         self._followers: dict[str, subprocess.Popen[bytes]] = {}
         for name in names:
             try:
-                follower = start_follower(name, folder, run_id, stdin=subprocess.PIPE)
+                follower = start_follower(name, folder, run_id, labels, stdin=subprocess.PIPE)
             except OSError as e:
                 print(f"warning: {name} does not mirror this run ({e}); its metrics.jsonl is complete", file=sys.stderr)
                 continue
@@ -73,14 +103,14 @@ class Tracker:
             wait_for_follower(name, follower, max(0.0, until - time.monotonic()))
 
 
-def start_follower(name: str, folder: Path, run_id: str, stdin: int) -> subprocess.Popen[bytes]:
+def start_follower(name: str, folder: Path, run_id: str, labels: Labels, stdin: int) -> subprocess.Popen[bytes]:
     """A process that sends the run in the folder to a dashboard until its ``stdin`` ends.
 
     Raises:
         OSError: if there can be no process.
     """
     return subprocess.Popen(
-        [sys.executable, "-m", "runs.tracking.follow", name, str(folder), run_id],
+        [sys.executable, "-m", "runs.tracking.follow", name, str(folder), run_id, labels.to_json()],
         stdin=stdin,
         bufsize=0,
         start_new_session=True,  # Ctrl-C is meant for the run
@@ -106,7 +136,8 @@ def wait_for_follower(name: str, follower: subprocess.Popen[bytes], patience: fl
 def require_installed(name: str) -> None:
     """Raise RunError if a dashboard is not installed."""
     if not _installed(name):
-        raise RunError(f"{name} is not installed; run: pip install 'snail-suite[track]', or use --tracker none")
+        extra = "tensorboard" if name == "tensorboard" else "track"
+        raise RunError(f"{name} is not installed; run: pip install 'snail-suite[{extra}]', or use --tracker none")
 
 
 def _installed(name: str) -> bool:
@@ -129,10 +160,13 @@ def tracker_names(tracker: TrackerName) -> list[str]:
     return [n for n in names if n != "wandb" or wandb_mode() != "disabled"]
 
 
-def open_tracker(tracker: TrackerName, folder: Path, run_id: str) -> Tracker:
-    """The followers of a choice.
+def open_tracker(tracker: TrackerName, folder: Path, run_id: str, labels: Labels | None = None) -> Tracker:
+    """The followers of a choice; None: the labels that the run has, or the defaults.
 
     Raises:
         RunError: if a dashboard is asked for and not installed.
     """
-    return Tracker(tracker_names(tracker), folder, run_id)
+    names, labels = tracker_names(tracker), labels or Labels.of_run(folder)
+    if names and labels != Labels.of_run(folder):
+        (folder / LABELS_FILE).write_text(labels.to_json() + "\n", encoding="utf-8")
+    return Tracker(names, folder, run_id, labels)

@@ -1,19 +1,21 @@
-"""wandb and trackio: one run in each, by their public interfaces. A run is read from its plain files, without torch."""
+"""wandb, trackio and TensorBoard, by their public interfaces. A run is read from its plain files, without torch."""
 
 from __future__ import annotations
 
 import netrc
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from runs.config.serialization import flat
+from runs.results.metrics import UPDATE
 from runs.results.stored import read_json, read_record
+from runs.tracking.labels import PROJECT, Labels
 
-PROJECT = "snail"
-"""The project of all runs in a dashboard."""
 OFFLINE = "offline"
 _REMOTE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_BUCKET_ID", "TRACKIO_DATASET_ID", "TRACKIO_WEBHOOK_URL")
 
@@ -24,20 +26,31 @@ class Run:
 
     folder: Path
     config: dict[str, Any]
+    labels: Labels = field(default_factory=Labels)
 
     @classmethod
-    def read(cls, folder: Path) -> Run:
-        """The run in a folder.
+    def read(cls, folder: Path, labels: Labels | None = None) -> Run:
+        """The run in a folder, under labels; None: those that it was trained with.
 
         Raises:
             FileNotFoundError, RunError: if it has no readable ``config.json``.
         """
-        return cls(folder.resolve(), read_json(folder / "config.json"))
+        return cls(folder.resolve(), read_json(folder / "config.json"), labels or Labels.of_run(folder))
 
     @property
     def name(self) -> str:
         """EXPERIMENT/AGENT/FOLDER."""
         return f"{self.config['experiment']}/{self.config['agent']}/{self.folder.name}"
+
+    @property
+    def group(self) -> str:
+        """What its seeds have in common: its name without the seed."""
+        return self.labels.group or re.sub(r"-seed\d+", "", self.name)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The configuration with a name a setting: ``training.learning_rate``."""
+        return flat(self.config)
 
     @property
     def results(self) -> Path:
@@ -122,37 +135,47 @@ def _server() -> str:
 
 
 class Wandb:
-    """A run in wandb: experiments are groups, agents are job types."""
+    """A run in wandb: seeds of one setting are a group, agents are job types."""
 
     def __init__(self, run: Run, run_id: str, position: Position):
         import wandb
 
         self.id, self._wandb, self._folder = run_id, wandb, run.folder / "wandb"
-        self._offline = self.destination(run) == OFFLINE
+        self._offline = wandb_mode() in (OFFLINE, "dryrun")
         if self._offline:
             if position.sessions is None:  # kept before sessions were recorded
                 position.sessions = self._sessions()
             for name in set(self._sessions()) - set(position.sessions):  # left by a killed sender
                 shutil.rmtree(self._folder / name)
         self._run = wandb.init(
-            project=PROJECT,
-            group=run.config["experiment"],
+            project=run.labels.project,
+            entity=run.labels.entity or None,
+            group=run.group,
             job_type=run.config["agent"],
-            name=run.name,
+            name=run.labels.name or run.name,
+            tags=list(run.labels.tags) or None,
+            notes=run.labels.notes or None,
             id=run_id,
-            config=run.config,
+            config=run.settings,
             dir=run.folder,
             mode=wandb_mode(),
             resume="allow",
             settings=wandb.Settings(init_timeout=20, console="off", silent=True),
         )
+        for axis in (UPDATE, "env_steps", "episodes"):
+            self._run.define_metric(axis, hidden=True)
+        axis = "episodes" if run.config["task"].get("type") == "FewShotTask" else "env_steps"
+        for family in ("train", "validation", "time", "diagnostics"):
+            self._run.define_metric(f"{family}/*", step_metric=axis)
         if not self._offline:
             position.step = max(position.step, self._run.starting_step - 1)
 
     @staticmethod
     def destination(run: Run) -> str:
-        """The server, or ``offline``."""
-        return OFFLINE if wandb_mode() in (OFFLINE, "dryrun") else _server()
+        """The server, or ``offline``, and the project there if it is not the usual one."""
+        project = "/".join(filter(None, (run.labels.entity, run.labels.project)))
+        where = OFFLINE if wandb_mode() in (OFFLINE, "dryrun") else _server()
+        return where if project == PROJECT else f"{where} {project}"
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """Log a line."""
@@ -190,21 +213,21 @@ def keep_at_home(folder: Path) -> None:
 
 
 class Trackio:
-    """A run in trackio's database on this machine: experiments are groups. No server is started."""
+    """A run in trackio's database on this machine. No server is started."""
 
     def __init__(self, run: Run, run_id: str, position: Position):
         keep_at_home(trackio_dir(run.results))
         import trackio
 
-        self._trackio = trackio
+        self._trackio, self._project = trackio, run.labels.project
         if position.open and (found := self._find(position.id)):  # left by a killed sender
             found.delete()
             vars(position).update(vars(Position()))
         self._run = trackio.init(
-            project=PROJECT,
-            name=run.name,
-            group=run.config["experiment"],
-            config=run.config,
+            project=self._project,
+            name=run.labels.name or run.name,
+            group=run.group,
+            config=run.settings,
             resume="allow" if position.id else "never",
             embed=False,
             auto_log_cpu=False,
@@ -216,7 +239,8 @@ class Trackio:
     def destination(run: Run) -> str:
         """The folder of the database; relative to the results folder if it is inside, as both may be moved."""
         where, results = trackio_dir(run.results).resolve(), run.results.resolve()
-        return where.relative_to(results).as_posix() if where.is_relative_to(results) else str(where)
+        folder = where.relative_to(results).as_posix() if where.is_relative_to(results) else str(where)
+        return folder if run.labels.project == PROJECT else f"{folder} {run.labels.project}"
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """Log a line."""
@@ -234,9 +258,51 @@ class Trackio:
 
     def _find(self, run_id: str | None) -> Any:
         try:
-            return next((r for r in self._trackio.Api().runs(PROJECT) if r.id == run_id), None)
+            return next((r for r in self._trackio.Api().runs(self._project) if r.id == run_id), None)
         except ValueError:  # it has no database yet
             return None
 
 
-DASHBOARDS: dict[str, type[Wandb] | type[Trackio]] = {"wandb": Wandb, "trackio": Trackio}
+class TensorBoard:
+    """A run as event files in its folder's ``tensorboard``: ``tensorboard --logdir results`` shows all."""
+
+    def __init__(self, run: Run, run_id: str, position: Position):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.id = run_id
+        # what a killed sender left after the last sure step is hidden by the reader
+        self._writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=position.step + 1)
+        if not position.step:
+            rows = "\n".join(f"| {name} | {value} |" for name, value in run.settings.items())
+            self._writer.add_text("config", f"| setting | value |\n| --- | --- |\n{rows}", 0)
+
+    @staticmethod
+    def destination(run: Run) -> str:
+        """The folder of the event files."""
+        return "tensorboard"
+
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        """Log a line."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def end(self, step: int, numbers: Mapping[str, float], pictures: Mapping[str, Path]) -> None:
+        """Numbers and pictures belong to the last step."""
+        import numpy as np
+        from PIL import Image
+
+        self.log(step, numbers)
+        for name, path in pictures.items():
+            with Image.open(path, formats=["PNG"]) as image:
+                self._writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+
+    def close(self, position: Position) -> None:
+        """Write everything."""
+        self._writer.close()
+
+
+DASHBOARDS: dict[str, type[Wandb] | type[Trackio] | type[TensorBoard]] = {
+    "wandb": Wandb,
+    "trackio": Trackio,
+    "tensorboard": TensorBoard,
+}

@@ -1,7 +1,7 @@
 """The process that sends a run to a dashboard: it replays ``metrics.jsonl`` as the run writes it.
 
-Usage: python -m runs.tracking.follow DASHBOARD FOLDER RUN_ID, with a pipe as stdin: see `runs.tracking`. What each
-destination has is kept in the run's folder; a second process for the same dashboard waits for the first.
+Usage: python -m runs.tracking.follow DASHBOARD FOLDER RUN_ID LABELS, with a pipe as stdin: see `runs.tracking`. What
+each destination has is kept in the run's folder; a second process for the same dashboard waits for the first.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from runs.results.metrics import UPDATE
 from runs.results.stored import logged_step
 from runs.system.locks import Held, holder, lock
 from runs.tracking import FAILED
 from runs.tracking.dashboards import DASHBOARDS, Position, Run
+from runs.tracking.labels import Labels
 
 
 class Positions:
@@ -94,12 +96,12 @@ def missing_end(run: Run, position: Position) -> tuple[dict[str, Any], dict[str,
 def lacks(name: str, run: Run) -> bool:
     """Whether the run has anything that the dashboard does not."""
     position, lines = Positions(name, run).here, metrics(run)
-    return position.open or bool(lines and lines[-1]["step"] > position.step) or missing_end(run, position) is not None
+    return position.open or bool(lines and lines[-1][UPDATE] > position.step) or missing_end(run, position) is not None
 
 
-def follow(name: str, folder: Path, run_id: str) -> None:
+def follow(name: str, folder: Path, run_id: str, labels: Labels) -> None:
     """Send the run until stdin ends, and then its end."""
-    run = Run.read(folder)
+    run = Run.read(folder, labels)
     with locked(folder, name):
         positions = Positions(name, run)
         position = positions.here
@@ -110,8 +112,8 @@ def follow(name: str, folder: Path, run_id: str) -> None:
         while running:
             running = os.read(sys.stdin.fileno(), 1 << 16) != b""
             for line in metrics(run):
-                if line["step"] > step:
-                    step = line.pop("step")
+                if line[UPDATE] > step:
+                    step = line[UPDATE]
                     dashboard.log(step, line)
         if (end := missing_end(run, position)) is not None:
             record, pictures = end
@@ -129,13 +131,13 @@ def _checksum(path: Path) -> str:
 
 def main() -> None:
     """Follow; a dashboard's own output is silenced, and an error is one warning line."""
-    name, folder, run_id = sys.argv[1:]
+    name, folder, run_id, labels = sys.argv[1:]
     os.nice(5)  # what the run needs comes first
     with open(os.dup(2), "w") as stderr, open(os.devnull, "w") as silence:
         os.dup2(silence.fileno(), 1)
         os.dup2(silence.fileno(), 2)
         try:
-            follow(name, Path(folder), run_id)
+            follow(name, Path(folder), run_id, Labels.from_json(labels))
         except Exception as e:
             why = " ".join(f"{type(e).__name__}: {e}".split())
             print(
