@@ -24,7 +24,7 @@ from runs.results.metrics import RATE, SECONDS, UPDATE, metric_name, unit_name
 from runs.results.records import git_commit, make_record
 from runs.system.deadline import Deadline
 from runs.system.distributed.process_group import ProcessGroup
-from runs.system.errors import Interrupted, OutOfTime, RunError
+from runs.system.errors import Interrupted, OutOfTime, Paused, RunError
 from runs.system.machine import Machine, emulates_bfloat16
 from runs.system.progress import progress_bar
 from runs.tracking import Tracker, TrackerName, open_tracker, tracker_names
@@ -74,10 +74,13 @@ def train(
     overwrite: bool = False,
     quiet: bool = False,
     deadline: Deadline | None = None,
+    until: int | None = None,
 ) -> dict[str, Any]:
     """Train, evaluate on the test tasks, and leave the record in the folder.
 
     An interrupted run resumed on the same CPU gives the same numbers as an uninterrupted one.
+
+    With ``until``, it stops after so many updates, to go on later: a search tells by then which runs are worth it.
 
     Of a group of processes, the first writes, prints and measures; the others only train.
 
@@ -87,6 +90,7 @@ def train(
     Raises:
         Interrupted: after Ctrl-C or SIGTERM, with a checkpoint saved.
         OutOfTime: before the deadline, with a checkpoint saved.
+        Paused: after ``until`` updates, with a checkpoint saved.
         RunError: if the folder is taken, the data is missing, or the loss became NaN or infinite.
     """
     group = machine.group
@@ -121,7 +125,7 @@ def train(
             )
         try:
             deadline = deadline or Deadline()
-            _run_steps(learner, config, folder, progress, mirror, quiet, group, deadline)
+            _run_steps(learner, config, folder, progress, mirror, quiet, group, deadline, until)
             if not group.is_main:
                 return {}
             results = evaluate(learner, quiet, deadline)
@@ -230,6 +234,7 @@ def _run_steps(
     quiet: bool,
     group: ProcessGroup,
     deadline: Deadline,
+    until: int | None,
 ) -> None:
     """Updates from ``progress.step`` to the last, with everything that accompanies them.
 
@@ -246,6 +251,8 @@ def _run_steps(
         _stop_requests() as stop,
         progress_bar(learner.steps, label, initial=progress.step, unit="update", disable=quiet) as bar,
     ):
+        if until is not None and until < learner.steps and progress.step >= until:
+            raise Paused(f"{progress.step} of {learner.steps} updates are done already")
         while progress.step < learner.steps:
             with _keeping_the_last_good(folder, progress.step + 1):
                 logs = learner.update(progress.step)
@@ -262,7 +269,8 @@ def _run_steps(
             late, stopping, save, show = group.any(
                 deadline.near(), bool(stop), now - saved > CHECKPOINT_SECONDS, now - shown > SHOW_SECONDS
             )
-            save = last or stopping or late or save
+            paused = progress.step == until and not last
+            save = last or stopping or late or paused or save
             due = last or validating or progress.step % every == 0
             show = save or show
             if due or show:
@@ -289,6 +297,8 @@ def _run_steps(
             done = f"after update {progress.step} of {learner.steps}"
             if stopping:
                 raise Interrupted(f"stopped {done}; go on with --resume")
+            if paused:
+                raise Paused(f"paused {done}")
             if late and not last:
                 raise OutOfTime(f"the time budget ends {done}; go on with --resume")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from envs.fewshot.augmentation import UNCHANGED, Augmentation
 from runs.agents import (
@@ -49,21 +49,29 @@ FULL_BATCH = {10: 1024, 100: 128, 500: 256, 1000: 128}
 """Trials in an update of the full budget, by pulls: some 10,000 steps where a processor does it, 128,000 for a GPU."""
 
 
+QUICK_STEPS = 13_000
+"""Environment steps in an update of the demo and short budgets, about: a second or two of one processor core."""
+
+
+def _quick_trials(horizon: int, minibatches: int) -> int:
+    """Trials of so many steps in an update of the demo and short budgets."""
+    return max(1, QUICK_STEPS // horizon // minibatches) * minibatches
+
+
 def _bandit(arms: int, pulls: int, **others: AnyAgentConfig) -> Experiment:
     task = BanditTask(arms, pulls)
     trials = 60_000 if pulls == 10 else 20_000  # an interval of less than 0.3% of the value
-    demo = {"demo": Budget(task, meta_rl(190, **PASSES), TrialTest())} if pulls == 10 else {}
-    few = meta_rl(40, batch_size=FULL_BATCH[pulls], **PASSES)
+    quick = {"batch_size": _quick_trials(pulls, PASSES["minibatches"]), **PASSES}
+    demo = meta_rl(190, **PASSES) if pulls == 10 else meta_rl(160, **quick)
     full = meta_rl(FULL_STEPS[pulls] * (2 if arms > pulls else 1), batch_size=FULL_BATCH[pulls], **PASSES)
-    short = {"short": Budget(task, few, TrialTest())} if others else {}
     return Experiment(
         f"bandit/n{pulls}-k{arms}",
         f"{pulls} pulls of a {arms}-armed Bernoulli bandit",
         {**AGENTS, **others, **BANDIT_METHODS},
         {
             "full": Budget(task, full, TrialTest(trials), TEN_PULLS if pulls == 10 else {}),
-            **demo,
-            **short,
+            "demo": Budget(task, demo, TrialTest()),
+            "short": Budget(task, meta_rl(40, **quick), TrialTest()),
             "smoke": Budget(task, meta_rl(4, batch_size=4 * max(2, 640 // pulls)), TrialTest(trials=2000)),
         },
     )
@@ -72,13 +80,16 @@ def _bandit(arms: int, pulls: int, **others: AnyAgentConfig) -> Experiment:
 def _mdp(episodes: int) -> Experiment:
     task = MDPTask(episodes)
     batch_size = {10: 128, 25: 64}.get(episodes, 256)  # 13,000 to 16,000 steps for a processor, more for a GPU
-    settings = {"batch_size": batch_size, "epochs": 2, "minibatches": 16, "learning_rate": 1e-3}
+    settings: dict[str, Any] = {"epochs": 2, "minibatches": 16, "learning_rate": 1e-3}
+    quick = {"batch_size": _quick_trials(10 * episodes, settings["minibatches"]), **settings}
     return Experiment(
         f"mdp/n{episodes}",
         f"{episodes} episodes of 10 steps in a random MDP of 10 states and 5 actions",
         {**AGENTS, **MDP_METHODS},
         {
-            "full": Budget(task, meta_rl(1600, **settings), TrialTest(trials=10_000)),
+            "full": Budget(task, meta_rl(1600, batch_size=batch_size, **settings), TrialTest(trials=10_000)),
+            "demo": Budget(task, meta_rl(160, **quick), TrialTest(trials=2000)),
+            "short": Budget(task, meta_rl(40, **quick), TrialTest(trials=2000)),
             "smoke": Budget(task, meta_rl(4, batch_size=32), TrialTest(trials=200)),
         },
     )
@@ -105,23 +116,32 @@ def _fewshot(
     full: dict[str, Training],
     embedding: EmbeddingConfig = OMNIGLOT_EMBEDDING,
     maml: MAMLConfig | None = None,
-    demo: Callable[[FewShotTask], Budget] | None = None,
+    quick: Callable[[FewShotTask, int], Budget] | None = None,
 ) -> Experiment:
     """The paper's protocol: one model for 1 to 5 shots. MAML's steps are its paper's for each experiment."""
     agents = FEWSHOT_AGENTS if maml is None else {**FEWSHOT_AGENTS, "maml": maml}
     task = FewShotTask(data, ways, shots=(1, 2, 3, 4, 5), test_shots=(1, 5), embedding=embedding)
-    budgets = {"full": Budget(task, full, FewShotTest()), **({"demo": demo(task)} if demo else {})}
+    steps = cast(SupervisedTraining, full["supervised"]).steps
+
+    def part(n: int) -> Budget:
+        changed = {name: replace(cast(SupervisedTraining, training), steps=n) for name, training in full.items()}
+        return quick(task, n) if quick else Budget(task, changed, FewShotTest())
+
     return Experiment(
         f"{data}/{ways}way",
         f"{ways}-way classification of {images}, one model for 1 to 5 shots",
         agents,
-        {**budgets, "smoke": _smoke(task)},
+        {
+            "full": Budget(task, full, FewShotTest()),
+            "demo": part(800 if quick else steps // 12),
+            "short": part(200 if quick else steps // 30),
+            "smoke": _smoke(task),
+        },
     )
 
 
 def _one_shot(data: DataName, ways: int, images: str, **others: AnyAgentConfig) -> Experiment:
     """A model for 1 shot alone, which learns in less time."""
-    short = {"short": Budget(FewShotTask(data, ways, (1,), (1,)), supervised(400), FewShotTest())} if others else {}
     task = FewShotTask(data, ways, shots=(1,), test_shots=(1,))
     return Experiment(
         f"{data}/{ways}way-1shot",
@@ -130,7 +150,7 @@ def _one_shot(data: DataName, ways: int, images: str, **others: AnyAgentConfig) 
         {
             "full": Budget(task, supervised(7000), FewShotTest()),
             "demo": Budget(task, supervised(1000), FewShotTest()),
-            **short,
+            "short": Budget(task, supervised(400), FewShotTest()),
             "smoke": _smoke(task),
         },
     )
@@ -142,10 +162,10 @@ BETTER: dict[str, Any] = {"class_loss": 0.5, "augmentation": Augmentation(shift=
 """What the paper does not have and photographs need: they are few, and every class has many to tell apart."""
 
 
-def _photographs_on_a_processor(task: FewShotTask) -> Budget:
-    """Half an hour of one core, which is too little for the paper's embedding: a smaller one."""
+def _photographs_on_a_processor(task: FewShotTask, steps: int) -> Budget:
+    """800 steps are half an hour of one core, which is too little for the paper's embedding: a smaller one."""
     small = ResidualEmbeddingConfig(size=64, filters=(16, 24, 32, 64), wide=512)
-    training = supervised(800, batch_size=8, learning_rate=1e-3, validation_episodes=100, validations=8, **BETTER)
+    training = supervised(steps, batch_size=8, learning_rate=1e-3, validation_episodes=100, validations=8, **BETTER)
     return Budget(replace(task, embedding=small), training, FewShotTest())
 
 
@@ -177,7 +197,7 @@ CATALOGUE: dict[str, Experiment] = {
             supervised(30_000, learning_rate=1e-3, **BETTER),
             RESIDUAL_EMBEDDING,
             MAMLConfig(inner_lr=0.01, inner_steps=5, test_steps=10),
-            demo=_photographs_on_a_processor,
+            quick=_photographs_on_a_processor,
         ),
     )
 }

@@ -17,11 +17,39 @@ _SOURCES = sorted(p for folder in ("agents", "catalogue") for p in (Path(__file_
 class List:
     """Show the experiments of the catalogue, their budgets and their agents."""
 
+    costs: bool = False
+    """What each run takes on this machine, told from records and a probe of ten seconds; ~: from similar runs."""
+    budget: str = "full"
+    """With --costs: of which budget."""
+    results: Path = Path("results")
+    """With --costs: folder of your own results, which count before the published ones."""
+
     def run(self) -> None:
         """Print them, and once for all experiments that share them their agents."""
+        if self.costs:
+            print(costs(self.budget, self.results))
+            return
         extended = "runs.catalogue" in sys.modules  # an extension may have added to it
         written, _, text = LISTING.read_text(encoding="utf-8").partition("\n")
         print(listing() if extended or written != digest() else text, end="")
+
+
+def costs(budget: str, results: Path) -> str:
+    """What runs take, as text: experiments by the agents that learn."""
+    from tabulate import tabulate
+
+    from runs.agents import AGENTS, FEWSHOT_AGENTS
+    from runs.catalogue import CATALOGUE
+    from runs.launch.costs import Costs, machine_factor
+
+    known = Costs(results, machine_factor())
+    agents = list(dict.fromkeys([*AGENTS, *FEWSHOT_AGENTS]))
+    rows = []
+    for e in CATALOGUE.values():
+        if budget in e.budgets:
+            found = [known.of(e.config(a, budget=budget)) if a in e.agents else None for a in agents]
+            rows.append([e.id, *("" if cost is None else str(cost) for cost in found)])
+    return tabulate(rows, ["", *agents], "plain", disable_numparse=True)
 
 
 def digest() -> str:
@@ -32,13 +60,14 @@ def digest() -> str:
 def listing() -> str:
     """The catalogue as text."""
     from baselines.classical_agent import ClassicalAgent
-    from runs.catalogue import CATALOGUE
+    from runs.catalogue import BUDGETS, CATALOGUE
 
     lines = []
     width = max(map(len, CATALOGUE))
     families: dict[tuple[str, ...], list[str]] = {}
     for e in CATALOGUE.values():
-        lines.append(f"{e.id:{width}}  {e.about}; budgets: {', '.join(e.budgets)}")
+        other = "" if tuple(e.budgets) == BUDGETS else f"; budgets: {', '.join(e.budgets)}"
+        lines.append(f"{e.id:{width}}  {e.about}{other}")
         families.setdefault(tuple(e.agents), []).append(e.id)
     usual: dict[str, set[str]] = {}  # the agents that all experiments of a kind have
     for agents, ids in families.items():
@@ -55,5 +84,9 @@ def listing() -> str:
         lines.append(f"\nagents for {', '.join(kinds)}: {', '.join(a for a in agents if a not in fixed)}")
         if methods := [a for a in agents if a in fixed]:
             lines.append(f"  methods that do not learn: {', '.join(methods)}")
+    lines.append(
+        "\nbudgets: full (the tables'), demo (some minutes), short (a minute or two), smoke (seconds); "
+        "`snail list --costs` tells what they take here"
+    )
     lines.append("\nstart one with:  snail train bandit/n10-k5 --agent snail --budget demo\n")
     return "\n".join(lines)

@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from tabulate import tabulate
 from tyro.conf import Positional
 
+from runs.catalogue import RunConfig
+from runs.config.serialization import from_dict
 from runs.launch import LaunchOptions, launch, require_finished
+from runs.launch.costs import Costs, machine_factor
 from runs.launch.jobs import Job
-from runs.launch.launching import summary
-from runs.launch.settings import own_settings
+from runs.launch.launching import slots, summary
+from runs.launch.search import Search, search
+from runs.launch.settings import own_settings, train_command
 from runs.launch.sweeps import SweepSpec, parse_setting, read_sweeps
 from runs.results.folder import RESULTS
 from runs.results.records import describe
@@ -42,6 +47,11 @@ class Sweep(LaunchOptions):
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """An option of `snail train` with a value, or several for a grid: --set training.learning-rate=1e-3,3e-3 --set
     model.heads=1,4. Those of options that take several stand in brackets: task.shots=[1],[1,5]."""
+    search: Search = "grid"
+    """grid: every combination; random or optuna (its TPE): so many --trials of what --set names, where ranges such as
+    training.learning-rate=1e-4..1e-2 are allowed, too, judged in training and never by the test."""
+    trials: int = 20
+    """With --search random or optuna: how many settings are tried for each experiment and agent."""
     results: Path = RESULTS
     """Folder of all results; each run gets one of its own in it."""
     dry_run: bool = False
@@ -49,6 +59,10 @@ class Sweep(LaunchOptions):
 
     def run(self) -> None:
         """Launch, and print the numbers."""
+        if self.search != "grid":
+            for spec in self._specs():
+                self._search(spec)
+            return
         configs = [config for spec in self._specs() for config in spec.configs()]
         jobs = list({job.path: job for job in (Job.of(config, self.results) for config in configs)}.values())
         if self.dry_run:
@@ -56,6 +70,8 @@ class Sweep(LaunchOptions):
             for job, done in zip(jobs, finished, strict=True):
                 print(f"{'finished' if done else 'to do':8}  {job.path}  {own_settings(job.config)}".rstrip())
             print(summary(len(jobs), sum(finished)))
+            todo = [from_dict(RunConfig, job.config) for job, done in zip(jobs, finished, strict=True) if not done]
+            print(Costs(self.results, machine_factor()).total(todo, slots(self)))
             return
         outcomes = launch(configs, self.results, self, name="-".join(Path(w).stem for w in self.what))
         if submitted := [o.reason for o in outcomes if o.state == "submitted"]:
@@ -65,6 +81,19 @@ class Sweep(LaunchOptions):
                 settings = own_settings(job.config)
                 print(describe(record) + (f"; {settings}" if settings else ""))
         require_finished(outcomes)
+
+    def _search(self, spec: SweepSpec) -> None:
+        """Search settings for each experiment and agent, and print the best as a command."""
+        for runs in spec.bases():
+            if self.dry_run:
+                print(f"{self.trials} settings of {runs[0].experiment} {runs[0].agent}, {len(runs)} runs each")
+                continue
+            values = {name: v if isinstance(v, list) else [v] for name, v in spec.set.items()}
+            found = search(runs, values, self.trials, self.search, self.results, self)  # type: ignore[arg-type]
+            rows = [[f"{p.score:.5g}", p.state, *p.settings.values()] for p in found]
+            print(tabulate(rows, ["in training", "state", *found[0].settings], disable_numparse=True))
+            best = found[0].configs[0]
+            print(f"best: {train_command(best, Job.of(best, self.results).folder.config_path)}")
 
     def _specs(self) -> list[SweepSpec]:
         if not self.what:

@@ -9,6 +9,8 @@ from tyro.conf import Positional
 
 from runs.catalogue import BUDGETS
 from runs.launch import LaunchOptions, Outcome, launch, require_finished
+from runs.launch.costs import Costs, machine_factor
+from runs.launch.launching import slots
 from runs.results.folder import RESULTS
 from runs.results.records import PUBLISHED, Result, read_results
 from runs.results.tables import Format, Table, draw_table, learns, missing_runs, render, tables
@@ -89,5 +91,6 @@ class PrintTable(LaunchOptions):
             for config in found:
                 print(f"{config.experiment} {config.agent}, {config.budget} budget, seed {config.seed}")
             print(f"{len(found)} runs are missing")
+            print(Costs(self.results, machine_factor()).total(found, slots(self)))
             return []
         return launch(found, self.results, self, name=f"table-{self.name}") if found else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +17,19 @@ from runs.algorithms.learner import Test
 from runs.catalogue import CATALOGUE, RunConfig, find
 from runs.config.serialization import from_dict, options_of
 from runs.extensions import load_extensions, take_extensions
+from runs.launch.costs import Costs, machine_factor
 from runs.launch.settings import train_command
 from runs.results.folder import RESULTS, RunFolder, find_trained, run_path
 from runs.results.records import PUBLISHED, describe, describe_results
 from runs.results.stored import read_json
-from runs.system.deadline import Deadline, parse_duration
+from runs.system.deadline import Deadline, parse_duration, show_duration
 from runs.system.errors import RunError
 from runs.system.machine import Machine
 from runs.tracking import TrackerOptions
 from runs.training import build_learner, evaluate, load_model, train
+
+SOON = 300.0
+"""Seconds; of a training that takes longer it is said how long."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,11 @@ class Train(TrackerOptions, RunConfig):
         machine = Machine.named(self.device, self.data_root, self.threads)
         folder = RunFolder(run_path(self.results, config))
         with machine.in_process_group() as machine:
+            if machine.group.is_main and not self.resume:
+                expected = Costs(self.results, machine_factor(measure=False)).of(config)
+                if expected is not None and expected.seconds > SOON:
+                    words = "on one core; Ctrl-C saves a checkpoint, and --budget demo takes some minutes"
+                    print(f"this takes about {show_duration(expected.seconds)} {words}", file=sys.stderr)
             record = train(
                 config,
                 folder,

@@ -14,7 +14,7 @@ from runs.config.serialization import from_dict, to_dict
 from runs.extensions import load_extensions
 from runs.results.folder import RunFolder, run_path
 from runs.system.deadline import Deadline
-from runs.system.errors import Interrupted, OutOfTime, RunError, Taken
+from runs.system.errors import Interrupted, OutOfTime, Paused, RunError, Taken
 from runs.system.machine import Machine
 from runs.tracking import TrackerName
 from runs.tracking.labels import Labels
@@ -41,6 +41,8 @@ class Job:
     """What the run is filed under there, as JSON; None: the default."""
     deadline: float | None = None
     """When it has to stop, in seconds since 1970; None: when it is done."""
+    until: int | None = None
+    """Updates after which it pauses; None: when it is done."""
 
     @classmethod
     def of(cls, config: RunConfig, results: Path, **settings: Any) -> Job:
@@ -61,15 +63,15 @@ class Job:
             return False
 
 
-State = Literal["finished", "failed", "out of time", "stopped", "taken", "submitted"]
+State = Literal["finished", "failed", "out of time", "paused", "stopped", "taken", "submitted"]
 
 
 @dataclass(frozen=True)
 class Outcome:
     """How a job ended.
 
-    state: finished; failed; out of time or stopped, with a checkpoint; taken: another process is at this very run;
-        submitted: to a queue that will see to it.
+    state: finished; failed; out of time, paused or stopped, with a checkpoint; taken: another process is at this very
+        run; submitted: to a queue that will see to it.
     reason: one line; empty for what is finished.
     seconds: that the job took where it was done.
     """
@@ -108,10 +110,13 @@ def run_job(job: Job) -> Outcome:
             resume=True,
             quiet=True,
             deadline=Deadline(remaining),
+            until=job.until,
         )
         return ended("finished")
     except Taken as e:
         return ended("taken", str(e))
+    except Paused as e:
+        return ended("paused", str(e))
     except OutOfTime as e:
         return ended("out of time", str(e))
     except (Interrupted, KeyboardInterrupt) as e:

@@ -57,20 +57,25 @@ class LaunchOptions(TrackerOptions):
     """Stop all runs in time, with checkpoints that the same command goes on from: 90s, 25m or 1h30m from the start."""
 
 
-def _slots(options: LaunchOptions) -> int:
+def slots(options: LaunchOptions) -> int:
+    """Runs at a time on this machine."""
     return options.workers or len(os.sched_getaffinity(0))
 
 
 ENGINES: Mapping[EngineName, Callable[[LaunchOptions, Path], Engine]] = {
-    "workers": lambda o, results: Workers(_slots(o), o.retries),
+    "workers": lambda o, results: Workers(slots(o), o.retries),
     "process": lambda o, results: InProcess(),
-    "ray": lambda o, results: RayCluster(o.address, _slots(o), o.threads or 1, o.gpus, o.retries),
+    "ray": lambda o, results: RayCluster(o.address, slots(o), o.threads or 1, o.gpus, o.retries),
     "slurm": lambda o, results: Slurm(results / "launches" / "slurm", o.workers, o.threads or 1, o.gpus, o.slurm),
 }
 
 
 def launch(
-    configs: Sequence[RunConfig], results: Path, options: LaunchOptions | None = None, name: str = "launch"
+    configs: Sequence[RunConfig],
+    results: Path,
+    options: LaunchOptions | None = None,
+    name: str = "launch",
+    until: Mapping[RunConfig, int] | None = None,
 ) -> list[Outcome]:
     """Train and test the runs that are not finished, from their checkpoints if they have one.
 
@@ -82,6 +87,8 @@ def launch(
         results: folder of all results.
         options: who does them; None: processes of this machine.
         name: of the launch, for `snail status`.
+        until: updates after which each of the runs pauses, for a search, which tells more than its launches; None: to
+            the end.
 
     Returns:
         How each ended, in the order of ``configs``; hand them to ``require_finished``.
@@ -94,17 +101,19 @@ def launch(
     _check(options)
     engine = ENGINES[options.engine](options, results.resolve())
     settings = _settings(options, engine)
-    all_jobs = [Job.of(config, results, **settings) for config in configs]
+    pauses = until or {}
+    all_jobs = [Job.of(config, results, until=pauses.get(config), **settings) for config in configs]
     jobs = {job.path: job for job in all_jobs}
     outcomes = {path: Outcome("finished") for path, job in jobs.items() if job.finished()}
     left = [job for path, job in jobs.items() if path not in outcomes]
-    print(summary(len(jobs), len(outcomes)), file=sys.stderr, flush=True)
+    if until is None:
+        print(summary(len(jobs), len(outcomes)), file=sys.stderr, flush=True)
     if left:
         queue = options.slurm.queue() if options.engine == "slurm" else None
         with keep_plan(results.resolve(), name, options.engine, left, queue) as plan, _stopped_by_signals():
             try:
                 ended = contextlib.closing(_until_done(engine, left))
-                with _Bar(len(jobs), len(outcomes), engine.slots) as bar, ended as pairs:
+                with _Bar(len(jobs), len(outcomes), engine.slots, hidden=until is not None) as bar, ended as pairs:
                     for job, outcome in pairs:
                         outcomes[job.path] = outcome
                         if outcome.state == "submitted":
@@ -214,16 +223,16 @@ def _stopped_by_signals() -> Iterator[None]:
 class _Bar:
     """Progress over runs. Its clock goes on while none of them ends."""
 
-    def __init__(self, total: int, finished: int, slots: int | None):
+    def __init__(self, total: int, finished: int, slots: int | None, hidden: bool):
         self._slots = slots
         self._failed = self._stopped = 0
-        self._bar = progress_bar(total, "runs", initial=finished, unit="run")
+        self._bar = progress_bar(total, "runs", initial=finished, unit="run", disable=hidden)
         self._closed = threading.Event()
         self._clock = threading.Thread(target=self._tick, daemon=True)
 
     def __enter__(self) -> _Bar:
         self._show()
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not self._bar.disable:
             self._clock.start()
         return self
 
@@ -236,13 +245,15 @@ class _Bar:
     def count(self, outcome: Outcome) -> None:
         """One more has ended; those that stopped before their end do not count."""
         self._failed += outcome.state == "failed"
-        if outcome.state in ("finished", "failed", "submitted"):
+        if outcome.state in ("finished", "failed", "submitted", "paused"):
             self._bar.update()
         else:
             self._stopped += 1
         self._show()
 
     def _show(self) -> None:
+        if self._bar.disable:
+            return
         left = int(self._bar.total - self._bar.n) - self._stopped
         running = left if self._slots is None else min(left, self._slots)
         shown = [f"{running} running" if self._slots else "", f"{self._failed} failed" if self._failed else ""]

@@ -15,6 +15,7 @@ from runs.launch.settings import own_settings
 from runs.results.folder import RunFolder, find_runs
 from runs.results.metrics import SECONDS, UPDATE
 from runs.results.stored import is_count
+from runs.system.deadline import show_duration
 from runs.system.errors import RunError
 
 RECENT = 10
@@ -142,8 +143,4 @@ def _steps(s: Status) -> str:
 
 
 def _left(s: Status) -> str:
-    if (seconds := s.seconds_left) is None:
-        return ""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
+    return "" if s.seconds_left is None else show_duration(s.seconds_left)

@@ -74,6 +74,17 @@ class SweepSpec:
                 found += [dataclasses.replace(config, seed=seed) for seed in self.seeds]
         return found
 
+    def bases(self) -> list[list[RunConfig]]:
+        """For each experiment and agent the runs of all seeds, without the settings to be searched.
+
+        Raises:
+            RunError: for an experiment, an agent, a budget or an algorithm that does not exist.
+        """
+        return [
+            [find(experiment).config(agent, seed, self.budget, self.algorithm) for seed in self.seeds]
+            for experiment, agent in self._pairs()
+        ]
+
     def _pairs(self) -> list[tuple[str, str]]:
         """Experiments and agents."""
         found = []

@@ -65,3 +65,17 @@ def main_metric(lines: Sequence[Mapping[str, Any]]) -> str:
     """The metric that tells how well a run learns: the first on validation tasks, else the return."""
     names = (name for line in lines for name in line)
     return next((name for name in names if name.startswith("validation/")), "train/return")
+
+
+def training_score(lines: Sequence[Mapping[str, Any]]) -> tuple[str, float]:
+    """The main metric and its mean over the last tenth of what is logged: what settings are chosen by, never the test.
+
+    Raises:
+        ValueError: if nothing of it is logged.
+    """
+    metric = main_metric(lines)
+    values = [line[metric] for line in lines if metric in line]
+    if not values:
+        raise ValueError(f"no {metric} is logged")
+    last = values[-max(1, len(values) // 10) :]
+    return metric, sum(last) / len(last)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from runs.results.folder import RunFolder, find_runs, write_json
-from runs.results.metrics import main_metric
+from runs.results.metrics import training_score
 from runs.results.records import PUBLISHED
 from runs.results.stored import read_json
 
@@ -25,17 +25,14 @@ def outcome(folder: RunFolder) -> dict[str, Any] | None:
     record = folder.result()
     if record is None:
         return None
-    lines = folder.metrics()
-    metric = main_metric(lines)
-    values = [line[metric] for line in lines if metric in line]
-    last = values[-max(1, len(values) // 10) :]
+    metric, score = training_score(folder.metrics())
     training = record["config"]["training"]
     return {
         "experiment": record["config"]["experiment"],
         "agent": record["config"]["agent"],
         "learning_rate": training["learning_rate"],
         "metric": metric,
-        "score": sum(last) / len(last),
+        "score": score,
         "updates": training["steps"],
         "seconds": round(record["train_seconds"]),
         "device": record["device"],

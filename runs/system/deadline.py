@@ -23,6 +23,15 @@ def parse_duration(text: str) -> float:
     raise RunError(f"{text!r} is not a time budget; give hours, minutes or seconds, such as 25m, 90s or 1h30m")
 
 
+def show_duration(seconds: float) -> str:
+    """Seconds as a person would say them: 40s, 12m30s, 3h05m, 2.5 days."""
+    if seconds >= 2 * 86_400:
+        return f"{seconds / 86_400:.1f} days"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
+
+
 class Deadline:
     """When to stop.
 

@@ -15,5 +15,9 @@ class OutOfTime(Interrupted):
     """The run has stopped inside its time budget, after saving a checkpoint."""
 
 
+class Paused(OutOfTime):
+    """The run has stopped at the update that it was asked to stop at, after saving a checkpoint."""
+
+
 class Taken(RunError):
     """Another process is training this very run."""

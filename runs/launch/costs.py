@@ -1,0 +1,175 @@
+"""What runs will take on this machine: from the seconds in records, scaled by a short probe."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from envs.fewshot.datasets.storage import cache_dir
+from runs.agents import SNAILConfig
+from runs.algorithms.fewshot import SupervisedTraining
+from runs.algorithms.meta_rl import MetaRLTraining
+from runs.catalogue import RunConfig, find
+from runs.config.serialization import from_dict
+from runs.results.folder import write_json
+from runs.results.records import PUBLISHED, Result, read_results
+from runs.results.stored import read_json
+from runs.system.deadline import show_duration
+from runs.system.errors import RunError
+from runs.system.machine import Machine, device_name
+from runs.tasks import FewShotTask, TrialTask
+from runs.training import build_learner
+
+PROBE_SECONDS = 10.0
+REFERENCE = PUBLISHED / "probe.json"
+"""What the probe took on the processor that most published records are of."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds that a run is expected to take, by one core or the GPU of the records.
+
+    similar: told from runs of other settings, experiments or agents.
+    """
+
+    seconds: float
+    similar: bool
+
+    def __str__(self) -> str:
+        return ("~" if self.similar else "") + show_duration(self.seconds)
+
+
+def work(config: RunConfig) -> float | None:
+    """The size of a training, in units that seconds are about proportional to; None for what does not learn."""
+    task, training = config.task, config.training
+    if isinstance(task, TrialTask) and isinstance(training, MetaRLTraining):
+        passes = 1 + getattr(training, "epochs", getattr(training, "value_epochs", 1))
+        horizon = task.make_env(1, "cpu").horizon
+        # SNAIL has a layer for each doubling of the length, and each makes those after it wider
+        depth = math.log2(max(2, horizon)) ** 2 if isinstance(config.model, SNAILConfig) else 1
+        return training.steps * training.batch_size * horizon * passes * depth
+    if isinstance(task, FewShotTask) and isinstance(training, SupervisedTraining):
+        images = task.ways * statistics.fmean(task.shots) + training.queries
+        return training.steps * training.batch_size * images
+    return None
+
+
+class Costs:
+    """Expected costs by what records say.
+
+    Args:
+        results: folder of own results, which count before the published ones.
+        factor: how much longer this machine takes than that of the published records.
+    """
+
+    def __init__(self, results: Path, factor: float = 1.0):
+        self._known: list[tuple[RunConfig, float]] = []
+        """Runs with their seconds for a unit of work."""
+        for folder, scale in ((results, 1.0), (PUBLISHED, factor)):
+            for r in read_results([folder]) if folder.is_dir() else []:
+                config = _config(r)
+                if config is not None and (size := work(config)) and r.train_seconds > 0:
+                    self._known.append((config, scale * r.train_seconds / size))
+
+    def of(self, config: RunConfig) -> Cost | None:
+        """What a run will take; None where nothing is known of any like it."""
+        size = work(config)
+        if size is None:
+            return None
+        alike = [rate for c, rate in self._known if _learning(c) == _learning(config)]
+        if alike:
+            return Cost(size * alike[0], similar=False)
+        family = config.experiment.partition("/")[0]
+        for same in (
+            lambda c: (c.experiment, c.agent) == (config.experiment, config.agent),
+            lambda c: c.agent == config.agent and c.experiment.startswith(f"{family}/"),
+            lambda c: c.experiment == config.experiment,
+            lambda c: c.experiment.startswith(f"{family}/"),
+            lambda c: type(c.task) is type(config.task),
+        ):
+            # of another agent: what that one would take
+            found = [rate * (work(replace(config, model=c.model)) or 0) for c, rate in self._known if same(c)]
+            if found:
+                return Cost(statistics.median(found), similar=True)
+        return None
+
+    def total(self, configs: Iterable[RunConfig], workers: int) -> str:
+        """What runs will take together, in words."""
+        costs = [(c, self.of(c)) for c in configs if work(c) is not None]
+        known = [cost for _, cost in costs if cost is not None]
+        if not known:
+            return "no record tells how long these take"
+        seconds = sum(cost.seconds for cost in known)
+        longest = max(cost.seconds for cost in known)
+        several = min(workers, len(known))
+        words = f"about {show_duration(max(seconds / several, longest))} with {several} at a time"
+        words = words if several > 1 else f"about {show_duration(seconds)}"
+        return words + (f"; of {len(costs) - len(known)} of them no record tells" if len(known) < len(costs) else "")
+
+
+def _config(result: Result) -> RunConfig | None:
+    try:
+        return from_dict(RunConfig, {**json.loads(result.settings), "seed": 0})
+    except RunError:  # settings that no longer exist
+        return None
+
+
+def _learning(config: RunConfig) -> tuple[object, ...]:
+    """What decides how long training takes."""
+    return (config.task, config.model, config.training)
+
+
+def machine_factor(measure: bool = True) -> float:
+    """How much longer this machine takes than that of the published records, by a probe that is kept for the next time.
+
+    Without ``measure``, 1 where there was no probe yet.
+    """
+    if not REFERENCE.exists():
+        return 1.0
+    key = f"{device_name(torch.device('cpu'))}, torch {torch.__version__}"
+    kept = cache_dir() / "probe.json"
+    try:
+        found = read_json(kept)[key]
+    except (OSError, KeyError, RunError):
+        if not measure:
+            return 1.0
+        print(f"measuring this machine for {PROBE_SECONDS:.0f} s, once", file=sys.stderr)
+        found = probe()
+        with contextlib.suppress(OSError, RunError):  # then it is measured again
+            write_json(kept, {**(read_json(kept) if kept.exists() else {}), key: found})
+    return found / read_json(REFERENCE)["seconds"]
+
+
+def probe() -> float:
+    """Seconds that one core takes for an update of PPO on bandits: the least of those that fit into the time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        learner = build_learner(find("bandit/n100-k5").config("snail", budget="smoke"), Machine(torch.device("cpu")))
+        times: list[float] = []
+        end = time.monotonic() + PROBE_SECONDS
+        while time.monotonic() < end or len(times) < 2:
+            began = time.perf_counter()
+            learner.update(0)
+            times.append(time.perf_counter() - began)
+        return min(times)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def main() -> None:
+    """Measure the reference: ``python -m runs.launch.costs``, on an idle machine like that of the records."""
+    write_json(REFERENCE, {"device": device_name(torch.device("cpu")), "seconds": probe()})
+
+
+if __name__ == "__main__":
+    main()
