@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -150,15 +150,12 @@ class MDPTask(TrialTask):
         return None
 
 
-DataName = Literal["omniglot", "glyphs", "mini-imagenet"]
-
-
 @dataclass(frozen=True)
 class FewShotTask(Task):
     """N-way K-shot classification of images."""
 
-    data: DataName
-    """Where the classes come from."""
+    data: str
+    """Data set: omniglot, glyphs, mini-imagenet, or one that an extension registers."""
     ways: int
     """Classes in an episode."""
     shots: tuple[int, ...]

@@ -75,12 +75,14 @@ def train(
     quiet: bool = False,
     deadline: Deadline | None = None,
     until: int | None = None,
+    notice: str | None = None,
 ) -> dict[str, Any]:
     """Train, evaluate on the test tasks, and leave the record in the folder.
 
     An interrupted run resumed on the same CPU gives the same numbers as an uninterrupted one.
 
     With ``until``, it stops after so many updates, to go on later: a search tells by then which runs are worth it.
+    ``notice`` is said before a training begins anew.
 
     Of a group of processes, the first writes, prints and measures; the others only train.
 
@@ -123,6 +125,8 @@ def train(
                 "this processor has no instructions for bfloat16, --training.no-bfloat16 is faster on it",
                 file=sys.stderr,
             )
+        if notice and not quiet and not progress.step:
+            print(notice, file=sys.stderr)
         try:
             deadline = deadline or Deadline()
             _run_steps(learner, config, folder, progress, mirror, quiet, group, deadline, until)

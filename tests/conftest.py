@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+import runs.launch.costs
 from baselines.learn2learn import MissingLibrary, import_learn2learn
 
 torch.set_num_threads(1)  # tiny tensors: more threads only get in each other's way
@@ -27,8 +28,9 @@ if os.environ.get("SNAIL_DATA"):  # tests change the working directory
 
 @pytest.fixture(autouse=True, scope="session")
 def cache(tmp_path_factory) -> None:
-    """Decoded data goes to a folder of this session's, not to the user's cache."""
+    """Decoded data goes to a folder of this session's, not to the user's cache; the machine is measured in no time."""
     os.environ["SNAIL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    runs.launch.costs.PROBE_SECONDS = 0.1
 
 
 @pytest.fixture(autouse=True)
@@ -54,12 +56,16 @@ def nothing_left_running(monkeypatch) -> Iterator[None]:
 @pytest.fixture
 def own_catalogue() -> Iterator[None]:
     """What a test adds to the catalogue is gone after it, and the extensions that it has loaded are forgotten."""
+    from envs.fewshot.datasets.registry import DATASETS
     from runs.catalogue import CATALOGUE
+    from runs.results.tables import cells
 
-    before, modules = dict(CATALOGUE), set(sys.modules)
+    known = (CATALOGUE, DATASETS, cells._REGISTERED)
+    before, modules = [dict(names) for names in known], set(sys.modules)
     yield
-    CATALOGUE.clear()
-    CATALOGUE.update(before)
+    for names, old in zip(known, before, strict=True):
+        names.clear()
+        names.update(old)
     for name in set(sys.modules) - modules:
         if name.startswith("extension_"):
             del sys.modules[name]

@@ -15,13 +15,14 @@ import torch.nn.functional as F
 from tiny_runs import learner_for
 
 from envs.fewshot.episodes import Episodes
+from envs.rl2 import RL2Observation
 from runs.agents import SNAILConfig
 from runs.algorithms.learner import RunConfig
 from runs.algorithms.meta_rl import TrialTest
 from runs.algorithms.ppo import PPOTraining
 from runs.bench.fewshot import Classifiers, noise_sampler, training_step
 from runs.bench.measure import check_agreement, count_flops
-from runs.bench.recurrent_ppo import NOT_INSTALLED, RecurrentPPO, SeenByRL2
+from runs.bench.recurrent_ppo import NOT_INSTALLED, RecurrentPPO
 from runs.bench.report import TINY, Report, bench, render
 from runs.bench.rollout import RerunAgent, rollout_differences
 from runs.bench.training import Repeated
@@ -260,7 +261,7 @@ def test_the_update_phase_can_be_repeated():
 
 
 def test_the_wrapped_bandit_shows_what_ours_sees():
-    env = SeenByRL2(gymnasium.make("snail/BernoulliBandit-v0", arms=3, pulls=4), 3)
+    env = RL2Observation(gymnasium.make("snail/BernoulliBandit-v0", arms=3, pulls=4))
     agent = ActorCritic(SNAIL.policy(5, 3, 4), None, 1, 3)
     seen, _ = env.reset(seed=0)
     assert seen.tolist() == agent.first_input(torch.zeros(1, dtype=torch.long))[0].tolist()

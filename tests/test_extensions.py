@@ -9,15 +9,21 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from baselines.bandits import Thompson
+from envs.fewshot.datasets.image_folder import ImageFolder
+from envs.fewshot.datasets.registry import register_dataset
+from envs.fewshot.datasets.storage import DataError
 from runs.agents import GRUConfig, SequenceAgent
 from runs.catalogue import CATALOGUE, Experiment, RunConfig, as_catalogued, find, meta_rl, register, register_agent
 from runs.cli import run
 from runs.config.serialization import from_dict, to_dict
 from runs.extensions import VARIABLE, load_extensions, take_extensions
 from runs.results.records import read_results
+from runs.results.tables import register_row
 from runs.system.errors import RunError
 from runs.tasks import BanditTask, Task
 
@@ -41,7 +47,24 @@ RUNS = {
     "dark_room.py": ("dark-room/n3", "snail", f"{QUICK} --training.batch-size 16"),
     "fast_weights.py": ("bandit/n10-k5", "fast-weights", f"{QUICK} --training.batch-size 16 --model.size 8"),
     "few_arms.py": ("few-arms/n20-k3", "snail-narrow", f"{QUICK} --training.batch-size 16"),
+    "own_drawings.py": ("drawings/5way", "snail", "--budget smoke --tracker none --threads 1 --test.episodes 50"),
 }
+
+
+@pytest.fixture(autouse=True)
+def drawings(monkeypatch, tmp_path_factory) -> Path:
+    """A folder of images: dark strokes on white, of other places in each class."""
+    image = pytest.importorskip("PIL.Image")
+    root = tmp_path_factory.mktemp("drawings")
+    for split in ("train", "val", "test"):
+        for label in range(6):
+            (root / split / f"class-{label}").mkdir(parents=True)
+            for n in range(7 + label):
+                pixels = np.full((30, 40), 255, np.uint8)
+                pixels[4 * label : 4 * label + 4, n : n + 20] = 0
+                image.fromarray(pixels).save(root / split / f"class-{label}" / f"{n:02}.{('png', 'jpg')[n % 2]}")
+    monkeypatch.setenv("DRAWINGS", str(root))
+    return root
 
 
 def test_every_example_is_run():
@@ -61,13 +84,61 @@ def test_an_example_trains_leaves_a_record_and_evaluates(file, capsys):
     (result,) = read_results([Path("results")])
     assert (result.experiment, result.agent, result.n) == (experiment, agent, 50)
     said = capsys.readouterr().out
-    assert f"{experiment} {agent} seed 0: return" in said
+    assert f"{experiment} {agent} seed 0: {'accuracy' if 'way' in experiment else 'return'}" in said
     assert run([*extend, "evaluate", str(result.path.parent)]) == 0
     again = capsys.readouterr().out.splitlines()
     assert again[0] in said  # the same number on the same frozen tasks
     assert run([*extend, "list"]) == 0
     listed = capsys.readouterr().out
     assert f"{experiment} " in listed and agent in listed
+
+
+def test_own_rows_make_a_table_of_their_own_and_add_to_the_papers(capsys):
+    extend = ["--extend", str(EXAMPLES / "own_drawings.py")]
+    assert run([*extend, "table", "mine"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("not run") == 3 and "97.4 +- 0.3" in text and "drawings, 5-way 1-shot" in text
+    words = ["--run-missing", "--budget", "smoke", "--engine", "process", "--tracker", "none", "--format", "csv"]
+    assert run([*extend, "table", "mine", "--agents", "protonet", *words]) == 0
+    assert ",97.4" in capsys.readouterr().out
+    register_row("3", "as few as 10", "bandit/n10-k5", ("gru",))
+    assert run([*extend, "table", "3", "--results", "none"]) == 0
+    assert "as few as 10" in capsys.readouterr().out  # there are published records of it
+    for row, message in (
+        (("3", "N=10 K=5", "bandit/n10-k5"), "table 3 has a row 'N=10 K=5' already"),
+        (("4", "x", "bandit/n10-k5", ("nobody",)), "bandit/n10-k5 has no agent nobody"),
+        (("4", "x", "nothing/here"), "unknown experiment"),
+        (("1", "x", "omniglot/5way", ("snail",), 2), "shots of omniglot/5way must be one of 1, 5, got 2"),
+    ):
+        with pytest.raises(RunError, match=message):
+            register_row(*row)
+
+
+def test_folders_of_images_are_classes(drawings):
+    folder = ImageFolder("drawings", drawings, size=10, invert=True)
+    classes = folder.load("val")
+    assert classes.images.shape == (6, 7, 1, 10, 10) and classes.images.dtype == torch.uint8
+    rows = classes.images.float().mean((1, 2, 4))  # (classes, height): ink is light, where each class has it
+    assert rows.argmax(1).tolist() == sorted(rows.argmax(1).tolist()) and rows.min() < 20 < rows.max()
+    assert ImageFolder("colour", drawings, channels=3).load("test").images.shape == (6, 7, 3, 28, 28)
+    status = folder.status()
+    assert status.cached and status.classes == {"train": 6, "val": 6, "test": 6} and status.per_class == 7
+    with pytest.raises(DataError, match="there are no classes in"):
+        ImageFolder("none", drawings / "nowhere").load("train")
+    with pytest.raises(ValueError, match="there is a data set omniglot already"):
+        register_dataset("omniglot", folder)
+    (drawings / "val" / "class-0" / "00.png").write_bytes(b"nonsense")
+    with pytest.raises(DataError, match=r"cannot read .*00.png .*; remove or replace it"):
+        folder.load("val")
+    for path in (drawings / "val" / "class-0").iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match="class-0 needs at least 2 images"):
+        folder.load("val")
+
+
+def test_an_unknown_data_set_is_named(capsys):
+    assert run(["train", "glyphs/5way", "--budget", "smoke", "--task.data", "nothing", "--tracker", "none"]) == 2
+    assert "the data set must be one of omniglot, glyphs, mini-imagenet" in capsys.readouterr().err
 
 
 def test_worker_processes_inherit_extensions(tmp_path):

@@ -476,12 +476,15 @@ def here(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+MEASURED = "measuring this machine for 0 s, once"
+
+
 def test_a_sweep_of_names(capsys, here):
     words = ["bandit/n10-k5", "mdp/n10", "--agents", "snail", "gru", "--seeds", "0", "1", "2", "--budget", "smoke"]
     code, out, err = cli(capsys, "sweep", *words, "--dry-run")
-    assert code == 0 and err == "" and not (here / "results").exists()
+    assert code == 0 and set(err.splitlines()) <= {MEASURED} and not (here / "results").exists()
     lines = out.splitlines()
-    assert lines[-1] == "12 runs: 0 finished already, 12 to do"
+    assert lines[-1].startswith("12 runs: 0 finished already, 12 to do; about ")
     assert len(lines) == 13 and lines[0].split() == ["to", "do", f"{here}/results/bandit/n10-k5/snail/smoke-seed0"]
 
 

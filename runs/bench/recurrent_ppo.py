@@ -6,39 +6,12 @@ import importlib
 from typing import Any
 
 import gymnasium
-import numpy as np
-import numpy.typing as npt
 import torch
 
+from envs.rl2 import RL2Observation
 from runs.tasks import BanditTask
 
 NOT_INSTALLED = "RecurrentPPO was not measured; to measure it, too: pip install -e '.[bench]'"
-
-Input = npt.NDArray[np.float32]
-
-
-class SeenByRL2(gymnasium.Wrapper[Input, np.int64, np.int64, np.int64]):
-    """A bandit that shows what ``ActorCritic`` reads: previous action (one-hot), previous reward and end flag."""
-
-    def __init__(self, env: gymnasium.Env[Any, Any], arms: int):
-        super().__init__(env)
-        self.arms = arms
-        self.observation_space = gymnasium.spaces.Box(0.0, 1.0, (arms + 2,), np.float32)
-
-    def _seen(self, action: int, reward: float, info: dict[str, Any]) -> Input:
-        seen = np.zeros(self.arms + 2, np.float32)
-        seen[action], seen[-2], seen[-1] = 1.0, reward, info["episode_end"]
-        return seen
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Input, dict[str, Any]]:
-        """A new trial: action 0, reward 0, flag 1."""
-        _, info = self.env.reset(seed=seed, options=options)
-        return self._seen(0, 0.0, info), info
-
-    def step(self, action: np.int64) -> tuple[Input, float, bool, bool, dict[str, Any]]:
-        """One pull."""
-        _, reward, terminated, truncated, info = self.env.step(action)
-        return self._seen(int(action), float(reward), info), float(reward), terminated, truncated, info
 
 
 class RecurrentPPO:
@@ -64,7 +37,7 @@ class RecurrentPPO:
         def agent() -> Any:
             env = gymnasium.make("snail/BernoulliBandit-v0", arms=task.arms, pulls=task.pulls)
             settings = {} if steps is None else {"n_steps": steps}
-            return library.RecurrentPPO("MlpLstmPolicy", SeenByRL2(env, task.arms), device=device, **settings)
+            return library.RecurrentPPO("MlpLstmPolicy", RL2Observation(env), device=device, **settings)
 
         self._learner, self._collector = agent(), agent()
         self._collector.train = lambda: None

@@ -26,7 +26,7 @@ from runs.algorithms.ppo import PPOTraining
 from runs.algorithms.trpo import TRPOTraining
 from runs.algorithms.tuning import Tuning
 from runs.catalogue.experiment import Budget, Experiment
-from runs.tasks import BanditTask, DataName, FewShotTask, MDPTask
+from runs.tasks import BanditTask, FewShotTask, MDPTask
 
 
 def meta_rl(steps: int, **settings: Any) -> dict[str, Training]:
@@ -110,7 +110,7 @@ def _smoke(task: FewShotTask) -> Budget:
 
 
 def _fewshot(
-    data: DataName,
+    data: str,
     ways: int,
     images: str,
     full: dict[str, Training],
@@ -140,7 +140,7 @@ def _fewshot(
     )
 
 
-def _one_shot(data: DataName, ways: int, images: str, **others: AnyAgentConfig) -> Experiment:
+def _one_shot(data: str, ways: int, images: str, **others: AnyAgentConfig) -> Experiment:
     """A model for 1 shot alone, which learns in less time."""
     task = FewShotTask(data, ways, shots=(1,), test_shots=(1,))
     return Experiment(

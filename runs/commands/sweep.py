@@ -69,9 +69,9 @@ class Sweep(LaunchOptions):
             finished = [job.finished() for job in jobs]
             for job, done in zip(jobs, finished, strict=True):
                 print(f"{'finished' if done else 'to do':8}  {job.path}  {own_settings(job.config)}".rstrip())
-            print(summary(len(jobs), sum(finished)))
             todo = [from_dict(RunConfig, job.config) for job, done in zip(jobs, finished, strict=True) if not done]
-            print(Costs(self.results, machine_factor()).total(todo, slots(self)))
+            hours = f"; {Costs(self.results, machine_factor()).total(todo, slots(self))}" if todo else ""
+            print(summary(len(jobs), sum(finished)) + hours)
             return
         outcomes = launch(configs, self.results, self, name="-".join(Path(w).stem for w in self.what))
         if submitted := [o.reason for o in outcomes if o.state == "submitted"]:

@@ -26,7 +26,7 @@ class PrintTable(LaunchOptions):
 
     name: Positional[str]
     """1: few-shot on Omniglot, 2: on mini-ImageNet, 3: bandits, 4: MDPs; attention: score functions; ablation: SNAIL
-    with one thing changed, and what it descends from."""
+    with one thing changed, and what it descends from; or a table that an extension registers."""
     agents: tuple[str, ...] = ()
     """Only these agents."""
     cells: tuple[str, ...] = ()
@@ -90,7 +90,7 @@ class PrintTable(LaunchOptions):
         if self.dry_run:
             for config in found:
                 print(f"{config.experiment} {config.agent}, {config.budget} budget, seed {config.seed}")
-            print(f"{len(found)} runs are missing")
-            print(Costs(self.results, machine_factor()).total(found, slots(self)))
+            hours = f"; {Costs(self.results, machine_factor()).total(found, slots(self))}" if found else ""
+            print(f"{len(found)} runs are missing{hours}")
             return []
         return launch(found, self.results, self, name=f"table-{self.name}") if found else []

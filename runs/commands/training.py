@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,11 +107,6 @@ class Train(TrackerOptions, RunConfig):
         machine = Machine.named(self.device, self.data_root, self.threads)
         folder = RunFolder(run_path(self.results, config))
         with machine.in_process_group() as machine:
-            if machine.group.is_main and not self.resume:
-                expected = Costs(self.results, machine_factor(measure=False)).of(config)
-                if expected is not None and expected.seconds > SOON:
-                    words = "on one core; Ctrl-C saves a checkpoint, and --budget demo takes some minutes"
-                    print(f"this takes about {show_duration(expected.seconds)} {words}", file=sys.stderr)
             record = train(
                 config,
                 folder,
@@ -122,11 +116,25 @@ class Train(TrackerOptions, RunConfig):
                 resume=self.resume,
                 overwrite=self.overwrite,
                 deadline=Deadline(seconds, BEGAN),
+                notice=self._notice(config),
             )
         if machine.group.is_main:
             print(describe(record))
             print(f"record: {folder.result_path}")
             print(f"again: {train_command(config, folder.config_path)}")
+
+    def _notice(self, config: RunConfig) -> str | None:
+        """How long the training will take, if that is long; None where it is not, or not known."""
+        try:
+            expected = Costs(self.results, machine_factor(measure=False)).of(config)
+        except ValueError:  # of a configuration that cannot be trained
+            return None
+        if expected is None or expected.seconds < SOON:
+            return None
+        return (
+            f"this takes about {show_duration(expected.seconds)} on one core; Ctrl-C saves a checkpoint, "
+            "and --budget demo takes some minutes"
+        )
 
 
 def _experiment(name: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from envs.fewshot.datasets.base import DatasetStatus, ImageClasses
 from envs.fewshot.datasets.glyphs import glyphs_status, load_glyphs
+from envs.fewshot.datasets.image_folder import ImageFolder
 from envs.fewshot.datasets.mini_imagenet import load_mini_imagenet, mini_imagenet_status
 from envs.fewshot.datasets.omniglot import load_omniglot, omniglot_status
 
@@ -45,6 +46,20 @@ DATASETS: dict[str, Dataset] = {
     "glyphs": Dataset(_glyphs, lambda root: glyphs_status()),
     "mini-imagenet": Dataset(_mini_imagenet, mini_imagenet_status),
 }
+
+
+def register_dataset(name: str, dataset: Dataset | ImageFolder) -> None:
+    """Add a data set, for `runs.tasks.FewShotTask`.
+
+    Raises:
+        ValueError: if there is one of that name.
+    """
+    if name in DATASETS:
+        raise ValueError(f"there is a data set {name} already; choose another name")
+    if isinstance(dataset, ImageFolder):
+        folder = dataset
+        dataset = Dataset(lambda split, root, download, rotations: folder.load(split), lambda root: folder.status())
+    DATASETS[name] = dataset
 
 
 def load_classes(

@@ -1,6 +1,6 @@
 """The papers' tables beside ours: every cell with its interval, the optimum, and a verdict."""
 
-from runs.results.tables.cells import Cell, Table, learns, tables
+from runs.results.tables.cells import Cell, Table, learns, register_row, tables
 from runs.results.tables.missing import missing_runs
 from runs.results.tables.pictures import draw_headline, draw_table
 from runs.results.tables.render import FORMATS, Format, render
@@ -17,6 +17,7 @@ __all__ = [
     "draw_table",
     "learns",
     "missing_runs",
+    "register_row",
     "render",
     "table_rows",
     "tables",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
 from baselines.classical_agent import ClassicalAgent
-from runs.catalogue import CATALOGUE
+from runs.catalogue import CATALOGUE, find
+from runs.system.errors import RunError
 from snail.attention.scores import SCORE_NAMES
 
 
@@ -238,8 +239,65 @@ _ABLATION_ROWS = {
 }
 
 
+_REGISTERED: dict[str, list[Cell]] = {}
+"""Rows that extensions add, by table."""
+
+
+def register_row(
+    table: str,
+    label: str,
+    experiment: str,
+    agents: Sequence[str] = (),
+    shots: int | None = None,
+    paper: Mapping[str, tuple[float, float | None]] | None = None,
+) -> None:
+    """Add a setting to a table of the paper's, where it is shown once it is run, or to one of your own.
+
+    Args:
+        table: its name; a new one makes a table.
+        label: what the setting is called.
+        experiment: in the catalogue.
+        agents: who is shown, in this order; none: all of the experiment.
+        shots: of few-shot classification, one of those that are tested.
+        paper: printed numbers to compare with, by agent, with the half-width of their 95% interval or None.
+
+    Raises:
+        RunError: for a name or shots that do not exist, or a label that the table has already.
+    """
+    found = find(experiment)
+    agents, printed = tuple(agents) or tuple(found.agents), dict(paper or {})
+    if wrong := [agent for agent in (*agents, *printed) if agent not in found.agents]:
+        raise RunError(f"{experiment} has no agent {wrong[0]}; it has {', '.join(found.agents)}")
+    tested = getattr(found.budgets["full"].task, "test_shots", (None,))
+    if shots not in tested:
+        raise RunError(f"shots of {experiment} must be one of {', '.join(map(str, tested))}, got {shots}")
+    there = tables()
+    if table in there and label in (cell.label for cell in there[table].cells):
+        raise RunError(f"table {table} has a row {label!r} already; choose another label")
+    numbers = {agent: _number(*printed[agent]) if agent in printed else None for agent in agents}
+    own = table not in there or table in _REGISTERED
+    cell = Cell(label, experiment, shots, numbers, found.optimum, in_paper=own)
+    _REGISTERED.setdefault(table, []).append(cell)
+
+
+def _number(value: float, half: float | None = None) -> Printed:
+    digits = _decimals(value)
+    return Printed(value, half, digits, 0.5 * 10**-digits)
+
+
 def tables() -> dict[str, Table]:
-    """Every table that can be printed: by its number in the SNAIL paper, and comparisons of our own."""
+    """Every table that can be printed: by its number in the SNAIL paper, comparisons of our own, and extensions'."""
+    found = _tables()
+    for name, cells in _REGISTERED.items():
+        if name in found:
+            found[name] = replace(found[name], cells=(*found[name].cells, *cells))
+        else:
+            scale, digits = (100.0, 2) if cells[0].shots else (1.0, 3)
+            found[name] = Table(name, "rows of extensions", scale, digits, tuple(cells), shares=not cells[0].shots)
+    return found
+
+
+def _tables() -> dict[str, Table]:
     omniglot = [_fewshot_cell("omniglot", ways, shots) for ways in (5, 20) for shots in (1, 5)]
     ours = [
         _our_cell("5-way 1-shot only", "omniglot/5way-1shot", 1),
