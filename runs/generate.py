@@ -5,12 +5,17 @@ The numbers in the README, the pages and pictures in docs/results, docs/benchmar
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from unittest import mock
 
 from runs.bench.scaling import Scaling, draw_scaling
+from runs.commands import VERBS, about, run_verb
 from runs.commands.demo import AGENTS
 from runs.commands.listing import LISTING, digest, listing
 from runs.results.folder import writing
@@ -51,7 +56,11 @@ def headline(results: Sequence[Result]) -> str:
 
 def pages(results: Sequence[Result]) -> dict[Path, str]:
     """The generated pages by their paths below docs/."""
-    found = {Path("results/index.md"): _index(results), Path("benchmarks.md"): _benchmarks()}
+    found = {
+        Path("results/index.md"): _index(results),
+        Path("benchmarks.md"): _benchmarks(),
+        Path("cli.md"): command_line(),
+    }
     for name, table in _measured(results).items():
         parts = [f"# {TITLES[name]}", ""]
         if table.of_paper:
@@ -60,6 +69,21 @@ def pages(results: Sequence[Result]) -> dict[Path, str]:
             [*parts, render(table, results, "markdown", missing=False), ""]
         )
     return found
+
+
+def command_line() -> str:
+    """The help of every verb, as Markdown."""
+    parts = ["# Command line", "", "What `snail VERB --help` prints; `snail` alone lists the verbs."]
+    with mock.patch.dict(os.environ, COLUMNS="110", NO_COLOR="1"):
+        for verb in VERBS:
+            words = [verb, "bandit/n10-k5", "--help"] if verb == "train" else [verb, "--help"]
+            said = io.StringIO()
+            with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+                run_verb(words[0], words[1:])
+            plain = re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue())
+            text = "\n".join(line.rstrip() for line in plain.strip().splitlines())
+            parts += ["", f"## snail {verb}", "", about(verb), "", f"```\n{text}\n```"]
+    return "\n".join([*parts, ""])
 
 
 def _measured(results: Sequence[Result]) -> dict[str, Table]:

@@ -136,10 +136,11 @@ def test_a_band_over_seeds():
     assert found is not None and found.seeds == 2
     assert (found.x[0], found.x[-1]) == (5, 75)
     assert np.allclose(found.mean, 2 * found.x + 1)
-    half = 12.7062 * math.sqrt(2) / math.sqrt(2)  # t(1) s / sqrt(2), with s = sqrt(2) of values 2 apart
-    assert np.allclose(found.high - found.mean, half, rtol=1e-4) and np.allclose(
-        found.mean - found.low, half, rtol=1e-4
-    )
+    assert np.allclose(found.low, 2 * found.x) and np.allclose(found.high, 2 * found.x + 2)  # of two, their range
+    third = [{**line, "train/return": line["train/return"] + 4} for line in first]
+    found = band([first, second, third], "train/return", "update")
+    half = 4.30265 * 2 / math.sqrt(3)  # t(2) s / sqrt(3), of values 0, 2 and 4 apart
+    assert np.allclose(found.high - found.mean, half, rtol=1e-4) and np.allclose(found.mean - found.low, half)
     single = band([first, []], "train/return", "time/seconds")
     assert single is not None and single.low is None and list(single.x) == list(range(0, 101, 10))
     assert band([first], "nothing", "update") is None

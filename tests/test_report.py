@@ -461,6 +461,55 @@ def test_hovering_tells_the_mean_and_its_interval_over_seeds(open_page):
     assert "95% over 3 seeds: 0, 1, 2" in text
 
 
+def test_bands_of_two_seeds_are_their_range(open_page):
+    visit = open_page("#agent=snail&seed=0&seed=1")
+    text = visit.hover(BANDIT, 0.6)
+    step = int(number(text, "updates"))
+    values = [returns("snail", seed, step) for seed in range(2)]
+    assert float(re.search(r"± ([\d.]+)", text)[1]) == pytest.approx(abs(values[0] - values[1]) / 2, rel=0.05)
+    assert "range over 2 seeds: 0, 1" in text
+
+
+def test_smoothing_is_a_choice_that_can_be_shared(open_page):
+    visit = open_page("#agent=gru&seed=0")
+    visit.page.locator("#metric").select_option("train/loss")
+    before = number(visit.hover(BANDIT, 0.9), "train/loss")
+    visit.page.locator("#smooth").select_option("0.98")
+    after = number(visit.hover(BANDIT, 0.9), "train/loss")
+    assert after > 1.5 * before  # of a falling curve: the past weighs in
+    assert "smooth=0.98" in visit.page.url
+    assert open_page("#" + visit.page.url.partition("#")[2]).page.locator("#smooth").input_value() == "0.98"
+
+
+def test_runs_are_filtered_by_settings_and_told_apart(browser, tmp_path):
+    """Every line has its own colour and dashes, and a name by what differs; published and own runs are apart."""
+    for i, rate in enumerate((0.1, 0.2, 0.3)):
+        leave(tmp_path / "mine", agent="gru", learning_rate=rate, seed=i % 2)
+    leave(tmp_path / "published", agent="snail")
+    report = Report([tmp_path / "mine", tmp_path / "published"], tmp_path / "published")
+    (tmp_path / "page.html").write_text(page(report.data(report.find(), tmp_path)))
+    visit = Visit(browser, (tmp_path / "page.html").as_uri())
+    names = visit.legend(BANDIT)
+    assert len(names) == 4 and {f"gru, learning_rate {rate}" for rate in ("0.1", "0.2", "0.3")} <= set(names)
+    looks = (
+        visit.panel(BANDIT)
+        .locator(".legend line")
+        .evaluate_all("all => all.map(x => [x.getAttribute('stroke'), x.getAttribute('stroke-dasharray')])")
+    )
+    assert len({colour for colour, _ in looks}) == 4 and sum(not dash for _, dash in looks) == 2
+    assert looks[names.index("snail")] == ["rgb(0 114 178)", ""]  # which is its own everywhere
+    visit.tick("setting", "training.learning_rate=0.2")
+    assert visit.legend(BANDIT) == ["gru, learning_rate 0.2"] or visit.legend(BANDIT) == ["gru"]
+    visit.tick("setting", "training.learning_rate=0.1")
+    assert len(visit.legend(BANDIT)) == 2
+    visit.tick("setting", "training.learning_rate=0.1")
+    visit.tick("setting", "training.learning_rate=0.2")
+    visit.tick("source", "published")
+    assert visit.legend(BANDIT) == ["snail"]
+    assert not visit.said
+    visit.context.close()
+
+
 def test_another_metric_another_axis_and_what_is_hidden_is_not_found(open_page):
     visit = open_page(f"#experiment={BANDIT}")
     visit.page.locator("#metric").select_option("train/loss")

@@ -248,6 +248,18 @@ def test_the_best_and_what_is_not_told_from_it_are_marked():
     assert " *" not in render(tables()["3"], [best])
 
 
+def test_comparisons_of_ours_mark_only_what_differs_over_seeds():
+    """However narrow the intervals over tasks: another training might turn the order."""
+    cell = tables()["attention"].cells[0]
+    one = replace(result(mean=0.9, ci95=1e-4), experiment=cell.experiment, shots=cell.shots, metric="accuracy")
+    one = replace(one, budget="short", settings=one.settings, current=True, as_catalogued=True)
+    others = [replace(one, agent="snail-dot", mean=0.5)]
+    assert " *" not in render(tables()["attention"], [one, *others])
+    seeds = [replace(r, seed=s, mean=r.mean + 0.01 * s) for r in (one, *others) for s in range(3)]
+    text = render(tables()["attention"], seeds)
+    assert "0.910 +- 0.000 *" in text and text.count(" *") == 1
+
+
 def test_every_format_holds_the_same_numbers():
     found = [result(mean=6.6), result(agent="gru", mean=6.4), result(seed=1, mean=6.62)]
     shown = {form: render(tables()["3"], found, form, missing=False) for form in FORMATS}

@@ -215,6 +215,14 @@ def test_the_options_of_train_reach_the_tracker(tmp_path, monkeypatch, capsys):
     assert seen == [Labels("p", "e", "g", "one", ("x", "y"), "n"), Labels("p", "e", "g", "", ("x", "y"), "n")]
 
 
+def test_runs_are_pushed_by_name(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("tensorboard")
+    monkeypatch.chdir(tmp_path)
+    go(BANDIT, in_place(tmp_path / "results"))
+    assert run(["track", "push", f"{BANDIT.experiment}/gru", "--to", "tensorboard"]) == 0
+    assert f"sent {STEPS} lines of metrics" in capsys.readouterr().out
+
+
 def test_tensorboard_has_the_whole_run(tmp_path, monkeypatch):
     """Through its own reader, after a stop and a resume; what is pushed later is the same."""
     pytest.importorskip("tensorboard")

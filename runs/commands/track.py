@@ -32,7 +32,7 @@ class Track:
     action: Positional[Literal["push"]]
     """push: send metrics and results."""
     runs: Positional[tuple[Path, ...]] = (RESULTS,)
-    """Folders of runs, or folders with runs somewhere below them."""
+    """Folders of runs, or with runs somewhere below them; or experiments, or EXPERIMENT/AGENT, of your results."""
     to: Literal["wandb", "trackio", "tensorboard"] = "wandb"
     """wandb: to your server if you have logged in, else offline; trackio: to the database on this machine;
     tensorboard: event files in the runs' folders."""
@@ -108,6 +108,8 @@ def _runs(folder: Path) -> list[Path]:
     Raises:
         RunError: if there is none that has logged anything.
     """
+    if not folder.exists() and (RESULTS / folder).is_dir():
+        folder = RESULTS / folder
     found = [run for run in find_runs(folder) if (run / "config.json").exists() and (run / "metrics.jsonl").exists()]
     if not found:
         raise RunError(f"there is no run with metrics in {folder}; `snail train` makes one")

@@ -27,6 +27,19 @@ function curve(run, metric, axis) {
   return run.decoded.get(key);
 }
 
+/** A curve as an exponential moving average, freed of its bias towards the start; share 0: as it is. */
+function smoothed(found, share) {
+  if (!found || !share) return found;
+  let sum = 0;
+  let weight = 0;
+  const y = Float64Array.from(found.y, (value) => {
+    sum = share * sum + (1 - share) * value;
+    weight = share * weight + (1 - share);
+    return sum / weight;
+  });
+  return { x: found.x, y };
+}
+
 /** Values of a curve at the increasing positions `at`, all inside its range, on straight lines between its points. */
 function interpolate({ x, y }, at) {
   const values = new Float64Array(at.length);
@@ -66,7 +79,8 @@ function average(curves, t) {
   for (let k = 0; k < x.length; k++) {
     const e = estimate(columns.map((column) => column[k]), t);
     mean[k] = e.mean;
-    half[k] = e.half;
+    // of two, their range: Student's interval would be six times as wide, and stretch the axis
+    half[k] = columns.length === 2 ? Math.abs(columns[0][k] - columns[1][k]) / 2 : e.half;
   }
   return { x, mean, half };
 }

@@ -1,7 +1,8 @@
 "use strict";
 // The page: what is chosen is in its address, everything else follows from that and from the data.
 
-const FACETS = ["experiment", "agent", "budget", "seed"];
+const FACETS = ["experiment", "agent", "budget", "seed", "source", "setting"];
+const SMOOTH = { 0: "as logged", 0.6: "a little smoothed", 0.9: "smoothed", 0.98: "much smoothed" };
 const AXES = { steps: "updates", units: "env steps or episodes", seconds: "seconds of training" };
 const MAIN = "main";
 const PALETTE = ["#CC79A7", "#56B4E9", "#999933", "#CC6677", "#44AA99", "#AA4499", "#6699CC", "#B07A3A"];
@@ -26,6 +27,7 @@ function readChoice() {
     hidden: new Set(words.getAll("hide")),
     metric: words.get("metric") ?? MAIN,
     axis: words.get("x") in AXES ? words.get("x") : "steps",
+    smooth: words.get("smooth") in SMOOTH ? Number(words.get("smooth")) : 0,
     run: words.get("run"),
   };
 }
@@ -36,6 +38,7 @@ function address(choice) {
   for (const id of choice.hidden) words.append("hide", id);
   if (choice.metric !== MAIN) words.set("metric", choice.metric);
   if (choice.axis !== "steps") words.set("x", choice.axis);
+  if (choice.smooth) words.set("smooth", choice.smooth);
   if (choice.run !== null) words.set("run", choice.run);
   return `#${words}`;
 }
@@ -59,9 +62,48 @@ function toggled(set, value) {
 }
 
 function chosenRuns(choice, except = null) {
-  return data.runs.filter((run) =>
-    FACETS.every((facet) => facet === except || !choice[facet].size || choice[facet].has(String(run[facet]))),
-  );
+  return data.runs.filter((run) => FACETS.every((facet) => facet === except || passes(run, facet, choice[facet])));
+}
+
+/** Whether a run has what is ticked of a facet: one of the values; of settings one of each that is named. */
+function passes(run, facet, ticked) {
+  if (!ticked.size) return true;
+  const own = new Set(valuesOf(run, facet));
+  if (facet !== "setting") return [...ticked].some((value) => own.has(value));
+  const named = new Map();
+  for (const value of ticked) {
+    const key = value.split("=")[0];
+    named.set(key, (named.get(key) ?? false) || own.has(value));
+  }
+  return [...named.values()].every((found) => found);
+}
+
+/** The values of a facet that a run counts under. */
+function valuesOf(run, facet) {
+  if (facet === "source") return [run.published ? "published" : "yours"];
+  if (facet === "setting") return settingsOf(run);
+  return [String(run[facet])];
+}
+
+const varied = new WeakMap();
+
+/** The settings of a run, as "key=value", that other runs of its agent and budget have otherwise. */
+function settingsOf(run) {
+  if (!varied.has(data)) {
+    const alike = new Map();
+    for (const one of data.runs) {
+      const key = JSON.stringify([one.experiment, one.agent, one.budget]);
+      if (!alike.has(key)) alike.set(key, []);
+      alike.get(key).push(one);
+    }
+    const found = new Map();
+    for (const runs of alike.values()) {
+      const keys = differing(runs);
+      for (const one of runs) found.set(one, keys.filter((key) => key in one.config).map((key) => `${key}=${one.config[key]}`));
+    }
+    varied.set(data, found);
+  }
+  return varied.get(data).get(run);
 }
 
 // ---------------------------------------------------------------- what things are called
@@ -77,6 +119,24 @@ function look(agent) {
   const others = [...new Set(data.runs.filter((run) => run.learns).map((run) => run.agent))];
   const place = others.filter((name) => !(name in data.colours)).sort().indexOf(agent);
   return { colour: visible(PALETTE[place % PALETTE.length]), dash: Math.floor(place / PALETTE.length) };
+}
+
+/** Looks of the lines of a panel, each of its own: an agent's first line has the agent's, the others what is free. */
+function looks(agents) {
+  const spare = [...PALETTE, ...Object.values(data.colours)].map(visible);
+  const used = new Set();
+  const found = agents.map((agent, place) => {
+    const { colour, dash } = look(agent);
+    if (agents.indexOf(agent) < place || used.has(colour)) return null;
+    used.add(colour);
+    return { colour, dash: DASHES[dash % DASHES.length] };
+  });
+  return found.map((own, place) => {
+    if (own) return own;
+    const colour = spare.find((other) => !used.has(other)) ?? spare[place % spare.length];
+    used.add(colour);
+    return { colour, dash: DASHES[1 + (place % (DASHES.length - 1))] };
+  });
 }
 
 /** The colour as it is seen best on the paper: on dark paper a little lighter. */
@@ -102,8 +162,13 @@ function labels(groups, withBudget = true) {
       const [run] = group.runs;
       const like = groups.filter(({ runs: [other] }) => other.agent === run.agent && other.budget === run.budget);
       const keys = differing(like.map((other) => other.runs[0]));
-      const settings = keys.slice(0, 3).map((key) => `${key.split(".").pop()} ${run.config[key] ?? "–"}`);
-      if (keys.length > 3) settings.push("…");
+      // as many as tell it from the others, three at least
+      const told = (n) => JSON.stringify(keys.slice(0, n).map((key) => run.config[key] ?? null));
+      const twins = (n) => like.filter(({ runs: [other] }) => JSON.stringify(keys.slice(0, n).map((key) => other.config[key] ?? null)) === told(n));
+      let enough = Math.min(3, keys.length);
+      while (enough < keys.length && twins(enough).length > 1) enough++;
+      const settings = keys.slice(0, enough).map((key) => `${key.split(".").pop()} ${run.config[key] ?? "–"}`);
+      if (keys.length > enough) settings.push("…");
       return [group.id, [run.agent, ...(budgets.size > 1 ? [run.budget] : []), ...settings].join(", ")];
     }),
   );
@@ -114,8 +179,9 @@ function labels(groups, withBudget = true) {
 function facets(choice) {
   return FACETS.map((facet) => {
     const counts = new Map();
-    for (const run of data.runs) counts.set(String(run[facet]), 0);
-    for (const run of chosenRuns(choice, facet)) counts.set(String(run[facet]), counts.get(String(run[facet])) + 1);
+    for (const run of data.runs) for (const value of valuesOf(run, facet)) counts.set(value, 0);
+    if (counts.size < 2 && ["source", "setting"].includes(facet)) return null; // nothing to choose from
+    for (const run of chosenRuns(choice, facet)) for (const value of valuesOf(run, facet)) counts.set(value, counts.get(value) + 1);
     const order = new Intl.Collator("en", { numeric: true });
     const values = [...counts.keys()].sort(order.compare);
     const clear = make("button", { type: "button", onclick: () => choose({ [facet]: new Set(), run: null }) }, "show all");
@@ -173,6 +239,15 @@ function choices(choice, runs) {
         Object.entries(AXES).map(([value, text]) => option(value, text, choice.axis === value)),
       ),
     ),
+    make(
+      "label",
+      {},
+      make(
+        "select",
+        { id: "smooth", "aria-label": "smoothing", onchange: (event) => choose({ smooth: Number(event.target.value) }) },
+        Object.entries(SMOOTH).map(([value, text]) => option(value, text, choice.smooth === Number(value))),
+      ),
+    ),
     make("span", { class: "muted" }, "Drag over a panel to zoom, double-click to see all again."),
   );
 }
@@ -180,20 +255,16 @@ function choices(choice, runs) {
 /** One panel of curves: the groups' metric along an axis. */
 function panelOf(name, groups, metric, choice) {
   const names = labels(groups);
-  const used = new Map(); // of several lines of an agent, each has a dash pattern of its own
+  const own = looks(groups.map((group) => group.runs[0].agent));
   const lines = [];
-  for (const group of groups) {
-    const [run] = group.runs;
-    const curves = group.counted.map((one) => [one, curve(one, metric, choice.axis)]).filter(([, found]) => found);
+  for (const [place, group] of groups.entries()) {
+    const drawn = (one) => smoothed(curve(one, metric, choice.axis), choice.smooth);
+    const curves = group.counted.map((one) => [one, drawn(one)]).filter(([, found]) => found);
     if (!curves.length) continue;
-    const all = group.runs.map((one) => curve(one, metric, choice.axis)).filter((found) => found);
-    const { colour, dash } = look(run.agent);
-    const turn = dash + (used.get(run.agent) ?? 0);
-    used.set(run.agent, (used.get(run.agent) ?? 0) + 1);
+    const all = group.runs.map(drawn).filter((found) => found);
     lines.push({
       label: names.get(group.id),
-      colour,
-      dash: DASHES[turn % DASHES.length],
+      ...own[place],
       seeds: curves.map(([one]) => one.seed),
       total: average(curves.map(([, found]) => found), data.t),
       thin: all.length > 1 && all.length <= FEW_SEEDS ? all : [],
@@ -250,7 +321,8 @@ function curvesSection(choice, runs) {
     }
   }
   const [grid, paint] = panelGrid(found);
-  const about = "Lines are means over seeds, bands their 95% intervals over seeds (Student's t); thin lines are single seeds.";
+  const about =
+    "Lines are means over seeds; bands are the range of two seeds, and the 95% interval (Student's t) of more; thin lines are single seeds.";
   const body = found.length
     ? [make("p", { class: "muted" }, about), grid]
     : [make("p", { class: "empty" }, "None of the chosen runs has logged this. Methods that do not learn have no curves.")];
@@ -479,7 +551,7 @@ function draw() {
   const boxes = () => document.querySelectorAll(".options, .scroll");
   const scrolled = new Map([...boxes()].map((box) => [place(box), [box.scrollLeft, box.scrollTop]]));
   panels.forEach((panel) => panel.destroy());
-  document.getElementById("facets").replaceChildren(...facets(choice));
+  document.getElementById("facets").replaceChildren(...facets(choice).filter((facet) => facet));
   const unfinished = data.runs.filter((run) => !run.finished).length;
   document.getElementById("summary").textContent =
     `${data.runs.length} runs, ${unfinished ? `${unfinished} of them unfinished` : "all finished"}; read ${time(data.made)}`;

@@ -258,7 +258,7 @@ function point(u, lines, panel, tip, dot) {
   const { line, i, x, y } = best;
   const { total, seeds } = line;
   const half = total.half ? total.half[i] : NaN;
-  const over = seeds.length > 1 ? `95% over ${seeds.length} seeds: ${seeds.join(", ")}` : `seed ${seeds[0]}`;
+  const over = seeds.length > 1 ? `${seeds.length === 2 ? "range" : "95%"} over ${seeds.length} seeds: ${seeds.join(", ")}` : `seed ${seeds[0]}`;
   tip.replaceChildren(
     make("div", { class: "who" }, swatch(line), line.label),
     make("div", {}, `${panel.xLabel}: ${shown(total.x[i], 5)}`),

@@ -149,6 +149,8 @@ def _glimpses(maps: EpisodeAttention) -> Picture:
 
 
 def _trial(maps: TrialAttention) -> list[Picture]:
+    from matplotlib.ticker import MaxNLocator
+
     T = len(maps.actions)
     pictures: list[Picture] = []
     for n, weights in enumerate(maps.layers, 1):
@@ -170,6 +172,8 @@ def _trial(maps: TrialAttention) -> list[Picture]:
         seen = shares.masked_fill(torch.ones(T, T, dtype=torch.bool).triu(1), float("nan"))
         image = main.imshow(seen.numpy(), cmap="Blues", norm="linear", vmin=0, aspect="auto", interpolation="nearest")
         figure.colorbar(image, ax=main, label="weight")
+        for axis in (top.yaxis, main.xaxis, main.yaxis):
+            axis.set_major_locator(MaxNLocator(integer=True))
         main.set_xlabel("step looked at")
         main.set_ylabel("step that looks")
         pictures.append((f"layer-{n}", f"attention layer {n}: which past steps each step looks at", figure))

@@ -20,7 +20,8 @@ POINTS = 200
 
 @dataclass(frozen=True)
 class Band:
-    """A metric over updates or seconds: ``x`` and ``mean`` (n,), and the ends of its 95% interval over seeds.
+    """A metric over updates or seconds: ``x`` and ``mean`` (n,), and the ends of its 95% interval over seeds, or of
+    the range of two.
 
     low, high: None where there is one seed.
     """
@@ -40,7 +41,7 @@ def points(lines: Lines, metric: str, axis: Axis) -> tuple[NDArray[np.float64], 
 
 
 def band(runs: Sequence[Lines], metric: str, axis: Axis) -> Band | None:
-    """The metric's mean over the runs with Student's interval at each point; None where none has logged it.
+    """The metric's mean over the runs, with Student's interval or the range of two; None where none has logged it.
 
     Several runs are interpolated to common places, from where all have begun to where the first ends: beyond that the
     mean would be one of others.
@@ -53,6 +54,8 @@ def band(runs: Sequence[Lines], metric: str, axis: Axis) -> Band | None:
     first, last = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
     x = np.linspace(first, max(first, last), POINTS)
     y = np.stack([np.interp(x, *curve) for curve in curves])  # (seeds, POINTS)
-    half = np.array([t_interval(column).half for column in y.T])
     mean = y.mean(0)
+    if len(curves) == 2:  # Student's interval would be six times as wide, and stretch the axis
+        return Band(x, mean, y.min(0), y.max(0), 2)
+    half = np.array([t_interval(column).half for column in y.T])
     return Band(x, mean, mean - half, mean + half, len(curves))

@@ -49,8 +49,8 @@ def learning_curves(
     """Draw curves into a PNG, a panel for each axis, with the optimum and the tested numbers.
 
     A few-shot run shows accuracy on the validation classes, a meta-RL run the return of its training batches, which
-    are of tasks never seen before. Bands are 95% intervals over seeds; crosses are the numbers measured on the test
-    tasks, with their intervals over these.
+    are of tasks never seen before. Bands are 95% intervals over seeds, or the range of two; crosses are the numbers
+    measured on the test tasks, with their intervals over these.
 
     Args:
         optimum: what no agent can pass.

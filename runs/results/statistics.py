@@ -47,14 +47,18 @@ class PairedDifference:
     n: int
 
 
+def t_quantile(n: int) -> float:
+    """What half a Student's interval of ``n`` samples is in standard errors of their mean."""
+    return float(scipy.special.stdtrit(n - 1, (1 + CONFIDENCE) / 2))
+
+
 def t_interval(samples: ArrayLike) -> Estimate:
     """Mean of independent samples (n,) with Student's interval: x +- t(n - 1) s / sqrt(n)."""
     x = _samples(samples)
     mean = float(x.mean())
     if len(x) < 2:
         return Estimate(mean, float("nan"), float("nan"))
-    quantile = scipy.special.stdtrit(len(x) - 1, (1 + CONFIDENCE) / 2)
-    half = float(quantile * x.std(ddof=1) / len(x) ** 0.5)
+    half = float(t_quantile(len(x)) * x.std(ddof=1) / len(x) ** 0.5)
     return Estimate(mean, mean - half, mean + half)
 
 

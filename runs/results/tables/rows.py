@@ -12,7 +12,7 @@ import numpy as np
 
 from runs.catalogue import BUDGETS, CATALOGUE
 from runs.results.records import Result
-from runs.results.statistics import Estimate, ratio_of_means, t_interval, welch_p
+from runs.results.statistics import Estimate, ratio_of_means, t_interval, t_quantile, welch_p
 from runs.results.tables.cells import Cell, Printed, Table, learns
 
 Verdict = Literal["matches", "above", "below", ""]
@@ -85,7 +85,7 @@ def table_rows(
     found = []
     for cell in table.cells:
         if not cells or cell.label in cells or cell.experiment in cells:
-            rows = _mark_best(_mark_unequal(_cell_rows(table, cell, results, missing)))
+            rows = _mark_best(_mark_unequal(_cell_rows(table, cell, results, missing)), over_seeds=not table.of_paper)
             found += [row for row in rows if not agents or row.agent in agents]
     return found
 
@@ -178,11 +178,12 @@ def _mark_unequal(rows: list[Row]) -> list[Row]:
     return [replace(row, marks=marks(row)) for row in rows]
 
 
-def _mark_best(rows: list[Row]) -> list[Row]:
+def _mark_best(rows: list[Row], over_seeds: bool) -> list[Row]:
     """Mark the best agent of a cell, and those that the papers' one-sided t-test does not tell from it.
 
     What stands for the optimum, such as an oracle, does not compete, nor do agents that had a smaller budget or
-    an outdated configuration. The test is over test tasks, as the papers' is.
+    an outdated configuration. The test is over test tasks, as the papers' is. In comparisons of ours it is
+    ``over_seeds``: without several of each nothing is marked, for another training might turn the order.
     """
 
     def competes(row: Row) -> bool:
@@ -190,10 +191,12 @@ def _mark_best(rows: list[Row]) -> list[Row]:
         return row.ours is not None and not reference and not row.marks
 
     def sample(m: Measured) -> tuple[float, float, int]:
+        if over_seeds and m.over_seeds is not None:
+            return m.mean, m.over_seeds.half / t_quantile(m.seeds), m.seeds
         return m.mean, m.ci95 / 1.96, m.n
 
     competing = [row.ours for row in rows if competes(row) and row.ours is not None]
-    if len(competing) < 2:
+    if len(competing) < 2 or (over_seeds and any(m.seeds < 2 for m in competing)):
         return rows
     top = max(competing, key=lambda m: m.mean)
     return [
