@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from snail.actions import ActionHead, Categorical
+from snail.observations import OneHot, RunningNormalizer
 from snail.sequence import SequenceModel
 
 
@@ -15,74 +16,84 @@ class ActorCritic(nn.Module):
     """Policy and value of an agent that sees what it did and what came of it.
 
     Each step's input is RL^2's: the observation, the previous action, the previous reward and whether an episode has
-    just ended. Before the first action that is action 0, reward 0, flag 1.
+    just ended. Before the first action that is the head's first action, reward 0, flag 1.
 
     The policy may also predict the reward of every action, to learn what to remember (an auxiliary task, Jaderberg et
     al. 2017); nothing of that is needed for acting.
 
     Args:
-        policy: reads ``input_size(...)`` channels; writes ``num_actions`` logits, ``num_actions`` more if it
+        policy: reads ``input_size(...)`` channels; writes the outputs of the action head, one for each action if it
             predicts rewards, and one more with a shared trunk.
         value: reads the same and, in training, what it is told of the task; writes 1. None for a trunk shared with the
             policy, whose last output is then the value.
-        num_observations: size of the one-hot observation; 1 where there is nothing to observe (no channel then).
-        num_actions: actions A.
+        observations: how they are encoded; a number: that many discrete ones.
+        actions: their distribution; a number A: that many discrete ones.
     """
 
-    def __init__(self, policy: SequenceModel, value: SequenceModel | None, num_observations: int, num_actions: int):
+    def __init__(
+        self,
+        policy: SequenceModel,
+        value: SequenceModel | None,
+        observations: int | OneHot | RunningNormalizer,
+        actions: int | ActionHead,
+    ):
         super().__init__()
         self.policy, self.value = policy, value
-        self.num_observations, self.num_actions = num_observations, num_actions
-        self.num_predicted = policy.output_size - num_actions - (value is None)
+        self.encoder = OneHot(observations) if isinstance(observations, int) else observations
+        self.actions = Categorical(actions) if isinstance(actions, int) else actions
+        self.num_predicted = policy.output_size - self.actions.outputs - (value is None)
 
     @staticmethod
-    def input_size(num_observations: int, num_actions: int) -> int:
+    def input_size(observations: int | OneHot | RunningNormalizer, actions: int | ActionHead) -> int:
         """Channels C of a step's input."""
-        return (num_observations if num_observations > 1 else 0) + num_actions + 2
+        shown = OneHot(observations) if isinstance(observations, int) else observations
+        return shown.channels + (actions if isinstance(actions, int) else actions.channels) + 2
 
     def encode(self, observation: Tensor, action: Tensor, reward: Tensor, episode_end: Tensor) -> Tensor:
-        """Observation, previous action (integers), previous reward and end flag, each (...,) -> (..., C)."""
-        parts = [F.one_hot(action, self.num_actions).float(), reward[..., None], episode_end[..., None].float()]
-        if self.num_observations > 1:
-            parts.insert(0, F.one_hot(observation, self.num_observations).float())
-        return torch.cat(parts, dim=-1)
+        """Observation, previous action, previous reward and end flag -> (..., C).
+
+        Discrete observations and actions are (...,) integers, continuous ones (..., D); the rest is (...,).
+        """
+        parts = [self.encoder(observation), self.actions.encode(action), reward[..., None]]
+        return torch.cat([*parts, episode_end[..., None].float()], dim=-1)
 
     def observations(self, x: Tensor) -> Tensor:
-        """The observations that inputs were encoded from: (..., C) -> (...) integers."""
-        shown = x[..., : self.num_observations] if self.num_observations > 1 else x[..., :1]
-        return shown.argmax(-1)
+        """The discrete observations that inputs were encoded from: (..., C) -> (...) integers."""
+        assert isinstance(self.encoder, OneHot)
+        return x[..., : max(1, self.encoder.channels)].argmax(-1) if self.encoder.channels else x[..., 0].long() * 0
 
     def first_input(self, observation: Tensor) -> Tensor:
-        """The input before the first action, for observations (B,): (B, C)."""
-        reward = torch.zeros(observation.shape, device=observation.device)
-        return self.encode(observation, torch.zeros_like(observation), reward, torch.ones_like(reward))
+        """The input before the first action, for observations (B,) or (B, D): (B, C)."""
+        reward = torch.zeros(len(observation), device=observation.device)
+        first = self.actions.first(reward.shape, reward.device)
+        return self.encode(observation, first, reward, torch.ones_like(reward))
 
     def forward(self, x: Tensor, told: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """All steps in parallel: (B, T, C) -> logits (B, T, A), values (B, T).
+        """All steps in parallel: (B, T, C) -> parameters of the action head (B, T, P), values (B, T).
 
         told: (B, T, F) what the value network alone is told of the task, where it was built for that.
         """
-        logits, values, _ = self.with_predicted_rewards(x, told)
-        return logits, values
+        parameters, values, _ = self.with_predicted_rewards(x, told)
+        return parameters, values
 
     def with_predicted_rewards(self, x: Tensor, told: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """``forward``, and the predicted rewards of every action, (B, T, A); (B, T, 0) if the policy predicts none."""
         y = self.policy(x)
-        A = self.num_actions
+        A = self.actions.outputs
         if self.value is None:
             value = y[..., -1]
         else:
             value = self.value(x if told is None else torch.cat([x, told], dim=-1))[..., 0]
-        return y[..., :A], value, y[..., A : A + self.num_predicted]
+        return self.actions.parameters_of(y[..., :A]), value, y[..., A : A + self.num_predicted]
 
     def init_cache(self, batch_size: int, max_len: int) -> Any:
         """The policy's state before the first step."""
         return self.policy.init_cache(batch_size, max_len)
 
     def act(self, x_t: Tensor, cache: Any) -> tuple[Tensor, Any]:
-        """One step of the policy alone: (B, C), cache -> logits (B, A), cache.
+        """One step of the policy alone: (B, C), cache -> parameters of the action head (B, P), cache.
 
         Acting needs no values; for a finished trial ``forward`` has them all at once, at a fraction of the cost.
         """
         y, cache = self.policy.step(x_t, cache)
-        return y[:, : self.num_actions], cache
+        return self.actions.parameters_of(y[:, : self.actions.outputs]), cache

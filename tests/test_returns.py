@@ -12,9 +12,7 @@ from runs.algorithms.learner import Measurement
 from runs.algorithms.meta_rl import ReturnNormalizer
 from runs.algorithms.returns import (
     clipped_surrogate_loss,
-    entropy,
     generalized_advantages,
-    log_probability,
     standardized,
 )
 from runs.algorithms.schedules import geometric_growth, warmup_cosine
@@ -133,19 +131,6 @@ def test_gradient_of_the_surrogate_at_the_old_policy_is_the_policy_gradient():
     surrogate = clipped_surrogate_loss(log_p - log_p.detach(), advantages, 0.2)
     reinforce = -(log_p * advantages).mean()
     torch.testing.assert_close(*(torch.autograd.grad(x, logits, retain_graph=True)[0] for x in (surrogate, reinforce)))
-
-
-def test_entropy_and_log_probability_are_those_of_a_categorical():
-    logits, actions = 3 * torch.randn(4, 6, 5, dtype=torch.float64), torch.randint(5, (4, 6))
-    twin = Categorical(logits=logits)
-    torch.testing.assert_close(entropy(logits), twin.entropy())
-    torch.testing.assert_close(log_probability(logits, actions), twin.log_prob(actions))
-
-
-def test_entropy_at_its_extremes():
-    assert entropy(torch.full((5,), 7.0)).item() == pytest.approx(math.log(5))
-    assert entropy(torch.tensor([1e4, 0.0, 0.0])).item() == 0
-    assert log_probability(torch.tensor([1e4, 0.0]), torch.tensor(0)).item() == 0
 
 
 def test_standardized():

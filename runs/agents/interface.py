@@ -7,8 +7,10 @@ from typing import Literal
 
 from torch import nn
 
+from snail.actions import ActionHead, Categorical
 from snail.actor_critic import ActorCritic
 from snail.classifier import EpisodeModel, SequenceClassifier
+from snail.observations import OneHot, RunningNormalizer
 from snail.sequence import SequenceModel
 
 Role = Literal["classifier", "policy", "value"]
@@ -40,8 +42,8 @@ class SequenceAgent(FewShotAgent):
 
     def build_actor_critic(
         self,
-        num_observations: int,
-        num_actions: int,
+        observations: int | OneHot | RunningNormalizer,
+        actions: int | ActionHead,
         horizon: int,
         shared: bool = False,
         predicts_rewards: bool = False,
@@ -49,11 +51,14 @@ class SequenceAgent(FewShotAgent):
     ) -> ActorCritic:
         """What plays trials of ``horizon`` steps.
 
+        observations, actions: their encoding and distribution; numbers: so many discrete ones.
         shared: with one trunk for policy and value.
-        predicts_rewards: with an output for the reward of every action.
+        predicts_rewards: with an output for the reward of every action, where they can be counted.
         told: channels that the value network alone is told of the task in training.
         """
-        channels = ActorCritic.input_size(num_observations, num_actions)
-        policy = self.build("policy", channels, num_actions * (1 + predicts_rewards) + shared, horizon)
+        head = Categorical(actions) if isinstance(actions, int) else actions
+        channels = ActorCritic.input_size(observations, head)
+        outputs = head.outputs + predicts_rewards * head.predictable + shared
+        policy = self.build("policy", channels, outputs, horizon)
         value = None if shared else self.build("value", channels + told, 1, horizon)
-        return ActorCritic(policy, value, num_observations, num_actions)
+        return ActorCritic(policy, value, observations, head)

@@ -20,7 +20,7 @@ from runs.agents import SequenceAgent
 from runs.algorithms.attention_maps import TrialAttention
 from runs.algorithms.finite import require_finite
 from runs.algorithms.learner import Measurement, RunConfig, Test, Training
-from runs.algorithms.returns import generalized_advantages, log_probability, standardized
+from runs.algorithms.returns import generalized_advantages, standardized
 from runs.algorithms.rollout import Player, Trajectories, player, rollout
 from runs.algorithms.schedules import geometric_growth, ramp
 from runs.system.distributed.layers import use_distributed_layers
@@ -291,8 +291,8 @@ class MetaRLLearner(ABC):
         inputs = trials.inputs.split(rows)
         pieces = zip(inputs, [None] * len(inputs) if told is None else told.split(rows), strict=True)
         with self._autocast():
-            logits, values = map(torch.cat, zip(*(self.model(x, t) for x, t in pieces), strict=True))
-        log_probs = self.group.gather(log_probability(logits, trials.actions))  # (B, T)
+            parameters, values = map(torch.cat, zip(*(self.model(x, t) for x, t in pieces), strict=True))
+        log_probs = self.group.gather(self.model.actions.log_probability(parameters, trials.actions))  # (B, T)
         values = self.return_normalizer.restore(self.group.gather(values))
         trials = Trajectories(*map(self.group.gather, vars(trials).values()))
         expected, told = self.group.gather(expected), None if told is None else self.group.gather(told)

@@ -13,7 +13,7 @@ from runs.algorithms.cuda_graphs import ReplayedStep
 from runs.algorithms.finite import require_finite
 from runs.algorithms.learner import RunConfig
 from runs.algorithms.meta_rl import Batch, MetaRLLearner, MetaRLTraining
-from runs.algorithms.returns import clipped_surrogate_loss, entropy, log_probability
+from runs.algorithms.returns import clipped_surrogate_loss
 from runs.config.serialization import renamed
 from runs.system.machine import Machine
 
@@ -85,11 +85,9 @@ class PPOLearner(MetaRLLearner):
         self.optimizer.zero_grad()
         loss.backward()
         self.group.average_gradients(model.parameters())
-        norms = [
-            nn.utils.clip_grad_norm_(part.parameters(), self.training.max_grad_norm)
-            for part in (model.policy, model.value)
-            if part is not None
-        ]
+        parts = [[*model.policy.parameters(), *model.actions.parameters()]]
+        parts += [] if model.value is None else [[*model.value.parameters()]]
+        norms = [nn.utils.clip_grad_norm_(part, self.training.max_grad_norm) for part in parts]
         require_finite(model, norms, lambda: self._losses(batch, entropy_weight)[0])
         self.optimizer.step()
         return {name: x.detach() for name, x in found.items()}
@@ -98,14 +96,15 @@ class PPOLearner(MetaRLLearner):
         """The loss of some trials, and what to log of it."""
         training = self.training
         with self._autocast():
-            logits, value, predicted = self.model.with_predicted_rewards(batch.inputs, batch.told)
-        log_ratio = log_probability(logits, batch.actions) - batch.log_probs
+            parameters, value, predicted = self.model.with_predicted_rewards(batch.inputs, batch.told)
+        head = self.model.actions
+        log_ratio = head.log_probability(parameters, batch.actions) - batch.log_probs
         policy_loss = clipped_surrogate_loss(log_ratio, batch.advantages, training.clip_eps)
         value_loss = 0.5 * (value - batch.targets).square().mean()
-        spread = entropy(logits).mean()
+        spread = head.entropy(parameters).mean()
         loss = policy_loss + value_loss - entropy_weight * spread
         found = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": spread}
-        if training.reward_prediction > 0:
+        if self.model.num_predicted:
             predicted = predicted.gather(-1, batch.actions[..., None])[..., 0]  # (B, T), of what was done
             found["reward_error"] = (predicted - batch.expected).square().mean()
             loss = loss + training.reward_prediction * found["reward_error"]

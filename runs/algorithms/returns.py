@@ -41,17 +41,6 @@ def clipped_surrogate_loss(log_ratio: Tensor, advantages: Tensor, clip: float) -
     return -torch.min(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages).mean()
 
 
-def entropy(logits: Tensor) -> Tensor:
-    """Entropy in nats of categorical distributions: (..., A) -> (...)."""
-    log_p = logits.log_softmax(-1)
-    return -(log_p.exp() * log_p).sum(-1)
-
-
-def log_probability(logits: Tensor, actions: Tensor) -> Tensor:
-    """Log-probability of the chosen actions: logits (..., A), actions (...) -> (...)."""
-    return logits.log_softmax(-1).gather(-1, actions[..., None])[..., 0]
-
-
 def standardized(x: Tensor) -> Tensor:
     """Zero mean and unit variance over the first dimension, for every entry of the others: (B, ...) -> (B, ...)."""
     return (x - x.mean(0)) / (x.std(0, correction=0) + 1e-8)

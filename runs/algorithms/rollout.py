@@ -54,17 +54,16 @@ def rollout(
     cache = agent.init_cache(B, T)
     # time-major, as the convolutions read it
     inputs = x.new_empty(T, B, x.shape[1])
-    actions = torch.empty(T, B, dtype=torch.long, device=device)
+    head = agent.actions
+    first = head.first(torch.Size([B]), device)
+    actions = first.new_empty(T, *first.shape)
     log_probs, rewards = x.new_empty(T, B), x.new_empty(T, B)
     for t in range(T):
-        logits, cache = agent.act(x, cache)  # (B, A)
-        log_p = logits.log_softmax(-1)
-        # the largest of p / Exp(1) is a draw from p, and needs no copy to the host
-        noise = log_p.new_empty(env.num_envs, log_p.shape[1]).exponential_(generator=generator)
-        action = (log_p.exp() / group.shard(noise)).argmax(-1)  # (B,)
+        parameters, cache = agent.act(x, cache)  # (B, P)
+        action = head.draw(parameters, group.shard(head.noise(env.num_envs, parameters, generator)))
         inputs[t], actions[t] = x, action
-        log_probs[t] = log_p.gather(-1, action[:, None])[:, 0]
-        observation, reward, _, _, info = env.step(group.scatter(action))
+        log_probs[t] = head.log_probability(parameters, action)
+        observation, reward, _, _, info = env.step(group.scatter(head.to_environment(action)))
         rewards[t] = group.shard(reward)
         x = agent.encode(group.shard(observation), action, rewards[t], group.shard(info["episode_end"]))
     inputs, actions, log_probs, rewards = (y.transpose(0, 1) for y in (inputs, actions, log_probs, rewards))

@@ -17,7 +17,6 @@ from envs.trials import require_positive
 from runs.algorithms.finite import require_finite
 from runs.algorithms.learner import RunConfig
 from runs.algorithms.meta_rl import Batch, MetaRLLearner, MetaRLTraining
-from runs.algorithms.returns import entropy, log_probability
 from runs.config.serialization import renamed
 from runs.system.machine import Machine
 
@@ -79,15 +78,16 @@ class TRPOLearner(MetaRLLearner):
         return {**self._improve_policy(batch, order), **self._fit_value(batch, left), **rate}
 
     def _improve_policy(self, batch: Batch, order: Tensor) -> dict[str, Tensor]:
-        training, policy = self.training, self.model.policy
-        parameters = list(policy.parameters())
+        training, policy, head = self.training, self.model.policy, self.model.actions
+        parameters = [*policy.parameters(), *head.parameters()]
         old = parameters_to_vector(parameters).detach()
         pieces = [self.group.shard(piece) for piece in order.chunk(training.minibatches)]
         with torch.no_grad():
-            old_logits = torch.cat([self._logits(batch.inputs[rows]) for rows in pieces])  # piece after piece
+            before_step = torch.cat([self._outputs(batch.inputs[rows]) for rows in pieces])  # piece after piece
 
         def gain_of(rows: Tensor) -> Tensor:
-            log_ratio = log_probability(self._logits(batch.inputs[rows]), batch.actions[rows]) - batch.log_probs[rows]
+            log_ratio = head.log_probability(self._outputs(batch.inputs[rows]), batch.actions[rows])
+            log_ratio = log_ratio - batch.log_probs[rows]
             return (log_ratio.exp() * batch.advantages[rows]).sum() / batch.advantages.numel()
 
         gradient = torch.zeros_like(old)
@@ -100,7 +100,9 @@ class TRPOLearner(MetaRLLearner):
         part = some[self.group.rank :: self.group.size]  # not always of equal size
         weight = len(part) / len(some)
         with _twice_differentiable():
-            product = fisher_product(lambda: self._logits(batch.inputs[part]), parameters, training.damping)
+            product = fisher_product(
+                lambda: self._outputs(batch.inputs[part]), head.kl_divergence, parameters, training.damping
+            )
 
             def fisher(vector: Tensor) -> Tensor:
                 return self.group.total(product(vector) * weight)
@@ -114,12 +116,12 @@ class TRPOLearner(MetaRLLearner):
             """Surrogate gain, mean KL divergence from the old policy, and entropy, over the whole batch."""
             vector_to_parameters(parameter_vector, parameters)
             gain, kl, spread = (torch.zeros((), device=old.device) for _ in range(3))
-            for rows, before in zip(pieces, old_logits.split([len(p) for p in pieces]), strict=True):
-                logits = self._logits(batch.inputs[rows])
-                log_ratio = log_probability(logits, batch.actions[rows]) - batch.log_probs[rows]
+            for rows, before in zip(pieces, before_step.split([len(p) for p in pieces]), strict=True):
+                now = self._outputs(batch.inputs[rows])
+                log_ratio = head.log_probability(now, batch.actions[rows]) - batch.log_probs[rows]
                 gain += ((log_ratio.exp() - 1) * batch.advantages[rows]).sum()
-                kl += kl_divergence(before, logits).sum()
-                spread += entropy(logits).sum()
+                kl += head.kl_divergence(before, now).sum()
+                spread += head.entropy(now).sum()
             gain, kl, spread = self.group.total(torch.stack([gain, kl, spread])) / batch.advantages.numel()
             return gain, kl, spread
 
@@ -134,9 +136,10 @@ class TRPOLearner(MetaRLLearner):
             gain, kl, spread = judge(old)
         return {"policy_loss": -gain, "kl": kl, "entropy": spread, "step_scale": torch.tensor(scale)}
 
-    def _logits(self, inputs: Tensor) -> Tensor:
+    def _outputs(self, inputs: Tensor) -> Tensor:
         with self._autocast():
-            return self.model.policy(inputs)[..., : self.model.num_actions]
+            outputs = self.model.policy(inputs)[..., : self.model.actions.outputs]
+        return self.model.actions.parameters_of(outputs)
 
     def _fit_value(self, batch: Batch, left: float) -> dict[str, Tensor]:
         training, losses = self.training, []
@@ -172,30 +175,28 @@ class TRPOLearner(MetaRLLearner):
         self.optimizer.load_state_dict(state["optimizer"])
 
 
-def kl_divergence(logits: Tensor, other: Tensor) -> Tensor:
-    """KL divergence in nats of categorical distributions, ``sum_a p_a (log p_a - log q_a)``: (..., A) -> (...)."""
-    log_p, log_q = logits.log_softmax(-1), other.log_softmax(-1)
-    return (log_p.exp() * (log_p - log_q)).sum(-1)
-
-
 def fisher_product(
-    logits: Callable[[], Tensor], parameters: list[nn.Parameter], damping: float
+    distributions: Callable[[], Tensor],
+    kl_divergence: Callable[[Tensor, Tensor], Tensor],
+    parameters: list[nn.Parameter],
+    damping: float,
 ) -> Callable[[Tensor], Tensor]:
-    """Products of a vector with the Fisher matrix of categorical distributions, plus ``damping`` times the vector.
+    """Products of a vector with the Fisher matrix of distributions, plus ``damping`` times the vector.
 
     The Fisher matrix is the Hessian of the mean KL divergence from the present distributions; the product is the
     gradient of the gradient's product with the vector (Schulman et al. 2015, appendix C), and the matrix itself is
     never there.
 
     Args:
-        logits: computes (..., A) from the parameters.
+        distributions: computes theirs, (..., P), from the parameters of the model.
+        kl_divergence: of two sets of distributions: (..., P), (..., P) -> (...).
         parameters: P scalars in all.
         damping: what is added to the diagonal.
 
     Returns:
         A function (P,) -> (P,).
     """
-    present = logits()
+    present = distributions()
     kl = kl_divergence(present.detach(), present).mean()
     first = torch.cat([g.flatten() for g in torch.autograd.grad(kl, parameters, create_graph=True)])
 

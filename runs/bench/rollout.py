@@ -38,7 +38,7 @@ class RerunAgent(ActorCritic):
     """
 
     def __init__(self, agent: ActorCritic, policy: nn.Module, value: nn.Module):
-        super().__init__(agent.policy, agent.value, agent.num_observations, agent.num_actions)
+        super().__init__(agent.policy, agent.value, agent.encoder, agent.actions)
         self.networks = nn.ModuleList([policy, value])
 
     def init_cache(self, batch_size: int, max_len: int) -> History:

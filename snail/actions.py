@@ -1,0 +1,185 @@
+"""Actions as distributions: what a policy's outputs mean, for discrete and for continuous actions, by one interface.
+
+A *head* turns the outputs of a policy network into the parameters of a distribution over actions, draws from it, and
+has its log-probabilities, entropy and divergence. Parameters are one tensor, so that algorithms can keep and compare
+them without knowing their kind.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ActionHead(nn.Module, ABC):
+    """A kind of distribution over actions. P stands for the parameters of one, (...) for any leading dimensions.
+
+    Attributes:
+        outputs: what the policy network has to write for it.
+        channels: of an encoded action.
+        predictable: actions whose rewards can be predicted one by one; 0 where they are not countable.
+    """
+
+    outputs: int
+    channels: int
+    predictable: int
+
+    @abstractmethod
+    def parameters_of(self, outputs: Tensor) -> Tensor:
+        """(..., outputs) -> (..., P)."""
+
+    @abstractmethod
+    def noise(self, rows: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
+        """What ``rows`` draws need of randomness: (rows, ...), of the kind of ``like``."""
+
+    @abstractmethod
+    def draw(self, parameters: Tensor, noise: Tensor) -> Tensor:
+        """Actions: (B, P) and noise of B draws -> (B,) integers or (B, D)."""
+
+    @abstractmethod
+    def log_probability(self, parameters: Tensor, actions: Tensor) -> Tensor:
+        """Of actions as ``draw`` gives them: (..., P), (...) or (..., D) -> (...)."""
+
+    @abstractmethod
+    def entropy(self, parameters: Tensor) -> Tensor:
+        """In nats: (..., P) -> (...)."""
+
+    @abstractmethod
+    def kl_divergence(self, parameters: Tensor, other: Tensor) -> Tensor:
+        """KL divergence in nats of ``other`` from the first: (..., P), (..., P) -> (...)."""
+
+    @abstractmethod
+    def encode(self, actions: Tensor) -> Tensor:
+        """As input of the next step: actions -> (..., channels)."""
+
+    @abstractmethod
+    def first(self, shape: torch.Size, device: torch.device) -> Tensor:
+        """The action that stands for none before the first step, for so many trials."""
+
+    def to_environment(self, actions: Tensor) -> Tensor:
+        """What the environment is given."""
+        return actions
+
+
+class Categorical(ActionHead):
+    """One of A actions. Parameters are logits."""
+
+    def __init__(self, num_actions: int):
+        super().__init__()
+        self.outputs = self.channels = self.predictable = num_actions
+
+    def parameters_of(self, outputs: Tensor) -> Tensor:
+        """The logits themselves."""
+        return outputs
+
+    def noise(self, rows: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Exponential numbers (rows, A)."""
+        return like.new_empty(rows, self.outputs).exponential_(generator=generator)
+
+    def draw(self, parameters: Tensor, noise: Tensor) -> Tensor:
+        """The largest of p / Exp(1) is a draw from p, and needs no copy to the host: (B, A) -> (B,)."""
+        return (parameters.log_softmax(-1).exp() / noise).argmax(-1)
+
+    def log_probability(self, parameters: Tensor, actions: Tensor) -> Tensor:
+        """Logits (..., A), actions (...) -> (...)."""
+        return parameters.log_softmax(-1).gather(-1, actions[..., None])[..., 0]
+
+    def entropy(self, parameters: Tensor) -> Tensor:
+        """(..., A) -> (...)."""
+        log_p = parameters.log_softmax(-1)
+        return -(log_p.exp() * log_p).sum(-1)
+
+    def kl_divergence(self, parameters: Tensor, other: Tensor) -> Tensor:
+        """``sum_a p_a (log p_a - log q_a)``: (..., A), (..., A) -> (...)."""
+        log_p, log_q = parameters.log_softmax(-1), other.log_softmax(-1)
+        return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+    def encode(self, actions: Tensor) -> Tensor:
+        """One-hot."""
+        return F.one_hot(actions, self.outputs).float()
+
+    def first(self, shape: torch.Size, device: torch.device) -> Tensor:
+        """Action 0."""
+        return torch.zeros(shape, dtype=torch.long, device=device)
+
+
+class Gaussian(ActionHead):
+    """D numbers, independent normals with a learned standard deviation that does not depend on the state.
+
+    Parameters are D means and D logarithms of standard deviations. Without ``squash``, actions are clipped to the space
+    by the environment's side, and log-probabilities are of what was drawn. With it, actions are ``tanh`` of what was
+    drawn, stretched to the space, and log-probabilities are of those; the entropy stays that of the normals, for which
+    the squashed ones have no closed form (Haarnoja et al. 2018, arXiv:1812.05905, appendix C). The divergence is the
+    same either way.
+
+    Args:
+        low, high: (D,) the space.
+        squash: whether to squash.
+        initial_std: standard deviations before training, in halves of the space.
+    """
+
+    low: Tensor
+    high: Tensor
+    predictable = 0
+
+    def __init__(self, low: Tensor, high: Tensor, squash: bool = False, initial_std: float = 0.6):
+        super().__init__()
+        self.outputs = self.channels = len(low)
+        self.squash = squash
+        self.register_buffer("low", low.float())
+        self.register_buffer("high", high.float())
+        self.log_std = nn.Parameter(torch.full((len(low),), math.log(initial_std)))
+
+    def parameters_of(self, outputs: Tensor) -> Tensor:
+        """Means, and the logarithms of the standard deviations: (..., D) -> (..., 2 D)."""
+        return torch.cat([outputs, self.log_std.expand_as(outputs)], dim=-1)
+
+    def noise(self, rows: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Standard normal numbers (rows, D)."""
+        return like.new_empty(rows, self.outputs).normal_(generator=generator)
+
+    def draw(self, parameters: Tensor, noise: Tensor) -> Tensor:
+        """(B, 2 D) -> (B, D)."""
+        mean, log_std = parameters.chunk(2, dim=-1)
+        drawn = mean + log_std.exp() * noise
+        return drawn.tanh() if self.squash else drawn
+
+    def log_probability(self, parameters: Tensor, actions: Tensor) -> Tensor:
+        """(..., 2 D), (..., D) -> (...)."""
+        mean, log_std = parameters.chunk(2, dim=-1)
+        correction: Tensor | float = 0.0
+        if self.squash:
+            edge = 1 - torch.finfo(actions.dtype).eps  # which tanh rounds to 1
+            actions = actions.clamp(-edge, edge)
+            correction = torch.log1p(-actions.square()).sum(-1)
+            actions = actions.atanh()
+        z = (actions - mean) * (-log_std).exp()
+        return (-0.5 * z.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1) - correction
+
+    def entropy(self, parameters: Tensor) -> Tensor:
+        """(..., 2 D) -> (...)."""
+        return (parameters.chunk(2, dim=-1)[1] + 0.5 * (1 + math.log(2 * math.pi))).sum(-1)
+
+    def kl_divergence(self, parameters: Tensor, other: Tensor) -> Tensor:
+        """(..., 2 D), (..., 2 D) -> (...)."""
+        (mean, log_std), (mean_q, log_std_q) = parameters.chunk(2, dim=-1), other.chunk(2, dim=-1)
+        ratio = (2 * (log_std - log_std_q)).exp()
+        distance = ((mean - mean_q) * (-log_std_q).exp()).square()
+        return 0.5 * (ratio + distance - 1).sum(-1) - (log_std - log_std_q).sum(-1)
+
+    def encode(self, actions: Tensor) -> Tensor:
+        """As they are: (..., D)."""
+        return actions.float()
+
+    def first(self, shape: torch.Size, device: torch.device) -> Tensor:
+        """Zeros, the middle of the space."""
+        return torch.zeros(*shape, self.outputs, device=device)
+
+    def to_environment(self, actions: Tensor) -> Tensor:
+        """Stretched from -1 to 1 to the space, and clipped to it."""
+        middle, half = (self.high + self.low) / 2, (self.high - self.low) / 2
+        return (middle + half * actions).clamp(self.low, self.high)

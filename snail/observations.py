@@ -1,0 +1,81 @@
+"""Observations as inputs: one-hot where they are discrete, normalised by running moments where they are numbers."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class OneHot(nn.Module):
+    """One of N observations, as N channels; nothing where there is only one."""
+
+    def __init__(self, num_observations: int):
+        super().__init__()
+        self.num_observations = num_observations
+        self.channels = num_observations if num_observations > 1 else 0
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """(...) integers -> (..., channels)."""
+        if not self.channels:
+            return torch.empty(*observations.shape, 0, device=observations.device)
+        return F.one_hot(observations, self.num_observations).float()
+
+    def collect(self, observations: Tensor) -> None:
+        """Nothing is learned of them."""
+
+    def update(self) -> None:
+        """Nothing is learned of them."""
+
+
+class RunningNormalizer(nn.Module):
+    """D numbers at zero mean and unit variance, by the moments of all that was seen in training.
+
+    What is collected counts from the next ``update`` on, so that a batch is encoded by the same moments throughout.
+
+    Args:
+        size: D.
+        limit: where encoded numbers are clipped.
+    """
+
+    mean: Tensor
+    squares: Tensor
+    count: Tensor
+
+    def __init__(self, size: int, limit: float = 10.0):
+        super().__init__()
+        self.channels, self.limit = size, limit
+        # in double precision: counts reach 10^9
+        self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("squares", torch.zeros(size, dtype=torch.float64))  # summed, about the mean
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self._new: list[Tensor] = []
+
+    @property
+    def std(self) -> Tensor:
+        """(D,) standard deviations; 1 before anything was seen, and where nothing varies."""
+        std = (self.squares / self.count.clamp(min=1)).sqrt()
+        return torch.where(std > 1e-6, std, 1.0)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        scaled = (observations.double() - self.mean) / self.std
+        return scaled.clamp(-self.limit, self.limit).float()
+
+    def collect(self, observations: Tensor) -> None:
+        """Observations (B, D) that the next ``update`` takes in."""
+        self._new.append(observations.detach().double())
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in what was collected (Chan et al. 1979: moments of two samples put together)."""
+        if not self._new:
+            return
+        x = torch.cat(self._new)  # (n, D)
+        self._new = []
+        n, mean = len(x), x.mean(0)
+        total = self.count + n
+        difference = mean - self.mean
+        self.squares += (x - mean).square().sum(0) + difference.square() * self.count * n / total
+        self.mean += difference * n / total
+        self.count += n
