@@ -332,7 +332,7 @@ def stop_the_clock_after(work):
 
     def late(*arguments):
         work(*arguments)
-        arguments[-1].__init__(0.0)
+        arguments[-2].__init__(0.0)
 
     return late
 
