@@ -87,8 +87,9 @@ def _failed(message: str) -> int:
 def _user_error(error: Exception) -> str | None:
     """The message for a user error; None for a bug."""
     from envs.fewshot.datasets.storage import DataError
+    from envs.gym_trials import EnvironmentFailed
 
-    if isinstance(error, (RunError, DataError)):
+    if isinstance(error, (RunError, DataError, EnvironmentFailed)):
         return str(error)
     if isinstance(error, OSError):
         if error.filename is not None:

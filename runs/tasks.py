@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
+import gymnasium
 import torch
+from gymnasium.spaces import Discrete
 from torch import Tensor
 
 from baselines.bayes_optimal import bayes_optimal_value, feasible
 from baselines.planning import value_iteration
 from envs.bandits import BernoulliBanditVectorEnv
+from envs.control import Goal, Locomotion
 from envs.fewshot.datasets.base import ImageClasses
 from envs.fewshot.datasets.registry import load_classes
+from envs.gym_trials import GymTrialVectorEnv, observation_size
 from envs.mdps import TabularMDPVectorEnv
 from envs.trials import TrialVectorEnv
 from runs.agents.embeddings import OMNIGLOT_EMBEDDING, EmbeddingConfig
 from runs.config.serialization import options_of
+from snail.actions import ActionHead, Gaussian
+from snail.observations import RunningNormalizer
 
 
 class Task(ABC):  # noqa: B024  # what a task must have is said by the trainings that it is for
@@ -31,6 +38,17 @@ class Task(ABC):  # noqa: B024  # what a task must have is said by the trainings
 
 class TrialTask(Task):
     """A family of tasks to act in, one trial each."""
+
+    tested_at_once: int = 4000
+    """Test trials that are played at once; another number draws other rewards."""
+    one_process: bool = False
+    """Whether a run of it cannot be shared among processes."""
+    score: str = ""
+    """What the environment tells besides rewards; empty: nothing."""
+
+    def encodings(self, env: Any) -> tuple[int | RunningNormalizer, int | ActionHead]:
+        """How observations are encoded, and the distribution of actions; numbers: so many discrete ones."""
+        return env.num_observations, env.num_actions
 
     @abstractmethod
     def make_env(self, num_envs: int, device: torch.device | str, episodes: int | None = None) -> TrialVectorEnv:
@@ -148,6 +166,67 @@ class MDPTask(TrialTask):
     def optimum(self) -> float | None:
         """Not known exactly: the expectation over MDPs of what an oracle collects has no closed form."""
         return None
+
+
+@dataclass(frozen=True)
+class GymnasiumTask(TrialTask):
+    """Any Gymnasium environment with flat observations and discrete or continuous actions; see `envs.gym_trials`.
+
+    A subclass may override ``make``, to wrap the environment or to build one that is not registered.
+    """
+
+    env: str
+    """Registered id, also as MODULE:ID."""
+    episodes: int = 2
+    """Episodes of a trial, on one task."""
+    max_steps: int = 200
+    """Steps after which an episode ends in any case."""
+    squash: bool = False
+    """Squash continuous actions into the space by tanh instead of clipping them."""
+
+    tested_at_once: ClassVar[int] = 100  # type: ignore[misc]
+    one_process: ClassVar[bool] = True  # type: ignore[misc]
+
+    def make(self) -> gymnasium.Env[Any, Any]:
+        """One environment, which draws a new task when it is reset with ``options={"new_task": True}``."""
+        return gymnasium.make(self.env, disable_env_checker=True)
+
+    def make_env(self, num_envs: int, device: torch.device | str, episodes: int | None = None) -> Any:
+        """So many trials at once, in as many processes as this one may use threads.
+
+        Raises:
+            EnvironmentFailed: if it cannot be built, or its spaces are not supported.
+        """
+        processes = min(torch.get_num_threads(), len(os.sched_getaffinity(0)))
+        return GymTrialVectorEnv(self.make, num_envs, episodes or self.episodes, self.max_steps, processes, device)
+
+    def encodings(self, env: Any) -> tuple[int | RunningNormalizer, int | ActionHead]:
+        """Running moments for `Box` observations, a Gaussian for `Box` actions."""
+        seen, actions = env.single_observation_space, env.single_action_space
+        observations = int(seen.n) if isinstance(seen, Discrete) else RunningNormalizer(observation_size(seen))
+        if isinstance(actions, Discrete):
+            return observations, int(actions.n)
+        low, high = (torch.as_tensor(end).flatten() for end in (actions.low, actions.high))
+        return observations, Gaussian(low, high, self.squash)
+
+
+@dataclass(frozen=True)
+class ControlTask(GymnasiumTask):
+    """Locomotion with a hidden task; see `envs.control`."""
+
+    goal: Goal = "direction"
+    """direction: forwards or backwards; velocity: one to keep."""
+    told: bool = False
+    """Show the task in the observation: for a ceiling."""
+
+    @property
+    def score(self) -> str:  # type: ignore[override]
+        """The velocity in the right direction, or the velocity's error."""
+        return "velocity" if self.goal == "direction" else "velocity_error"
+
+    def make(self) -> gymnasium.Env[Any, Any]:
+        """The wrapped environment."""
+        return Locomotion(self.env, self.goal, self.told)
 
 
 @dataclass(frozen=True)

@@ -315,7 +315,7 @@ def test_stopped_by_its_deadline_again_and_again(finished, tmp_path):
 
 
 def test_a_deadline_in_the_evaluation_leaves_it_to_be_repeated(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs.algorithms.meta_rl, "TESTED_AT_ONCE", 60)
+    monkeypatch.setattr(runs.tasks.TrialTask, "tested_at_once", 60)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs.training, "_run_steps", stop_the_clock_after(runs.training._run_steps))
         with pytest.raises(OutOfTime, match="before the evaluation"):

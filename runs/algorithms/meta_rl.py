@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -20,7 +20,7 @@ from runs.agents import SequenceAgent
 from runs.algorithms.attention_maps import TrialAttention
 from runs.algorithms.finite import require_finite
 from runs.algorithms.learner import Measurement, RunConfig, Test, Training
-from runs.algorithms.returns import generalized_advantages, standardized
+from runs.algorithms.returns import generalized_advantages, moments, standardized
 from runs.algorithms.rollout import Player, Trajectories, player, rollout
 from runs.algorithms.schedules import geometric_growth, ramp
 from runs.system.distributed.layers import use_distributed_layers
@@ -42,6 +42,7 @@ class Batch:
     told: (B, T, F) what the critic is told of the task; None: nothing.
     advantages: (B, T) standardised.
     targets: (B, T) what the value function should have said, in its own scale.
+    valid: (B, T) which steps count; None: all.
     """
 
     inputs: Tensor
@@ -52,17 +53,15 @@ class Batch:
     told: Tensor | None
     advantages: Tensor
     targets: Tensor
+    valid: Tensor | None = None
 
     def rows(self, rows: Tensor) -> Batch:
         """Some of its trials."""
         return Batch(*(None if x is None else x[rows] for x in vars(self).values()))  # type: ignore[arg-type]
 
 
-TESTED_AT_ONCE = 4000
-"""Test trials played at once; another number draws other rewards."""
-
-Play = Callable[[TrialVectorEnv, torch.Generator, Tensor], Tensor]
-"""Plays a trial on each of the given tasks: env, randomness, tasks (B, ...) -> rewards (B, T)."""
+Play = Callable[[TrialVectorEnv, torch.Generator, Tensor], Tensor | Trajectories]
+"""Plays a trial on each of the given tasks: env, randomness, tasks (B, ...) -> rewards (B, T), or all of the trials."""
 
 
 @dataclass(frozen=True)
@@ -84,17 +83,40 @@ class TrialTest(Test):
             raise ValueError(f"an interval needs at least 2 trials, got {self.trials}")
         # drawn on the host, so that they are the same whatever the device
         generator = torch.Generator().manual_seed(stream_seed(self.seed, "test tasks"))
-        tasks = task.make_env(1, "cpu").sample_tasks(self.trials, generator)
+        env = task.make_env(1, "cpu")
+        tasks = env.sample_tasks(self.trials, generator)
+        env.close()
         generator = machine.generator(stream_seed(self.seed, "test actions"))
-        totals = []
-        for start in range(0, self.trials, TESTED_AT_ONCE):
-            batch = tasks[start : start + TESTED_AT_ONCE].to(machine.device)
+        totals: dict[str, list[Tensor]] = {}
+        for start in range(0, self.trials, task.tested_at_once):
+            batch = tasks[start : start + task.tested_at_once].to(machine.device)
             env = task.make_env(len(batch), machine.device)
             env.reset(seed=stream_seed(self.seed, f"test rewards {start}"))
-            totals.append(play(env, generator, batch).sum(1).cpu())
+            played = play(env, generator, batch)
+            env.close()
+            rewards = played if isinstance(played, Tensor) else played.rewards
+            totals.setdefault("return", []).append(rewards.sum(1).cpu())
+            if isinstance(played, Trajectories):
+                for name, x in episode_numbers(played, env.horizon // env.episode_length, task.score):
+                    totals.setdefault(name, []).append(x.cpu())
             progress(start + len(batch), self.trials)
         task_set = hashlib.sha256(tasks.numpy().tobytes()).hexdigest()[:16]
-        return [Measurement.of("return", torch.cat(totals), task_set)]
+        return [Measurement.of(name, torch.cat(parts), task_set) for name, parts in totals.items()]
+
+
+def episode_numbers(trials: Trajectories, episodes: int, score: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Of trials whose episodes are told apart: names, and (B,) each, the reward of every episode.
+
+    ``score`` names what the environment tells besides; of that it is the mean over each episode's steps.
+    """
+    if trials.episodes is None or trials.valid is None or trials.scores is None:
+        return
+    for e in range(episodes):
+        own = (trials.episodes == e) & trials.valid
+        yield f"return_episode{e + 1}", torch.where(own, trials.rewards, 0.0).sum(1)
+        if score:
+            mean = torch.where(own, trials.scores, 0.0).sum(1) / own.sum(1).clamp(min=1)
+            yield f"{score}_episode{e + 1}", mean
 
 
 class ReturnNormalizer(nn.Module):
@@ -119,13 +141,19 @@ class ReturnNormalizer(nn.Module):
         self.register_buffer("std", torch.ones(horizon))
         self.register_buffer("started", torch.zeros(horizon, dtype=torch.bool))
 
-    def update(self, x: Tensor) -> None:
-        """Move the moments towards those of ``x`` (B, t) over B; the first call sets them."""
+    def update(self, x: Tensor, valid: Tensor | None = None) -> None:
+        """Move the moments towards those of ``x`` (B, t) over B; the first call sets them.
+
+        valid: (B, t) which entries count; steps that none of the trials has stay as they are. None: all.
+        """
         last = slice(-x.shape[1], None)
         rate = torch.where(self.started[last], self.rate, 1.0)
-        self.mean[last] = self.mean[last].lerp(x.mean(0), rate)
-        self.std[last] = self.std[last].lerp(x.std(0, correction=0).clamp(min=1e-6), rate)
-        self.started[last] = True
+        mean, std = (x.mean(0), x.std(0, correction=0)) if valid is None else moments(x, valid)
+        if valid is not None:
+            rate = rate * valid.any(0)
+        self.mean[last] = self.mean[last].lerp(mean, rate)
+        self.std[last] = self.std[last].lerp(std.clamp(min=1e-6), rate)
+        self.started[last] |= True if valid is None else valid.any(0)
 
     def normalize(self, x: Tensor) -> Tensor:
         """To zero mean and unit variance: (B, t) -> (B, t)."""
@@ -200,13 +228,15 @@ class MetaRLLearner(ABC):
         if training.privileged_critic and (shared_trunk or not told):
             why = "a shared trunk acts as well" if shared_trunk else f"{type(task).__name__} tells it nothing"
             raise ValueError(f"the critic cannot be privileged: {why}; give --training.no-privileged-critic")
+        if task.one_process:
+            machine.group.require_single_process("Gymnasium environments are stepped by processes of their own")
         self.training, self.task, self.test, self.machine, self.group = training, task, test, machine, machine.group
         self.steps = training.steps
         self.env = env = task.make_env(training.batch_size, machine.device)
         self.horizon, self.episodes = env.horizon, env.horizon // env.episode_length
         torch.manual_seed(seed)
-        sizes = env.num_observations, env.num_actions, env.horizon
-        model = cast(SequenceAgent, run.model).build_actor_critic(*sizes, shared_trunk, predicts_rewards, told)
+        agent = cast(SequenceAgent, run.model)
+        model = agent.build_actor_critic(*task.encodings(env), env.horizon, shared_trunk, predicts_rewards, told)
         use_distributed_layers(model, self.group)
         self.model = model.to(machine.device)
         self.return_normalizer = ReturnNormalizer(env.horizon).to(machine.device)
@@ -226,8 +256,11 @@ class MetaRLLearner(ABC):
     def update(self, step: int) -> dict[str, Tensor]:
         """Collect a batch of trials, compute advantages, improve."""
         self._set_length(self._episodes_at(step))
-        batch, mismatch = self._compute_advantages(self._play(), self._lambda(step / self.steps))
+        self.model.encoder.update()
+        trials = self._play()
+        batch, mismatch = self._compute_advantages(trials, self._lambda(step / self.steps))
         logs = self.improve(batch, 1 - step / self.steps)
+        logs |= {name: x.mean() for name, x in episode_numbers(trials, self.episodes, self.task.score)}
         return {**logs, "return": batch.rewards.sum(1).mean(), "step_forward_mismatch": mismatch}
 
     def units(self, step: int) -> int:
@@ -294,14 +327,16 @@ class MetaRLLearner(ABC):
             parameters, values = map(torch.cat, zip(*(self.model(x, t) for x, t in pieces), strict=True))
         log_probs = self.group.gather(self.model.actions.log_probability(parameters, trials.actions))  # (B, T)
         values = self.return_normalizer.restore(self.group.gather(values))
-        trials = Trajectories(*map(self.group.gather, vars(trials).values()))
+        trials, valid = trials.gathered(self.group), trials.valid
+        if valid is not None:  # nothing comes after a trial's last step
+            values, log_probs = torch.where(valid, values, 0.0), torch.where(valid, log_probs, trials.log_probs)
         expected, told = self.group.gather(expected), None if told is None else self.group.gather(told)
 
         def advantages(gae_lambda: float) -> Tensor:
             return generalized_advantages(expected, values, training.discount, gae_lambda)
 
         returns = advantages(training.value_lambda) + values  # (B, T)
-        self.return_normalizer.update(returns)
+        self.return_normalizer.update(returns, valid)
         batch = Batch(
             trials.inputs,
             trials.actions,
@@ -309,8 +344,9 @@ class MetaRLLearner(ABC):
             trials.rewards,
             expected,
             told,
-            standardized(advantages(gae_lambda)),
+            standardized(advantages(gae_lambda), valid),
             self.return_normalizer.normalize(returns),
+            valid,
         )
         return batch, (log_probs - trials.log_probs).abs().max()
 
@@ -321,11 +357,11 @@ class MetaRLLearner(ABC):
     def evaluate(self, progress: Any) -> list[Measurement]:
         """Total reward of a trial with sampled actions, on the frozen test tasks."""
 
-        def play(env: TrialVectorEnv, generator: torch.Generator, tasks: Tensor) -> Tensor:
+        def play(env: TrialVectorEnv, generator: torch.Generator, tasks: Tensor) -> Trajectories:
             trials = rollout(self.model, env, generator, tasks)
             # the largest of NaNs would pass for an action
             require_finite(self.model, [trials.log_probs], lambda: self.model.policy(trials.inputs), always=True)
-            return trials.rewards
+            return trials
 
         return self.test.measure(self.task, self.machine, play, progress)
 

@@ -13,7 +13,7 @@ from runs.algorithms.cuda_graphs import ReplayedStep
 from runs.algorithms.finite import require_finite
 from runs.algorithms.learner import RunConfig
 from runs.algorithms.meta_rl import Batch, MetaRLLearner, MetaRLTraining
-from runs.algorithms.returns import clipped_surrogate_loss
+from runs.algorithms.returns import clipped_surrogate_loss, mean_over
 from runs.config.serialization import renamed
 from runs.system.machine import Machine
 
@@ -99,18 +99,18 @@ class PPOLearner(MetaRLLearner):
             parameters, value, predicted = self.model.with_predicted_rewards(batch.inputs, batch.told)
         head = self.model.actions
         log_ratio = head.log_probability(parameters, batch.actions) - batch.log_probs
-        policy_loss = clipped_surrogate_loss(log_ratio, batch.advantages, training.clip_eps)
-        value_loss = 0.5 * (value - batch.targets).square().mean()
-        spread = head.entropy(parameters).mean()
+        policy_loss = clipped_surrogate_loss(log_ratio, batch.advantages, training.clip_eps, batch.valid)
+        value_loss = 0.5 * mean_over((value - batch.targets).square(), batch.valid)
+        spread = mean_over(head.entropy(parameters), batch.valid)
         loss = policy_loss + value_loss - entropy_weight * spread
         found = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": spread}
         if self.model.num_predicted:
             predicted = predicted.gather(-1, batch.actions[..., None])[..., 0]  # (B, T), of what was done
-            found["reward_error"] = (predicted - batch.expected).square().mean()
+            found["reward_error"] = mean_over((predicted - batch.expected).square(), batch.valid)
             loss = loss + training.reward_prediction * found["reward_error"]
         with torch.no_grad():
-            kl = (log_ratio.exp() - 1 - log_ratio).mean()
-            clipped = ((log_ratio.exp() - 1).abs() > training.clip_eps).float().mean()
+            kl = mean_over(log_ratio.exp() - 1 - log_ratio, batch.valid)
+            clipped = mean_over(((log_ratio.exp() - 1).abs() > training.clip_eps).float(), batch.valid)
         return loss, found | {"loss": loss, "kl": kl, "clip_fraction": clipped}
 
     def _set_rate(self, rate: float) -> None:

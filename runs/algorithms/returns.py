@@ -27,7 +27,12 @@ def generalized_advantages(rewards: Tensor, values: Tensor, discount: float, gae
     return delta @ weights.tril()  # one product: a loop over steps would be thousands of small kernels on a GPU
 
 
-def clipped_surrogate_loss(log_ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
+def mean_over(x: Tensor, valid: Tensor | None) -> Tensor:
+    """Mean of the entries that are valid; None: of all."""
+    return x.mean() if valid is None else torch.where(valid, x, 0.0).sum() / valid.sum().clamp(min=1)
+
+
+def clipped_surrogate_loss(log_ratio: Tensor, advantages: Tensor, clip: float, valid: Tensor | None = None) -> Tensor:
     """PPO's pessimistic surrogate (Schulman et al. 2017, equation 7), negated, mean over all steps.
 
     ``-mean(min(ratio A, clamp(ratio, 1 - clip, 1 + clip) A))``.
@@ -36,11 +41,25 @@ def clipped_surrogate_loss(log_ratio: Tensor, advantages: Tensor, clip: float) -
         log_ratio: log pi(a|s) - log pi_old(a|s), any shape.
         advantages: the same shape.
         clip: clipping range of the ratio.
+        valid: the same shape, which steps count; None: all.
     """
     ratio = log_ratio.exp()
-    return -torch.min(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages).mean()
+    return mean_over(-torch.min(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages), valid)
 
 
-def standardized(x: Tensor) -> Tensor:
-    """Zero mean and unit variance over the first dimension, for every entry of the others: (B, ...) -> (B, ...)."""
-    return (x - x.mean(0)) / (x.std(0, correction=0) + 1e-8)
+def standardized(x: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Zero mean and unit variance over the first dimension, for every entry of the others: (B, ...) -> (B, ...).
+
+    valid: the same shape, which entries count, the others become 0; None: all.
+    """
+    if valid is None:
+        return (x - x.mean(0)) / (x.std(0, correction=0) + 1e-8)
+    mean, std = moments(x, valid)
+    return torch.where(valid, (x - mean) / (std + 1e-8), 0.0)
+
+
+def moments(x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the valid entries over the first dimension; 0 where there are none."""
+    n = valid.sum(0).clamp(min=1)
+    mean = torch.where(valid, x, 0.0).sum(0) / n
+    return mean, (torch.where(valid, x - mean, 0.0).square().sum(0) / n).sqrt()

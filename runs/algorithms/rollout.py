@@ -22,6 +22,8 @@ class Trajectories:
     actions: (B, T) what it did; log_probs: (B, T) how probable that was.
     rewards: (B, T) what came of it.
     tasks: (B, ...) what was played, as in `envs.trials.TrialVectorEnv.tasks`: no agent sees it.
+    valid: (B, T) which steps are of the trial; episodes: (B, T) of which of its episodes;
+        scores: (B, T) what else the environment tells of it. None: all trials have T steps.
     """
 
     inputs: Tensor
@@ -29,6 +31,13 @@ class Trajectories:
     log_probs: Tensor
     rewards: Tensor
     tasks: Tensor
+    valid: Tensor | None = None
+    episodes: Tensor | None = None
+    scores: Tensor | None = None
+
+    def gathered(self, group: ProcessGroup) -> Trajectories:
+        """Those of all processes."""
+        return Trajectories(*(None if x is None else group.gather(x) for x in vars(self).values()))  # type: ignore[arg-type]
 
 
 @torch.no_grad()
@@ -38,8 +47,11 @@ def rollout(
     generator: torch.Generator,
     tasks: Tensor | None = None,
     group: ProcessGroup = SINGLE_PROCESS,
+    collect: bool = False,
 ) -> Trajectories:
     """Play one trial in every row of ``env`` with sampled actions, on new tasks or on the given ones.
+
+    With ``collect``, the agent takes note of the observations, to normalise later ones by.
 
     The agent streams: each step costs the same convolution work, however long the trial already is.
 
@@ -58,16 +70,23 @@ def rollout(
     first = head.first(torch.Size([B]), device)
     actions = first.new_empty(T, *first.shape)
     log_probs, rewards = x.new_empty(T, B), x.new_empty(T, B)
+    told: dict[str, list[Tensor]] = {"valid": [], "episode": [], "score": []}
     for t in range(T):
+        if collect:
+            agent.encoder.collect(observation if not told["valid"] else observation[told["valid"][-1]])
         parameters, cache = agent.act(x, cache)  # (B, P)
         action = head.draw(parameters, group.shard(head.noise(env.num_envs, parameters, generator)))
         inputs[t], actions[t] = x, action
         log_probs[t] = head.log_probability(parameters, action)
         observation, reward, _, _, info = env.step(group.scatter(head.to_environment(action)))
         rewards[t] = group.shard(reward)
+        if "valid" in info:
+            for name, found in told.items():
+                found.append(info[name])
         x = agent.encode(group.shard(observation), action, rewards[t], group.shard(info["episode_end"]))
     inputs, actions, log_probs, rewards = (y.transpose(0, 1) for y in (inputs, actions, log_probs, rewards))
-    return Trajectories(inputs, actions, log_probs, rewards, group.shard(env.tasks))
+    others = [torch.stack(found, dim=1) if found else None for found in told.values()]
+    return Trajectories(inputs, actions, log_probs, rewards, group.shard(env.tasks), *others)
 
 
 Player = Callable[[], Trajectories]
@@ -82,12 +101,12 @@ def player(
     Where recording is not possible, or does not give what the plain rollout gives, a warning says so and the plain
     one is played.
     """
-    if env.device.type == "cuda":
+    if env.device.type == "cuda" and isinstance(env, TrialVectorEnv):
         try:
             return RecordedRollout(agent, env, generator, group)
         except RuntimeError as e:
             warnings.warn(f"rollouts are not recorded as a CUDA graph, so they are slower: {e}", stacklevel=2)
-    return lambda: rollout(agent, env, generator, group=group)
+    return lambda: rollout(agent, env, generator, group=group, collect=True)
 
 
 class RecordedRollout:

@@ -17,6 +17,7 @@ from envs.trials import require_positive
 from runs.algorithms.finite import require_finite
 from runs.algorithms.learner import RunConfig
 from runs.algorithms.meta_rl import Batch, MetaRLLearner, MetaRLTraining
+from runs.algorithms.returns import mean_over
 from runs.config.serialization import renamed
 from runs.system.machine import Machine
 
@@ -85,10 +86,16 @@ class TRPOLearner(MetaRLLearner):
         with torch.no_grad():
             before_step = torch.cat([self._outputs(batch.inputs[rows]) for rows in pieces])  # piece after piece
 
+        every = batch.advantages.numel() if batch.valid is None else batch.valid.sum()
+
+        def counted(x: Tensor, rows: Tensor) -> Tensor:
+            """What is of steps that count; advantages of others are 0."""
+            return x if batch.valid is None else torch.where(batch.valid[rows], x, 0.0)
+
         def gain_of(rows: Tensor) -> Tensor:
             log_ratio = head.log_probability(self._outputs(batch.inputs[rows]), batch.actions[rows])
             log_ratio = log_ratio - batch.log_probs[rows]
-            return (log_ratio.exp() * batch.advantages[rows]).sum() / batch.advantages.numel()
+            return (log_ratio.exp() * batch.advantages[rows]).sum() / every
 
         gradient = torch.zeros_like(old)
         for rows in pieces:
@@ -101,7 +108,10 @@ class TRPOLearner(MetaRLLearner):
         weight = len(part) / len(some)
         with _twice_differentiable():
             product = fisher_product(
-                lambda: self._outputs(batch.inputs[part]), head.kl_divergence, parameters, training.damping
+                lambda: self._outputs(batch.inputs[part]),
+                lambda old, new: counted(head.kl_divergence(old, new), part) * (batch.advantages.numel() / every),
+                parameters,
+                training.damping,
             )
 
             def fisher(vector: Tensor) -> Tensor:
@@ -120,9 +130,9 @@ class TRPOLearner(MetaRLLearner):
                 now = self._outputs(batch.inputs[rows])
                 log_ratio = head.log_probability(now, batch.actions[rows]) - batch.log_probs[rows]
                 gain += ((log_ratio.exp() - 1) * batch.advantages[rows]).sum()
-                kl += head.kl_divergence(before, now).sum()
-                spread += head.entropy(now).sum()
-            gain, kl, spread = self.group.total(torch.stack([gain, kl, spread])) / batch.advantages.numel()
+                kl += counted(head.kl_divergence(before, now), rows).sum()
+                spread += counted(head.entropy(now), rows).sum()
+            gain, kl, spread = self.group.total(torch.stack([gain, kl, spread])) / every
             return gain, kl, spread
 
         scale = 1.0
@@ -163,7 +173,7 @@ class TRPOLearner(MetaRLLearner):
         x, told = batch.inputs, batch.told
         with self._autocast():
             values = self.value(x if told is None else torch.cat([x, told], dim=-1))[..., 0]
-        return 0.5 * (values - batch.targets).square().mean()
+        return 0.5 * mean_over((values - batch.targets).square(), batch.valid)
 
     def state_dict(self) -> dict[str, Any]:
         """That of every learner, and the value network's optimiser's."""

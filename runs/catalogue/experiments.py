@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
+from envs.control import GOALS, Goal
 from envs.fewshot.augmentation import UNCHANGED, Augmentation
 from runs.agents import (
     AGENTS,
@@ -26,7 +27,7 @@ from runs.algorithms.ppo import PPOTraining
 from runs.algorithms.trpo import TRPOTraining
 from runs.algorithms.tuning import Tuning
 from runs.catalogue.experiment import Budget, Experiment
-from runs.tasks import BanditTask, FewShotTask, MDPTask
+from runs.tasks import BanditTask, ControlTask, FewShotTask, MDPTask
 
 
 def meta_rl(steps: int, **settings: Any) -> dict[str, Training]:
@@ -91,6 +92,34 @@ def _mdp(episodes: int) -> Experiment:
             "demo": Budget(task, meta_rl(160, **quick), TrialTest(trials=2000)),
             "short": Budget(task, meta_rl(40, **quick), TrialTest(trials=2000)),
             "smoke": Budget(task, meta_rl(4, batch_size=32), TrialTest(trials=200)),
+        },
+    )
+
+
+def _control(animal: str, env: str, goal: Goal, told: bool = False) -> Experiment:
+    """Two episodes of 200 steps, as the SNAIL paper; told: of an agent that sees the task, for a ceiling."""
+    task = ControlTask(env, episodes=1 if told else 2, max_steps=200, goal=goal, told=told)
+    settings: dict[str, Any] = {"epochs": 3, "minibatches": 4, "gae_lambda": 0.95, "discount": 0.99}
+    settings |= {"entropy_coef": 0.0, "learning_rate": 5e-4, "reward_prediction": 0.0}
+    trials = 64 if told else 32
+
+    def learned(steps: int) -> dict[str, Training]:
+        return meta_rl(steps, batch_size=trials, **settings)
+
+    shown = "shown, for a ceiling" if told else "not shown, for two episodes"
+    return Experiment(
+        f"control/{animal}-{goal}{'-told' if told else ''}",
+        f"200 steps of the {animal} with a {goal} that is {shown}",
+        dict(AGENTS),
+        {
+            "full": Budget(task, learned(400), TrialTest(trials=400)),
+            "demo": Budget(task, learned(40), TrialTest(trials=100)),
+            "short": Budget(task, learned(10), TrialTest(trials=100)),
+            "smoke": Budget(
+                replace(task, max_steps=10),
+                meta_rl(2, batch_size=8, **{**settings, "minibatches": 2}),
+                TrialTest(trials=10),
+            ),
         },
     )
 
@@ -179,6 +208,12 @@ CATALOGUE: dict[str, Experiment] = {
         ),
         _bandit(arms=50, pulls=1000),
         *(_mdp(episodes) for episodes in (10, 25, 50, 75, 100)),
+        *(
+            _control(animal, env, goal, told)
+            for animal, env in (("cheetah", "HalfCheetah-v5"), ("ant", "Ant-v5"))
+            for goal in GOALS
+            for told in (False, True)
+        ),
         _fewshot("omniglot", 5, CHARACTERS, supervised(12_000)),
         _fewshot(
             "omniglot",

@@ -1,0 +1,255 @@
+"""Trials of any Gymnasium environment: many at a time, in processes of their own, as tensors.
+
+A trial is a task that stays for some episodes. The environment draws the task when it is reset with a ``seed`` and
+``options={"new_task": True}``, from its own ``np_random``; a plain ``reset()`` starts the next episode on it. Episodes
+end when the environment says so, or after ``max_steps``. Trials whose episodes are over before those of others idle:
+their steps are not *valid*, and count for nothing.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium.error import Error as GymnasiumError
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
+from torch import Tensor
+
+from envs.trials import require_positive
+
+Make = Callable[[], gymnasium.Env[Any, Any]]
+MOST_SEEDS = 2**24
+"""Tasks are seeds below it: float32 holds them all."""
+
+
+class EnvironmentFailed(Exception):
+    """An environment cannot be used, or has failed while it was stepped: one line with what to do."""
+
+
+class Bundle(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[Any]]):
+    """Several trials in one process, stepped one after the other.
+
+    An observation holds all that their step gave, so that Gymnasium's shared memory carries it: (k, D + 4), the
+    observation, ``info["score"]``, the reward, whether an episode has just ended, and whether the step was valid.
+
+    Args:
+        make: builds one environment.
+        size: trials k.
+        first: index of the first of them among all.
+        episodes: of a trial.
+        max_steps: after which an episode ends in any case.
+    """
+
+    def __init__(self, make: Make, size: int, first: int, episodes: int, max_steps: int):
+        self.envs = [make() for _ in range(size)]
+        self._first, self._episodes, self._max_steps = first, episodes, max_steps
+        space, actions = self.envs[0].observation_space, self.envs[0].action_space
+        self._width = observation_size(space)
+        self.observation_space = Box(-np.inf, np.inf, (size, self._width + 4), np.float32)
+        if isinstance(actions, Discrete):
+            self.action_space = MultiDiscrete([actions.n] * size)
+        else:
+            assert isinstance(actions, Box)
+            low, high = (np.broadcast_to(end, (size, *actions.shape)) for end in (actions.low, actions.high))
+            self.action_space = Box(low, high, dtype=np.float32)
+        self._episode = np.zeros(size, dtype=np.int64)
+        self._step = np.zeros(size, dtype=np.int64)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
+        """New trials on the tasks ``options["seeds"]``, those of all bundles."""
+        assert options is not None
+        self._episode[:], self._step[:] = 0, 0
+        rows = self._rows()
+        for k, env in enumerate(self.envs):
+            task = int(options["seeds"][self._first + k])
+            rows[k, : self._width] = np.ravel(env.reset(seed=task, options={"new_task": True})[0])
+        rows[:, -2:] = 1.0
+        return rows, {}
+
+    def step(self, action: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """One step of every trial whose episodes are not over."""
+        rows = self._rows()
+        for k, env in enumerate(self.envs):
+            if self._episode[k] == self._episodes:
+                continue
+            observation, reward, terminated, truncated, info = env.step(action[k])
+            self._step[k] += 1
+            ended = terminated or truncated or self._step[k] == self._max_steps
+            if ended:
+                self._episode[k] += 1
+                self._step[k] = 0
+                if self._episode[k] < self._episodes:
+                    observation, _ = env.reset()
+            rows[k, : self._width] = np.ravel(observation)
+            rows[k, -4:] = info.get("score", 0.0), reward, ended, 1.0
+        return rows, 0.0, False, False, {}
+
+    def _rows(self) -> npt.NDArray[np.float32]:
+        return np.zeros(self.observation_space.shape, np.float32)  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        """Close all."""
+        for env in self.envs:
+            env.close()
+
+
+def observation_size(space: gymnasium.Space[Any]) -> int:
+    """Numbers of an observation; a discrete one is one."""
+    return int(np.prod(space.shape, dtype=np.int64)) if isinstance(space, Box) else 1
+
+
+def check_spaces(env: gymnasium.Env[Any, Any]) -> None:
+    """Raise EnvironmentFailed for spaces that policies here have no form for."""
+    for what, space in (("observation", env.observation_space), ("action", env.action_space)):
+        fits = isinstance(space, Discrete) and int(space.start) == 0
+        if isinstance(space, Box):
+            fits = np.issubdtype(space.dtype, np.number) and (what == "observation" or space.is_bounded())
+        if not fits:
+            raise EnvironmentFailed(
+                f"the {what} space {space} is not supported: wrap the environment so that it is Discrete from 0 or "
+                "Box, actions bounded (gymnasium.wrappers.FlattenObservation, TransformAction)"
+            )
+
+
+class GymTrialVectorEnv:
+    """Trials of a Gymnasium environment, by the interface that learners know from `envs.trials.TrialVectorEnv`.
+
+    Args:
+        make: builds one environment; sent to the processes, so it must be picklable.
+        num_envs: trials B.
+        episodes: of a trial.
+        max_steps: of an episode.
+        processes: to step them in; 1: this one.
+        device: where tensors are.
+
+    Attributes:
+        horizon: steps T of the longest trial.
+
+    Raises:
+        EnvironmentFailed: if it cannot be built, or its spaces are not supported.
+    """
+
+    def __init__(
+        self,
+        make: Make,
+        num_envs: int,
+        episodes: int,
+        max_steps: int,
+        processes: int = 1,
+        device: torch.device | str = "cpu",
+    ):
+        require_positive(num_envs=num_envs, episodes=episodes, max_steps=max_steps)
+        self.num_envs, self.episodes, self.episode_length = num_envs, episodes, max_steps
+        self.horizon = episodes * max_steps
+        self.device = torch.device(device)
+        self.generator = torch.Generator()  # of tasks: on the host, where they are used
+        self.generator.seed()
+        try:
+            probe = make()
+        except (GymnasiumError, ImportError) as e:
+            raise EnvironmentFailed(f"the environment cannot be made: {' '.join(str(e).split())}") from e
+        check_spaces(probe)
+        self.single_observation_space, self.single_action_space = probe.observation_space, probe.action_space
+        probe.close()
+        sizes = [len(part) for part in np.array_split(np.arange(num_envs), min(processes, num_envs))]
+        firsts = np.cumsum([0, *sizes[:-1]])
+        bundles = [partial(Bundle, make, max(sizes), int(f), episodes, max_steps) for f in firsts]
+        self._sizes = sizes
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about spaces that are no concern here
+            self._vector: VectorEnv[Any, Any, Any] = (
+                AsyncVectorEnv(bundles, context="spawn", daemon=True) if len(bundles) > 1 else SyncVectorEnv(bundles)
+            )
+        self.tasks = torch.zeros(num_envs, 1, device=self.device)
+        self._episode = torch.zeros(num_envs, dtype=torch.long, device=self.device)
+
+    def sample_tasks(self, n: int, generator: torch.Generator) -> Tensor:
+        """Seeds of ``n`` tasks: (n, 1) whole float32 numbers."""
+        return torch.randint(MOST_SEEDS, (n, 1), generator=generator, device=generator.device).float()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
+        """New trials, on newly drawn tasks or on ``options["tasks"]`` (B, 1).
+
+        Returns:
+            observations: (B,) integers or (B, D); info: ``episode_end`` (B,), True.
+        """
+        if seed is not None:
+            self.generator.manual_seed(seed)
+        tasks = (options or {}).get("tasks")
+        self.tasks = self.sample_tasks(self.num_envs, self.generator) if tasks is None else tasks.cpu()
+        seeds = self.tasks[:, 0].long().tolist()
+        seeds += [0] * max(0, max(self._sizes) - min(self._sizes))  # of trials that only fill the last bundles
+        self._episode = torch.zeros(self.num_envs, dtype=torch.long, device=self.device)
+        rows = self._call(lambda: self._vector.reset(options={"seeds": seeds})[0])
+        self.tasks = self.tasks.to(self.device)
+        return self._read(rows)[0], {"episode_end": torch.ones_like(rows[:, 0], dtype=torch.bool)}
+
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Any]]:
+        """One step of every trial.
+
+        Args:
+            actions: (B,) integers or (B, D).
+
+        Returns:
+            observations (B,) or (B, D), where an episode has ended the first of the next; rewards (B,); two times
+            (B,) False, as a trial is over by ``valid``; and info: ``episode_end`` (B,) whether one has just ended,
+            ``valid`` (B,) whether the step belongs to the trial, ``episode`` (B,) which episode it belongs to, and
+            ``score`` (B,), what the environment's info has under that name.
+
+        Raises:
+            EnvironmentFailed: if an environment or its process fails, or an observation or reward is not finite.
+        """
+        sent = actions.cpu().numpy()
+        parts = np.split(sent, np.cumsum(self._sizes)[:-1])
+        widest = max(self._sizes)
+        padded = np.stack([np.concatenate([p, np.repeat(p[-1:], widest - len(p), axis=0)]) for p in parts])
+        rows = self._call(lambda: self._vector.step(padded)[0])
+        observations, rewards = self._read(rows)
+        info = {
+            "episode_end": rows[:, -2] > 0,
+            "valid": rows[:, -1] > 0,
+            "episode": self._episode,
+            "score": rows[:, -4],
+        }
+        self._episode = self._episode + info["episode_end"]  # a new tensor: the caller keeps the old one
+        none = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
+        return observations, rewards, none, none, info
+
+    def close(self) -> None:
+        """End the processes."""
+        self._vector.close(terminate=True) if isinstance(self._vector, AsyncVectorEnv) else self._vector.close()
+
+    def _call(self, work: Callable[[], npt.NDArray[np.float32]]) -> Tensor:
+        """What all bundles gave, (B, D + 4), without those that only fill."""
+        try:
+            found = work()  # (W, k, D + 4)
+        except (EOFError, OSError, GymnasiumError) as e:
+            raise EnvironmentFailed(
+                f"a process of environments has died ({type(e).__name__}); go on with --resume"
+            ) from e
+        except Exception as e:
+            words = " ".join(f"{type(e).__name__}: {e}".split())
+            raise EnvironmentFailed(
+                f"an environment has failed: {words[:300]}; mend it, and go on with --resume"
+            ) from e
+        rows = np.concatenate([part[:size] for part, size in zip(found, self._sizes, strict=True)])
+        if not np.isfinite(rows).all():
+            what = "reward" if np.isfinite(rows[:, :-4]).all() else "observation"
+            raise EnvironmentFailed(
+                f"an environment gave a {what} that is not finite; mend it, and go on with --resume"
+            )
+        return torch.from_numpy(rows).to(self.device)
+
+    def _read(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Observations and rewards."""
+        discrete = isinstance(self.single_observation_space, Discrete)
+        return rows[:, 0].long() if discrete else rows[:, :-4], rows[:, -3]
