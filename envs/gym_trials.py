@@ -225,28 +225,27 @@ class GymTrialVectorEnv:
         return observations, rewards, none, none, info
 
     def close(self) -> None:
-        """End the processes."""
-        self._vector.close(terminate=True) if isinstance(self._vector, AsyncVectorEnv) else self._vector.close()
+        """End the processes, whatever they are at."""
+        if isinstance(self._vector, AsyncVectorEnv):
+            for process in self._vector.processes:
+                process.kill()  # they hold nothing that has to be kept
+            self._vector.closed = True
+        else:
+            self._vector.close()
 
     def _call(self, work: Callable[[], npt.NDArray[np.float32]]) -> Tensor:
         """What all bundles gave, (B, D + 4), without those that only fill."""
         try:
             found = work()  # (W, k, D + 4)
         except (EOFError, OSError, GymnasiumError) as e:
-            raise EnvironmentFailed(
-                f"a process of environments has died ({type(e).__name__}); go on with --resume"
-            ) from e
+            raise EnvironmentFailed(f"a process of environments died ({type(e).__name__}); go on with --resume") from e
         except Exception as e:
             words = " ".join(f"{type(e).__name__}: {e}".split())
-            raise EnvironmentFailed(
-                f"an environment has failed: {words[:300]}; mend it, and go on with --resume"
-            ) from e
+            raise EnvironmentFailed(f"an environment failed: {words[:300]}; mend it, and go on with --resume") from e
         rows = np.concatenate([part[:size] for part, size in zip(found, self._sizes, strict=True)])
         if not np.isfinite(rows).all():
             what = "reward" if np.isfinite(rows[:, :-4]).all() else "observation"
-            raise EnvironmentFailed(
-                f"an environment gave a {what} that is not finite; mend it, and go on with --resume"
-            )
+            raise EnvironmentFailed(f"an environment's {what} is not finite; mend it, and go on with --resume")
         return torch.from_numpy(rows).to(self.device)
 
     def _read(self, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,8 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+import cloudpickle  # type: ignore[import-untyped]
+
 from runs.system.errors import Interrupted, RunError
 
 VARIABLE = "SNAIL_EXTENSIONS"
@@ -73,6 +75,7 @@ def _load(path: Path) -> None:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their own module up
+    cloudpickle.register_pickle_by_value(module)  # processes of environments cannot import it by that name
     patience = threading.Timer(PATIENCE, print, [f"still loading the extension {path} ..."], {"file": sys.stderr})
     patience.daemon = True
     patience.start()

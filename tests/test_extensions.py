@@ -47,6 +47,7 @@ RUNS = {
     "dark_room.py": ("dark-room/n3", "snail", f"{QUICK} --training.batch-size 16"),
     "fast_weights.py": ("bandit/n10-k5", "fast-weights", f"{QUICK} --training.batch-size 16 --model.size 8"),
     "few_arms.py": ("few-arms/n20-k3", "snail-narrow", f"{QUICK} --training.batch-size 16"),
+    "pole_lengths.py": ("pole/n3", "gru", f"{QUICK} --training.batch-size 8 --task.max-steps 9"),
     "own_drawings.py": ("drawings/5way", "snail", "--budget smoke --tracker none --threads 1 --test.episodes 50"),
 }
 
@@ -81,7 +82,7 @@ def test_an_example_trains_leaves_a_record_and_evaluates(file, capsys):
     experiment, agent, options = RUNS[file]
     extend = ["--extend", str(EXAMPLES / file)]
     assert run([*extend, "train", experiment, "--agent", agent, *options.split()]) == 0
-    (result,) = read_results([Path("results")])
+    result, *_ = read_results([Path("results")])
     assert (result.experiment, result.agent, result.n) == (experiment, agent, 50)
     said = capsys.readouterr().out
     assert f"{experiment} {agent} seed 0: {'accuracy' if 'way' in experiment else 'return'}" in said
@@ -161,10 +162,10 @@ def test_a_run_of_an_extension_is_read_with_it_alone(capsys):
     extend = ["--extend", str(EXAMPLES / "few_arms.py")]
     train = ["train", "few-arms/n20-k3", "--agent", "thompson", "--budget", "smoke", "--tracker", "none"]
     assert run([*extend, *train]) == 0
-    (result,) = read_results([Path("results")])
+    result, *_ = read_results([Path("results")])
     assert result.current and result.as_catalogued and result.path.parent.name == "smoke-seed0"
     del CATALOGUE["few-arms/n20-k3"]
-    (result,) = read_results([Path("results")])  # still a record, no row of a table
+    result, *_ = read_results([Path("results")])  # still a record, no row of a table
     assert result.as_catalogued and not result.current
 
 

@@ -256,11 +256,11 @@ class MetaRLLearner(ABC):
     def update(self, step: int) -> dict[str, Tensor]:
         """Collect a batch of trials, compute advantages, improve."""
         self._set_length(self._episodes_at(step))
-        self.model.encoder.update()
         trials = self._play()
         batch, mismatch = self._compute_advantages(trials, self._lambda(step / self.steps))
         logs = self.improve(batch, 1 - step / self.steps)
         logs |= {name: x.mean() for name, x in episode_numbers(trials, self.episodes, self.task.score)}
+        self.model.encoder.update()
         return {**logs, "return": batch.rewards.sum(1).mean(), "step_forward_mismatch": mismatch}
 
     def units(self, step: int) -> int:
