@@ -20,7 +20,7 @@ from runs.algorithms.meta_rl import TrialTest
 from runs.algorithms.ppo import PPOTraining
 from runs.algorithms.trpo import TRPOTraining
 from runs.system.machine import Machine
-from runs.tasks import FewShotTask
+from runs.tasks import FewShotTask, TrialTask
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +53,7 @@ class OneGoodArm(BernoulliBanditVectorEnv):
 
 
 @dataclass(frozen=True)
-class OneGoodArmTask:
+class OneGoodArmTask(TrialTask):
     def make_env(self, num_envs: int, device: torch.device, episodes: int | None = None) -> OneGoodArm:
         return OneGoodArm(num_envs, 2, episodes or PULLS, device=device, autoreset_mode="Disabled")
 

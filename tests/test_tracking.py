@@ -201,7 +201,8 @@ def test_runs_are_filed_as_options_and_variables_say(dashboards, tmp_path, monke
     assert list(wandb_has(folder).about.values()) == [("mine", "g", "gru", "n")]
     # to another project all is sent
     assert run(["track", "push", str(folder), "--project", "other"]) == 0
-    assert {about[0] for about in wandb_has(folder).about.values()} == {"mine", "other"}
+    assert {about[0] for about in wandb_has(folder).about.values()} == {"other"}  # the same run, sent later
+    assert len(list(folder.glob("wandb/offline-run-*"))) == 3  # one more for the picture that the first push drew
 
 
 def test_the_options_of_train_reach_the_tracker(tmp_path, monkeypatch, capsys):

@@ -19,7 +19,7 @@ from runs.system.progress import progress_bar
 from runs.tracking import require_installed, start_follower, wait_for_follower
 from runs.tracking.dashboards import Position, Run, trackio_dir, wandb_mode
 from runs.tracking.follow import Positions, held, lacks, metrics
-from runs.tracking.labels import PROJECT, Labels
+from runs.tracking.labels import Labels
 from runs.tracking.pictures import draw_pictures
 
 SENT, FAILED = "sent", "failed"
@@ -92,8 +92,10 @@ class Track:
 
     def _tell_where(self, sent: Iterable[Path]) -> None:
         """Print how to look at it."""
-        for where in dict.fromkeys(trackio_dir(Run.read(folder).results) for folder in sent if self.to == "trackio"):
-            print(f"look at it: TRACKIO_DIR={shlex.quote(str(where))} trackio show --project {self.project or PROJECT}")
+        runs = [Run.read(folder) for folder in sent if self.to == "trackio"]
+        for where, project in dict.fromkeys((trackio_dir(r.results), self.project or r.labels.project) for r in runs):
+            shown = shlex.quote(str(where)), shlex.quote(project)
+            print(f"look at it: TRACKIO_DIR={shown[0]} trackio show --project {shown[1]}")
         for where in dict.fromkeys(Run.read(folder).results for folder in sent if self.to == "tensorboard"):
             print(f"look at it: tensorboard --logdir {shlex.quote(str(where))}")
         if self.to == "wandb" and wandb_mode() == "offline":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +128,8 @@ class Train(TrackerOptions, RunConfig):
     def _notice(self, config: RunConfig) -> str | None:
         """How long the training will take, if that is long; None where it is not, or not known."""
         try:
-            expected = Costs(self.results, machine_factor(measure=False)).of(config)
+            with contextlib.redirect_stderr(io.StringIO()):  # of damaged records other commands tell
+                expected = Costs(self.results, machine_factor(measure=False)).of(config)
         except ValueError:  # of a configuration that cannot be trained
             return None
         if expected is None or expected.seconds < SOON:

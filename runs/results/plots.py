@@ -82,7 +82,9 @@ def learning_curves(
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel(name.replace("_", " ").replace("/", " ").replace("1shot", "1 shot") + "  (x: test)")
-    panels[-1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    handles, labels = panels[-1].get_legend_handles_labels()
+    columns = max(1, int(13 * figure.get_figwidth() / (6 + max(map(len, labels)))))  # letters that fit into the width
+    figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=min(columns, len(labels)))
     figure.suptitle(title)
     with writing(path) as file:
         figure.savefig(file, format="png", dpi=120)
