@@ -46,6 +46,11 @@ class TrialTask(Task):
     score: str = ""
     """What the environment tells besides rewards; empty: nothing."""
 
+    @property
+    def horizon(self) -> int:
+        """Steps of the longest trial."""
+        return self.make_env(1, "cpu").horizon
+
     def encodings(self, env: Any) -> tuple[int | RunningNormalizer, int | ActionHead]:
         """How observations are encoded, and the distribution of actions; numbers: so many discrete ones."""
         return env.num_observations, env.num_actions
@@ -186,6 +191,11 @@ class GymnasiumTask(TrialTask):
 
     tested_at_once: ClassVar[int] = 100  # type: ignore[misc]
     one_process: ClassVar[bool] = True  # type: ignore[misc]
+
+    @property
+    def horizon(self) -> int:
+        """Told without an environment, whose package need not be installed."""
+        return self.episodes * self.max_steps
 
     def make(self) -> gymnasium.Env[Any, Any]:
         """One environment, which draws a new task when it is reset with ``options={"new_task": True}``."""

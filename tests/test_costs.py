@@ -48,6 +48,14 @@ def test_a_record_of_the_same_settings_tells_the_seconds(nothing_published, tmp_
     assert known.total([find("omniglot/5way").config("gru")], 2) == "no record tells how long these take"
 
 
+def test_no_environment_is_made_for_an_estimate(monkeypatch, tmp_path):
+    """There are published records of locomotion, whose package is an extra."""
+    monkeypatch.setattr("gymnasium.make", lambda *_, **__: 1 / 0)
+    known = Costs(tmp_path)
+    assert known.of(find("control/ant-velocity").config("snail")).similar
+    assert known.of(find("bandit/n10-k5").config("snail")) is not None
+
+
 def test_published_records_are_scaled_and_own_ones_are_not(monkeypatch, tmp_path):
     go(BANDIT, tmp_path / "published" / "run")
     monkeypatch.setattr(costs, "PUBLISHED", tmp_path / "published")

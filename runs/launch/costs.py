@@ -53,7 +53,7 @@ def work(config: RunConfig) -> float | None:
     task, training = config.task, config.training
     if isinstance(task, TrialTask) and isinstance(training, MetaRLTraining):
         passes = 1 + getattr(training, "epochs", getattr(training, "value_epochs", 1))
-        horizon = task.make_env(1, "cpu").horizon
+        horizon = task.horizon
         # SNAIL has a layer for each doubling of the length, and each makes those after it wider
         depth = math.log2(max(2, horizon)) ** 2 if isinstance(config.model, SNAILConfig) else 1
         return training.steps * training.batch_size * horizon * passes * depth
