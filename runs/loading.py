@@ -44,27 +44,34 @@ class Actor:
         """One step of B trials.
 
         Args:
-            observation: (B,) integers.
+            observation: (B,) integers, or (B, D) numbers.
             state: what the step before returned; None: the first step of the trials, before which nothing was done.
-            previous_action: (B,) integers; previous_reward: (B,); done: (B,) whether an inner episode has just ended.
+            previous_action: (B,) integers, or (B, D) numbers as they were returned.
+            previous_reward: (B,).
+            done: (B,) whether an inner episode has just ended.
             generator: draws the actions; None: torch's own randomness.
 
         Returns:
-            actions (B,), drawn from the policy; and the state for the next step, which replaces the one passed in.
+            actions (B,) or (B, D), drawn from the policy, as the environment takes them; and the state for the next
+            step, which replaces the one passed in.
 
         Raises:
             ValueError: if there is a state, but not what was done and what came of it.
         """
+        head = self.model.actions
         if state is None:
             x = self.model.first_input(observation)
-            state = self.model.init_cache(len(observation), self.horizon)
+            cache = self.model.init_cache(len(observation), self.horizon)
         elif previous_action is None or previous_reward is None or done is None:
             raise ValueError("after the first step, give previous_action, previous_reward and done")
         else:
-            x = self.model.encode(observation, previous_action, previous_reward.float(), done)
-        logits, state = self.model.act(x, state)
-        noise = torch.empty_like(logits).exponential_(generator=generator)
-        return (logits.softmax(-1) / noise).argmax(-1), state
+            cache, drawn = state
+            # of continuous actions it saw in training what was drawn, before it was fitted to the space
+            before = drawn if previous_action.is_floating_point() else previous_action
+            x = self.model.encode(observation, before, previous_reward.float(), done)
+        parameters, cache = self.model.act(x, cache)
+        drawn = head.draw(parameters, head.noise(len(parameters), parameters, generator))
+        return head.to_environment(drawn), (cache, drawn)
 
 
 class Classifier:
@@ -118,4 +125,5 @@ def load(run: str | Path) -> Actor | Classifier:
     if not isinstance(learner, MetaRLLearner):
         raise RunError(f"{folder.path} is of a classical agent, which has no weights to load")
     load_model(learner, folder, config)
+    learner.env.close()
     return Actor(learner.model, learner.horizon)

@@ -195,6 +195,34 @@ def test_it_learns_and_a_resumed_run_is_the_same(tmp_path):
     assert {f"train/return_episode{e + 1}" for e in range(EPISODES)} <= set(line)
 
 
+@pytest.mark.parametrize("squash", [False, True])
+def test_a_loaded_agent_acts_and_is_drawn(tmp_path, squash):
+    """As in the rollout, though the environment gets what is fitted to its space."""
+    import runs
+    from runs.results.attention_plots import draw
+
+    own = config(PPO, "snail", replace(TASK, squash=squash))
+    go(own, tmp_path)
+    agent, learner = runs.load(tmp_path), build_learner(own, CPU)
+    learner.model.load_state_dict(agent.model.state_dict())
+    env = TASK.make_env(4, "cpu")
+    trials = rollout(learner.model, env, torch.Generator().manual_seed(5))
+    observation, _ = env.reset(options={"tasks": trials.tasks})
+    generator = torch.Generator().manual_seed(5)
+    action, state = agent.act(observation, generator=generator)
+    for t in range(env.horizon):
+        assert torch.equal(action, agent.model.actions.to_environment(trials.actions[:, t]))
+        assert action.abs().max() <= 1
+        observation, reward, _, _, info = env.step(action)
+        assert torch.equal(reward, trials.rewards[:, t])
+        if t + 1 < env.horizon:
+            action, state = agent.act(observation, state, action, reward, info["episode_end"], generator)
+    pytest.importorskip("matplotlib")
+    maps = learner.attention_maps(0)
+    assert len(maps.actions) == len(maps.rewards) == maps.layers[0].shape[-1] <= env.horizon
+    assert draw(maps, "a trial", tmp_path / "attention")[0].read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.slow
 def test_a_policy_finds_the_action_that_is_asked_for():
     training = replace(PPO, steps=60, batch_size=64, learning_rate=1e-2, entropy_coef=0.0)

@@ -30,7 +30,7 @@ class EpisodeAttention:
 class TrialAttention:
     """One trial, played by a policy.
 
-    actions, rewards: (T,).
+    actions: (T,) integers, or (T, D) numbers; rewards: (T,).
     layers: (H, T, T) each, how much step t (row) looks at what the agent was told at step s (column), which is of the
         action before it: column s is about action s - 1.
     """

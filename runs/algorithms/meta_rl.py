@@ -372,10 +372,12 @@ class MetaRLLearner(ABC):
         env.reset(seed=stream_seed(seed, "watched task"))
         self.model.eval()
         trial = rollout(self.model, env, self.machine.generator(stream_seed(seed, "watched actions")))
+        env.close()
+        T = env.horizon if trial.valid is None else int(trial.valid.sum())
         with recording(weights=True) as tape:
-            self.model.policy(trial.inputs)
+            self.model.policy(trial.inputs[:, :T])
         layers = tuple(weights[0].float().cpu() for weights in tape.weights)
-        return TrialAttention(trial.actions[0].cpu(), trial.rewards[0].cpu(), layers)
+        return TrialAttention(trial.actions[0, :T].cpu(), trial.rewards[0, :T].cpu(), layers)
 
     def details(self) -> dict[str, Any]:
         """No more entries."""

@@ -158,10 +158,11 @@ def _trial(maps: TrialAttention) -> list[Picture]:
         top, main = figure.subplots(2, 1, sharex=True, height_ratios=[1, 4])
         # what the agent is told at step s is what came of its action at s - 1
         told = range(1, T)
+        actions = maps.actions[:-1].reshape(T - 1, -1)  # (T - 1, D)
         points = top.scatter(
-            told,
-            maps.actions[:-1].numpy(),
-            c=maps.rewards[:-1].numpy(),
+            [t for t in told for _ in range(actions.shape[1])],
+            actions.flatten().numpy(),
+            c=maps.rewards[:-1].repeat_interleave(actions.shape[1]).numpy(),
             cmap="cividis",
             s=max(4, min(60, 4000 / T)),
             marker="s",
@@ -172,7 +173,7 @@ def _trial(maps: TrialAttention) -> list[Picture]:
         seen = shares.masked_fill(torch.ones(T, T, dtype=torch.bool).triu(1), float("nan"))
         image = main.imshow(seen.numpy(), cmap="Blues", norm="linear", vmin=0, aspect="auto", interpolation="nearest")
         figure.colorbar(image, ax=main, label="weight")
-        for axis in (top.yaxis, main.xaxis, main.yaxis):
+        for axis in (*([] if maps.actions.is_floating_point() else [top.yaxis]), main.xaxis, main.yaxis):
             axis.set_major_locator(MaxNLocator(integer=True))
         main.set_xlabel("step looked at")
         main.set_ylabel("step that looks")

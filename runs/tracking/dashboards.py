@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from runs.config.serialization import flat
-from runs.results.metrics import UPDATE
+from runs.results.metrics import UPDATE, unit_of
 from runs.results.stored import read_json, read_record
 from runs.tracking.labels import PROJECT, Labels
 
@@ -162,11 +162,7 @@ class Wandb:
             resume="allow",
             settings=wandb.Settings(init_timeout=20, console="off", silent=True),
         )
-        for axis in (UPDATE, "env_steps", "episodes"):
-            self._run.define_metric(axis, hidden=True)
-        axis = "episodes" if run.config["task"].get("type") == "FewShotTask" else "env_steps"
-        for family in ("train", "validation", "time", "diagnostics"):
-            self._run.define_metric(f"{family}/*", step_metric=axis)
+        self._axis: str | None = None
         if not self._offline:
             position.step = max(position.step, self._run.starting_step - 1)
 
@@ -178,7 +174,13 @@ class Wandb:
         return where if project == PROJECT else f"{where} {project}"
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
-        """Log a line."""
+        """Log a line; the first tells what the run's steps are counted in."""
+        if self._axis is None:
+            self._axis = unit_of(values) or UPDATE
+            for axis in {UPDATE, self._axis}:
+                self._run.define_metric(axis, hidden=True)
+            for family in ("train", "validation", "time", "diagnostics"):
+                self._run.define_metric(f"{family}/*", step_metric=self._axis)
         self._run.log(dict(values), step=step)
 
     def end(self, step: int, numbers: Mapping[str, float], pictures: Mapping[str, Path]) -> None:
