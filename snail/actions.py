@@ -57,6 +57,10 @@ class ActionHead(nn.Module, ABC):
         """As input of the next step: actions -> (..., channels)."""
 
     @abstractmethod
+    def decode(self, encoded: Tensor) -> Tensor:
+        """The actions that were encoded: (..., channels) -> actions."""
+
+    @abstractmethod
     def first(self, shape: torch.Size, device: torch.device) -> Tensor:
         """The action that stands for none before the first step, for so many trials."""
 
@@ -101,6 +105,10 @@ class Categorical(ActionHead):
     def encode(self, actions: Tensor) -> Tensor:
         """One-hot."""
         return F.one_hot(actions, self.outputs).float()
+
+    def decode(self, encoded: Tensor) -> Tensor:
+        """(..., A) -> (...)."""
+        return encoded.argmax(-1)
 
     def first(self, shape: torch.Size, device: torch.device) -> Tensor:
         """Action 0."""
@@ -174,6 +182,10 @@ class Gaussian(ActionHead):
     def encode(self, actions: Tensor) -> Tensor:
         """As they are: (..., D)."""
         return actions.float()
+
+    def decode(self, encoded: Tensor) -> Tensor:
+        """As they are: (..., D)."""
+        return encoded
 
     def first(self, shape: torch.Size, device: torch.device) -> Tensor:
         """Zeros, the middle of the space."""

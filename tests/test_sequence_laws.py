@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from baselines.maml_policy import MAMLPolicy
 from baselines.recurrent import GRU, LSTM
 from baselines.transformer import Transformer
 from snail import (
@@ -20,6 +21,7 @@ from snail import (
     SequenceModel,
     TCBlock,
 )
+from snail.actions import Categorical
 from snail.attention.scores import SCORE_NAMES
 
 C = 5
@@ -61,6 +63,7 @@ MODELS = {
     "transformer": lambda T: Transformer(C, 3, T, width=16),
     "transformer-learned": lambda T: Transformer(C, 3, T, width=16, positions="learned"),
     "transformer-concatenated": lambda T: Transformer(C, 3, T, width=16, combination="concatenate"),
+    "maml": lambda T: MAMLPolicy(1, Categorical(2), T, hidden_size=6, inner_steps=3),
     "transformer-no-positions": lambda T: Transformer(C, 3, T, width=16, layers=1, heads=1, positions="none"),
 }
 KINDS = {

@@ -36,7 +36,8 @@ from runs.agents.fewshot import (
     Seq2SeqConfig,
     TransferConfig,
 )
-from runs.agents.interface import FewShotAgent, SequenceAgent
+from runs.agents.interface import FewShotAgent, SequenceAgent, TrialAgent
+from runs.agents.maml_policy import MAMLPolicyConfig
 from runs.agents.sequence import GRUConfig, LookingSNAILConfig, LSTMConfig, SNAILConfig, TransformerConfig
 from snail.attention.scores import SCORE_NAMES
 
@@ -54,14 +55,17 @@ __all__ = [
     "LSTMConfig",
     "LookingSNAILConfig",
     "MAMLConfig",
+    "MAMLPolicyConfig",
     "PrototypicalConfig",
     "SNAILConfig",
     "SequenceAgent",
+    "TRIAL_AGENTS",
     "TransferConfig",
+    "TrialAgent",
     "TransformerConfig",
 ]
 
-AnyAgentConfig = FewShotAgent | ClassicalAgent
+AnyAgentConfig = FewShotAgent | TrialAgent | ClassicalAgent
 """Any agent: learning or classical."""
 
 AGENTS: dict[str, SequenceAgent] = {
@@ -71,6 +75,9 @@ AGENTS: dict[str, SequenceAgent] = {
     "transformer": TransformerConfig(),
 }
 """The agents for every experiment."""
+
+TRIAL_AGENTS: dict[str, TrialAgent] = {**AGENTS, "maml": MAMLPolicyConfig()}
+"""The agents for bandits, MDPs and control."""
 
 FEWSHOT_AGENTS: dict[str, FewShotAgent] = {
     **AGENTS,

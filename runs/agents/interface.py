@@ -28,7 +28,29 @@ class FewShotAgent(ABC):
         """
 
 
-class SequenceAgent(FewShotAgent):
+class TrialAgent(ABC):
+    """An agent that learns to act in trials."""
+
+    @abstractmethod
+    def build_actor_critic(
+        self,
+        observations: int | OneHot | RunningNormalizer,
+        actions: int | ActionHead,
+        horizon: int,
+        shared: bool = False,
+        predicts_rewards: bool = False,
+        told: int = 0,
+    ) -> ActorCritic:
+        """What plays trials of ``horizon`` steps.
+
+        observations, actions: their encoding and distribution; numbers: so many discrete ones.
+        shared: with one trunk for policy and value.
+        predicts_rewards: with an output for the reward of every action, where they can be counted.
+        told: channels that the value network alone is told of the task in training.
+        """
+
+
+class SequenceAgent(FewShotAgent, TrialAgent):
     """An agent that is a sequence model: it classifies, acts and predicts values."""
 
     @abstractmethod
@@ -49,13 +71,7 @@ class SequenceAgent(FewShotAgent):
         predicts_rewards: bool = False,
         told: int = 0,
     ) -> ActorCritic:
-        """What plays trials of ``horizon`` steps.
-
-        observations, actions: their encoding and distribution; numbers: so many discrete ones.
-        shared: with one trunk for policy and value.
-        predicts_rewards: with an output for the reward of every action, where they can be counted.
-        told: channels that the value network alone is told of the task in training.
-        """
+        """A policy and a value function, each a model of its own unless shared."""
         head = Categorical(actions) if isinstance(actions, int) else actions
         channels = ActorCritic.input_size(observations, head)
         outputs = head.outputs + predicts_rewards * head.predictable + shared

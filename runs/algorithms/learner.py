@@ -9,7 +9,7 @@ from typing import Annotated, Any, Protocol
 from torch import Tensor, nn
 
 from baselines.classical_agent import ClassicalAgent
-from runs.agents import AnyAgentConfig, FewShotAgent
+from runs.agents import AnyAgentConfig, FewShotAgent, TrialAgent
 from runs.algorithms.attention_maps import AttentionMaps
 from runs.config.serialization import options_of
 from runs.system.machine import Machine
@@ -126,7 +126,7 @@ class RunConfig:
     """Seed of the initial weights and of everything drawn in training."""
     task: Annotated[Task, options_of(Task)]
     """The task."""
-    model: Annotated[AnyAgentConfig, options_of(FewShotAgent, ClassicalAgent)]
+    model: Annotated[AnyAgentConfig, options_of(FewShotAgent, TrialAgent, ClassicalAgent)]
     """The agent."""
     training: Annotated[Training, options_of(Training)]
     """The training algorithm."""

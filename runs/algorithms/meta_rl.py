@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from envs.trials import TrialVectorEnv, require_positive
-from runs.agents import SequenceAgent
+from runs.agents import TrialAgent
 from runs.algorithms.attention_maps import TrialAttention
 from runs.algorithms.finite import require_finite
 from runs.algorithms.learner import Measurement, RunConfig, Test, Training
@@ -235,7 +235,7 @@ class MetaRLLearner(ABC):
         self.env = env = task.make_env(training.batch_size, machine.device)
         self.horizon, self.episodes = env.horizon, env.horizon // env.episode_length
         torch.manual_seed(seed)
-        agent = cast(SequenceAgent, run.model)
+        agent = cast(TrialAgent, run.model)
         model = agent.build_actor_critic(*task.encodings(env), env.horizon, shared_trunk, predicts_rewards, told)
         use_distributed_layers(model, self.group)
         self.model = model.to(machine.device)

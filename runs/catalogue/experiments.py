@@ -16,8 +16,10 @@ from runs.agents import (
     FEWSHOT_AGENTS,
     FEWSHOT_VARIANTS,
     MDP_METHODS,
+    TRIAL_AGENTS,
     AnyAgentConfig,
     MAMLConfig,
+    MAMLPolicyConfig,
 )
 from runs.agents.embeddings import OMNIGLOT_EMBEDDING, RESIDUAL_EMBEDDING, EmbeddingConfig, ResidualEmbeddingConfig
 from runs.algorithms.fewshot import FewShotTest, SupervisedTraining
@@ -68,7 +70,7 @@ def _bandit(arms: int, pulls: int, **others: AnyAgentConfig) -> Experiment:
     return Experiment(
         f"bandit/n{pulls}-k{arms}",
         f"{pulls} pulls of a {arms}-armed Bernoulli bandit",
-        {**AGENTS, **others, **BANDIT_METHODS},
+        {**TRIAL_AGENTS, **others, **BANDIT_METHODS},
         {
             "full": Budget(task, full, TrialTest(trials), TEN_PULLS if pulls == 10 else {}),
             "demo": Budget(task, demo, TrialTest()),
@@ -86,7 +88,7 @@ def _mdp(episodes: int) -> Experiment:
     return Experiment(
         f"mdp/n{episodes}",
         f"{episodes} episodes of 10 steps in a random MDP of 10 states and 5 actions",
-        {**AGENTS, **MDP_METHODS},
+        {**TRIAL_AGENTS, **MDP_METHODS},
         {
             "full": Budget(task, meta_rl(1600, batch_size=batch_size, **settings), TrialTest(trials=10_000)),
             "demo": Budget(task, meta_rl(160, **quick), TrialTest(trials=2000)),
@@ -106,11 +108,12 @@ def _control(animal: str, env: str, goal: Goal, told: bool = False) -> Experimen
     def learned(steps: int) -> dict[str, Training]:
         return meta_rl(steps, batch_size=trials, **settings)
 
+    agents = AGENTS if told else {**AGENTS, "maml": MAMLPolicyConfig(hidden_size=100, inner_steps=1)}
     shown = "shown, for a ceiling" if told else "not shown, for two episodes"
     return Experiment(
         f"control/{animal}-{goal}{'-told' if told else ''}",
         f"200 steps of the {animal} with a {goal} that is {shown}",
-        dict(AGENTS),
+        agents,
         {
             "full": Budget(task, learned(400), TrialTest(trials=400)),
             "demo": Budget(task, learned(40), TrialTest(trials=100)),

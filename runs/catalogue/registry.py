@@ -61,7 +61,7 @@ def register_agent(name: str, config: AnyAgentConfig, *experiments: str) -> None
 
     Args:
         name: of small letters, digits and hyphens.
-        config: a frozen dataclass that derives from `SequenceAgent`, `FewShotAgent` or `ClassicalAgent`.
+        config: a frozen dataclass that derives from `SequenceAgent`, `FewShotAgent`, `TrialAgent` or `ClassicalAgent`.
         experiments: ids, or patterns such as ``bandit/*``.
 
     Raises:

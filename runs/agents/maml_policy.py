@@ -1,0 +1,67 @@
+"""MAML for trials."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from baselines.maml_policy import MAMLPolicy
+from runs.agents.interface import TrialAgent
+from runs.agents.sequence import GRUConfig
+from snail.actions import ActionHead, Categorical
+from snail.actor_critic import ActorCritic
+from snail.observations import OneHot, RunningNormalizer
+
+
+@dataclass(frozen=True)
+class MAMLPolicyConfig(TrialAgent):
+    """MAML: a network without memory whose weights take policy-gradient steps in the course of a trial.
+
+    Its critic, used in training alone, is a GRU.
+    """
+
+    hidden_size: int = 64
+    """Units of each hidden layer."""
+    layers: int = 2
+    """Hidden layers."""
+    inner_lr: float = 0.5
+    """Learning rate of the gradient steps before training, which learns one for each layer."""
+    inner_steps: int = 9
+    """Gradient steps in a trial, at equal distances."""
+    inner_discount: float = 0.99
+    """Discount factor of rewards in the gradient steps, within an episode."""
+    first_order: bool = False
+    """Do not differentiate through the gradients of the steps: less time and memory."""
+
+    def build_actor_critic(
+        self,
+        observations: int | OneHot | RunningNormalizer,
+        actions: int | ActionHead,
+        horizon: int,
+        shared: bool = False,
+        predicts_rewards: bool = False,
+        told: int = 0,
+    ) -> ActorCritic:
+        """What plays trials of ``horizon`` steps; it predicts no rewards.
+
+        Raises:
+            ValueError: for a shared trunk, or without room for so many gradient steps.
+        """
+        if shared:
+            raise ValueError("MAML adapts the policy alone; give --training.no-shared-trunk")
+        if self.inner_steps >= horizon:
+            raise ValueError(f"inner_steps must be below the trial's {horizon} steps, got {self.inner_steps}")
+        encoder = OneHot(observations) if isinstance(observations, int) else observations
+        head = Categorical(actions) if isinstance(actions, int) else actions
+        policy = MAMLPolicy(
+            encoder.channels,
+            head,
+            horizon,
+            hidden_size=self.hidden_size,
+            layers=self.layers,
+            inner_lr=self.inner_lr,
+            inner_steps=self.inner_steps,
+            discount=self.inner_discount,
+            first_order=self.first_order,
+        )
+        value = GRUConfig().build("value", policy.input_size + told, 1, horizon)
+        return ActorCritic(policy, value, encoder, head)
