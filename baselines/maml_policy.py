@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,8 @@ class MAMLPolicy(SequenceModel):
         first_order: take the inner gradients as constants when differentiating.
     """
 
+    actions: ActionHead
+
     def __init__(
         self,
         observations: int,
@@ -64,15 +67,15 @@ class MAMLPolicy(SequenceModel):
         self.__dict__["actions"] = actions  # not a submodule: its parameters are the caller's
         self.phase = math.ceil(max_len / (inner_steps + 1))
         sizes = [observations, *[hidden_size] * layers, actions.outputs]
-        self.layers = nn.ModuleList(_Layer(n, m) for n, m in zip(sizes, sizes[1:], strict=False))
-        nn.init.zeros_(self.layers[-1].weight)  # every action is tried at first
+        self.layers = nn.ModuleList(_Layer(n, m) for n, m in pairwise(sizes))
+        _silence(self.layers[-1])  # every action is tried at first
         self.log_rates = nn.Parameter(torch.full((2 * len(self.layers),), math.log(inner_lr)))
         self.baseline = nn.Sequential(_Layer(observations, 32), nn.Tanh(), _Layer(32, 1))
-        nn.init.zeros_(self.baseline[-1].weight)
+        _silence(self.baseline[-1])
 
     def init_cache(self, batch_size: int, max_len: int | None = None) -> tuple[Weights, Tensor]:
         """The initial weights, and no inputs yet."""
-        weights = tuple(w.expand(batch_size, *w.shape) for layer in self.layers for w in (layer.weight, layer.bias))
+        weights = tuple(w.expand(batch_size, *w.shape) for w in self.layers.parameters())
         return weights, self.log_rates.new_empty(batch_size, 0, self.input_size)
 
     def prefill(self, x: Tensor, max_len: int | None = None) -> tuple[Tensor, tuple[Weights, Tensor]]:
@@ -116,20 +119,26 @@ class MAMLPolicy(SequenceModel):
 
     def _objective(self, weights: Weights, seen: Tensor, following: Tensor) -> Tensor:
         """What a step climbs: (B,) means of log-probabilities times advantages."""
-        O, A = self.observations, self.actions.channels
+        last = self.observations + self.actions.channels  # where actions end
         told = torch.cat([seen[:, 1:], following], dim=1)  # (B, n, C): what came of each step
-        actions = self.actions.decode(told[..., O : O + A])
-        rewards, ended = told[..., O + A], told[..., O + A + 1] > 0  # (B, n)
+        actions = self.actions.decode(told[..., self.observations : last])
+        rewards, ended = told[..., last], told[..., last + 1] > 0  # (B, n)
         steps = torch.arange(rewards.shape[1], device=rewards.device)
         later = steps - steps[:, None]  # (n, n): how long after a step, the row, another is
         episode = ended.cumsum(1) - ended.long()  # (B, n), counted from the phase's first
         same = (episode[:, :, None] == episode[:, None, :]) & (later >= 0)
         ahead = torch.where(same, self.discount ** later.clamp(min=0).to(rewards.dtype), 0.0)  # (B, n, n)
         time = ahead.sum(-1)  # (B, n), discounted steps that are left
-        baseline = self.baseline(seen[..., :O])[..., 0]
+        baseline = self.baseline(seen[..., : self.observations])[..., 0]
         advantages = ((ahead @ rewards[..., None])[..., 0] - time * baseline) / time.mean(1, keepdim=True)
         parameters = self.actions.parameters_of(self._outputs(weights, seen))
         return (self.actions.log_probability(parameters, actions) * advantages).mean(1)
+
+
+def _silence(layer: nn.Module) -> None:
+    """Let a layer give zeros until it is trained."""
+    for p in layer.parameters():
+        nn.init.zeros_(p)
 
 
 class _Layer(nn.Linear):

@@ -19,7 +19,7 @@ from runs.system.machine import Machine
 from runs.tasks import BanditTask, MDPTask
 from snail.actions import ActionHead, Categorical, Gaussian
 
-B, O, T, DISCOUNT = 3, 4, 10, 0.9
+B, SEEN, T, DISCOUNT = 3, 4, 10, 0.9
 HEADS = {
     "discrete": lambda: Categorical(3),
     "continuous": lambda: Gaussian(-torch.ones(2), torch.ones(2)),
@@ -30,7 +30,7 @@ CPU = Machine(torch.device("cpu"))
 
 def policy(head: ActionHead, **settings) -> MAMLPolicy:
     torch.manual_seed(0)
-    model = MAMLPolicy(O, head.double(), T, hidden_size=5, inner_steps=3, discount=DISCOUNT, **settings).double()
+    model = MAMLPolicy(SEEN, head.double(), T, hidden_size=5, inner_steps=3, discount=DISCOUNT, **settings).double()
     for p in model.parameters():  # what starts at 0 would hide its part of the gradient
         p.data += 0.1 * torch.randn_like(p)
     return model
@@ -39,7 +39,7 @@ def policy(head: ActionHead, **settings) -> MAMLPolicy:
 def inputs(head: ActionHead) -> Tensor:
     """Trials whose episodes end at random."""
     torch.manual_seed(1)
-    seen, reward = torch.randn(B, T, O), torch.randn(B, T, 1)
+    seen, reward = torch.randn(B, T, SEEN), torch.randn(B, T, 1)
     if isinstance(head, Categorical):
         action = torch.eye(3)[torch.randint(3, (B, T))]
     else:
@@ -54,7 +54,7 @@ def written_out(model: MAMLPolicy, weights: dict[str, Tensor], x: Tensor, first_
     w = {name: weights[name] for name in names}
 
     def outputs(w: dict[str, Tensor], x: Tensor) -> Tensor:
-        h = x[:, :O]
+        h = x[:, :SEEN]
         for i in range(len(model.layers)):
             h = (torch.tanh(h) if i else h) @ w[f"layers.{i}.weight"].T + w[f"layers.{i}.bias"]
         return h
@@ -66,7 +66,7 @@ def written_out(model: MAMLPolicy, weights: dict[str, Tensor], x: Tensor, first_
         if start + 3 >= T:
             break
         told = x[start + 1 : start + 4]
-        rewards, ended = told[:, O + A], told[:, O + A + 1] > 0
+        rewards, ended = told[:, SEEN + A], told[:, SEEN + A + 1] > 0
         returns, times = [], []
         for t in range(3):
             total, time = 0.0, 0.0
@@ -78,11 +78,11 @@ def written_out(model: MAMLPolicy, weights: dict[str, Tensor], x: Tensor, first_
             times.append(time)
         scale = sum(times) / 3
         b = functional_call(
-            model.baseline, {n[9:]: p for n, p in weights.items() if n[:9] == "baseline."}, (now[:, :O],)
+            model.baseline, {n[9:]: p for n, p in weights.items() if n[:9] == "baseline."}, (now[:, :SEEN],)
         )
 
         def objective(w: dict[str, Tensor], now=now, told=told, returns=returns, times=times, b=b, scale=scale):
-            log_p = head.log_probability(head.parameters_of(outputs(w, now)), head.decode(told[:, O : O + A]))
+            log_p = head.log_probability(head.parameters_of(outputs(w, now)), head.decode(told[:, SEEN : SEEN + A]))
             return sum(log_p[t] * (returns[t] - times[t] * b[t, 0]) / scale for t in range(3)) / 3
 
         step = grad(objective)(w)

@@ -49,6 +49,7 @@ __all__ = [
     "FEWSHOT_VARIANTS",
     "MDP_METHODS",
     "METHODS",
+    "TRIAL_AGENTS",
     "AnyAgentConfig",
     "FewShotAgent",
     "GRUConfig",
@@ -59,10 +60,9 @@ __all__ = [
     "PrototypicalConfig",
     "SNAILConfig",
     "SequenceAgent",
-    "TRIAL_AGENTS",
     "TransferConfig",
-    "TrialAgent",
     "TransformerConfig",
+    "TrialAgent",
 ]
 
 AnyAgentConfig = FewShotAgent | TrialAgent | ClassicalAgent
