@@ -170,7 +170,23 @@ class GymTrialVectorEnv:
                 AsyncVectorEnv(bundles, context="spawn", daemon=True) if len(bundles) > 1 else SyncVectorEnv(bundles)
             )
         self.tasks = torch.zeros(num_envs, 1, device=self.device)
-        self._episode = torch.zeros(num_envs, dtype=torch.long, device=self.device)
+        self._start()
+
+    def _start(self) -> None:
+        """No episode has begun."""
+        B, device = self.num_envs, self.device
+        self._episode = torch.zeros(B, dtype=torch.long, device=device)
+        self._sums = torch.zeros(3, B, self.episodes, device=device)  # of rewards, scores and steps
+
+    @property
+    def episode_returns(self) -> Tensor:
+        """(B, episodes) rewards of every episode since the reset."""
+        return self._sums[0].clone()
+
+    @property
+    def episode_scores(self) -> Tensor:
+        """(B, episodes) means over its steps of ``info["score"]``, what the environment tells besides."""
+        return self._sums[1] / self._sums[2].clamp(min=1)
 
     def sample_tasks(self, n: int, generator: torch.Generator) -> Tensor:
         """Seeds of ``n`` tasks: (n, 1) whole float32 numbers."""
@@ -188,7 +204,7 @@ class GymTrialVectorEnv:
         self.tasks = self.sample_tasks(self.num_envs, self.generator) if tasks is None else tasks.cpu()
         seeds = self.tasks[:, 0].long().tolist()
         seeds += [0] * max(0, max(self._sizes) - min(self._sizes))  # of trials that only fill the last bundles
-        self._episode = torch.zeros(self.num_envs, dtype=torch.long, device=self.device)
+        self._start()
         rows = self._call(lambda: self._vector.reset(options={"seeds": seeds})[0])
         self.tasks = self.tasks.to(self.device)
         return self._read(rows)[0], {"episode_end": torch.ones_like(rows[:, 0], dtype=torch.bool)}
@@ -201,9 +217,8 @@ class GymTrialVectorEnv:
 
         Returns:
             observations (B,) or (B, D), where an episode has ended the first of the next; rewards (B,); two times
-            (B,) False, as a trial is over by ``valid``; and info: ``episode_end`` (B,) whether one has just ended,
-            ``valid`` (B,) whether the step belongs to the trial, ``episode`` (B,) which episode it belongs to, and
-            ``score`` (B,), what the environment's info has under that name.
+            (B,) False, as a trial is over by ``valid``; and info: ``episode_end`` (B,) whether one has just ended, and
+            ``valid`` (B,) whether the step belongs to the trial.
 
         Raises:
             EnvironmentFailed: if an environment or its process fails, or an observation or reward is not finite.
@@ -214,13 +229,11 @@ class GymTrialVectorEnv:
         padded = np.stack([np.concatenate([p, np.repeat(p[-1:], widest - len(p), axis=0)]) for p in parts])
         rows = self._call(lambda: self._vector.step(padded)[0])
         observations, rewards = self._read(rows)
-        info = {
-            "episode_end": rows[:, -2] > 0,
-            "valid": rows[:, -1] > 0,
-            "episode": self._episode,
-            "score": rows[:, -4],
-        }
-        self._episode = self._episode + info["episode_end"]  # a new tensor: the caller keeps the old one
+        info = {"episode_end": rows[:, -2] > 0, "valid": rows[:, -1] > 0}
+        counted = torch.stack([rewards, rows[:, -4], rows[:, -1]])[..., None]  # zeros once a trial is over
+        place = self._episode.clamp(max=self.episodes - 1)[:, None].expand(3, -1, 1)
+        self._sums.scatter_add_(2, place, counted)
+        self._episode += info["episode_end"]
         none = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         return observations, rewards, none, none, info
 

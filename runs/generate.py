@@ -27,11 +27,13 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 OF_PAPER = ("1", "2", "3", "4")
+PIVOTED = (*OF_PAPER, "control")
 TITLES = {
     "1": "Omniglot",
     "2": "mini-ImageNet",
     "3": "Bandits",
     "4": "MDPs",
+    "control": "Control",
     "attention": "Attention",
     "ablation": "Ablation",
 }
@@ -63,8 +65,9 @@ def pages(results: Sequence[Result]) -> dict[Path, str]:
     }
     for name, table in _measured(results).items():
         parts = [f"# {TITLES[name]}", ""]
-        if table.of_paper:
-            parts += [f"![{table.title}](table-{name}.png)", "", render(table, results, "pivot"), "", "## All rows", ""]
+        parts += [f"![{table.title}](table-{name}.png)", ""] if table.of_paper else []
+        if name in PIVOTED:
+            parts += [render(table, results, "pivot"), "", "## All rows", ""]
         found[Path(f"results/table-{name}.md")] = "\n".join(
             [*parts, render(table, results, "markdown", missing=False), ""]
         )

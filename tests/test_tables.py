@@ -18,7 +18,7 @@ from runs.catalogue import CATALOGUE
 from runs.cli import run
 from runs.generate import DOCS, README, pages, updated
 from runs.results.records import PUBLISHED, Result, read_results
-from runs.results.tables import FORMATS, choose, draw_table, missing_runs, render, tables
+from runs.results.tables import FORMATS, choose, draw_table, missing_runs, render, table_rows, tables
 from runs.system.errors import RunError
 
 
@@ -260,6 +260,34 @@ def test_comparisons_of_ours_mark_only_what_differs_over_seeds():
     assert "0.910 +- 0.000 *" in text and text.count(" *") == 1
 
 
+def test_control_compares_episodes_of_the_same_trials(tmp_path):
+    """Gain: paired by test task. Ceiling: of the agent that is shown the task. Of errors, less is better."""
+    first, second = np.array([1.0, 4.0, 2.0, 7.0], np.float32), np.array([2.0, 4.0, 5.0, 8.0], np.float32)
+    path = tmp_path / "result.json"
+    np.savez(tmp_path / "samples.npz", return_episode1=first, return_episode2=second)
+    run = result(experiment="control/cheetah-direction", budget="full", n=4, path=path)
+    told = result(experiment="control/cheetah-direction-told", budget="full", mean=9.0, metric="return")
+    found = [replace(run, metric=f"return_episode{e}", mean=float(x.mean())) for e, x in ((1, first), (2, second))]
+    found += [replace(run, metric="return", mean=8.25), told]
+    rows = {r.cell.label: r for r in table_rows(tables()["control"], found, missing=False)}
+    assert [(k.rpartition(", ")[2], r.ours.mean, r.optimum) for k, r in rows.items()] == [
+        ("episode 1", 3.5, 9.0),
+        ("episode 2", 4.75, 9.0),
+        ("gain", 1.25, None),
+    ]
+    # differences 1, 0, 3, 1: their standard deviation is sqrt(19 / 12)
+    assert rows["cheetah direction, gain"].ours.ci95 == pytest.approx(1.96 * (19 / 12) ** 0.5 / 2)
+    errors = [
+        result(experiment="control/cheetah-velocity", agent=a, seed=s, metric="velocity_error_episode2", mean=m + s / 99)
+        for a, m in (("snail", 0.3), ("gru", 0.9))
+        for s in (0, 1, 2)
+    ]
+    best = {r.agent: r.ours.best for r in table_rows(tables()["control"], errors, missing=False)}
+    assert best == {"snail": True, "gru": False}
+    needed = missing_runs(tables()["control"], [], agents=("snail",), cells=("control/ant-velocity",))
+    assert [c.experiment for c in needed] == ["control/ant-velocity", "control/ant-velocity-told"]
+
+
 def test_every_format_holds_the_same_numbers():
     found = [result(mean=6.6), result(agent="gru", mean=6.4), result(seed=1, mean=6.62)]
     shown = {form: render(tables()["3"], found, form, missing=False) for form in FORMATS}
@@ -301,7 +329,6 @@ def test_what_is_missing():
     table = tables()["3"]
     everything = missing_runs(table, [])
     assert {c.budget for c in everything} == {"full"} and {c.seed for c in everything} == {0}
-    assert all((c.experiment, c.agent) != ("bandit/n10-k5", "maml") for c in everything)  # a row, but not to be run
     chosen = {"agents": ["snail", "gru"], "cells": ["N=10 K=5"], "seeds": (0, 1)}
     found = missing_runs(table, [result(budget="full"), result(seed=1)], **chosen)
     # the demo of seed 1 is not enough; of seed 0 there is all

@@ -27,6 +27,7 @@ from baselines.mdps import (
     Oracle,
     RandomPolicy,
 )
+from baselines.random_actions import RandomActions
 from runs.agents.embeddings import GlimpseEmbeddingConfig, OmniglotEmbeddingConfig
 from runs.agents.fewshot import (
     AligningSeq2SeqConfig,
@@ -45,6 +46,7 @@ __all__ = [
     "AGENTS",
     "ATTENTION_VARIANTS",
     "BANDIT_METHODS",
+    "CONTROL_METHODS",
     "FEWSHOT_AGENTS",
     "FEWSHOT_VARIANTS",
     "MDP_METHODS",
@@ -142,6 +144,8 @@ MDP_METHODS: dict[str, MDPMethod] = {
     **{f"{name}-mean0": replace(method, prior_mean=0.0) for name, method in _BAYESIAN.items()},
     "oracle": Oracle(),
 }
+
+CONTROL_METHODS: dict[str, ClassicalAgent] = {"random": RandomActions()}
 
 METHODS: dict[str, ClassicalAgent] = {**BANDIT_METHODS, **MDP_METHODS}
 """The classical agents."""

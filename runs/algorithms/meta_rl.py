@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from envs.gym_trials import GymTrialVectorEnv
 from envs.trials import TrialVectorEnv, require_positive
 from runs.agents import TrialAgent
 from runs.algorithms.attention_maps import TrialAttention
@@ -60,8 +61,8 @@ class Batch:
         return Batch(*(None if x is None else x[rows] for x in vars(self).values()))  # type: ignore[arg-type]
 
 
-Play = Callable[[TrialVectorEnv, torch.Generator, Tensor], Tensor | Trajectories]
-"""Plays a trial on each of the given tasks: env, randomness, tasks (B, ...) -> rewards (B, T), or all of the trials."""
+Play = Callable[[TrialVectorEnv, torch.Generator, Tensor], Tensor]
+"""Plays a trial on each of the given tasks: env, randomness, tasks (B, ...) -> rewards (B, T)."""
 
 
 @dataclass(frozen=True)
@@ -92,31 +93,25 @@ class TrialTest(Test):
             batch = tasks[start : start + task.tested_at_once].to(machine.device)
             env = task.make_env(len(batch), machine.device)
             env.reset(seed=stream_seed(self.seed, f"test rewards {start}"))
-            played = play(env, generator, batch)
+            totals.setdefault("return", []).append(play(env, generator, batch).sum(1).cpu())
+            for name, x in episode_numbers(env, task.score):
+                totals.setdefault(name, []).append(x.cpu())
             env.close()
-            rewards = played if isinstance(played, Tensor) else played.rewards
-            totals.setdefault("return", []).append(rewards.sum(1).cpu())
-            if isinstance(played, Trajectories):
-                for name, x in episode_numbers(played, env.horizon // env.episode_length, task.score):
-                    totals.setdefault(name, []).append(x.cpu())
             progress(start + len(batch), self.trials)
         task_set = hashlib.sha256(tasks.numpy().tobytes()).hexdigest()[:16]
         return [Measurement.of(name, torch.cat(parts), task_set) for name, parts in totals.items()]
 
 
-def episode_numbers(trials: Trajectories, episodes: int, score: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Of trials whose episodes are told apart: names, and (B,) each, the reward of every episode.
+def episode_numbers(env: Any, score: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Of trials just played whose episodes are told apart: names, and (B,) each, the reward of every episode.
 
     ``score`` names what the environment tells besides; of that it is the mean over each episode's steps.
     """
-    if trials.episodes is None or trials.valid is None or trials.scores is None:
-        return
-    for e in range(episodes):
-        own = (trials.episodes == e) & trials.valid
-        yield f"return_episode{e + 1}", torch.where(own, trials.rewards, 0.0).sum(1)
-        if score:
-            mean = torch.where(own, trials.scores, 0.0).sum(1) / own.sum(1).clamp(min=1)
-            yield f"{score}_episode{e + 1}", mean
+    if isinstance(env, GymTrialVectorEnv):
+        for e in range(env.episodes):
+            yield f"return_episode{e + 1}", env.episode_returns[:, e]
+            if score:
+                yield f"{score}_episode{e + 1}", env.episode_scores[:, e]
 
 
 class ReturnNormalizer(nn.Module):
@@ -259,7 +254,7 @@ class MetaRLLearner(ABC):
         trials = self._play()
         batch, mismatch = self._compute_advantages(trials, self._lambda(step / self.steps))
         logs = self.improve(batch, 1 - step / self.steps)
-        logs |= {name: x.mean() for name, x in episode_numbers(trials, self.episodes, self.task.score)}
+        logs |= {name: x.mean() for name, x in episode_numbers(self.env, self.task.score)}
         self.model.encoder.update()
         return {**logs, "return": batch.rewards.sum(1).mean(), "step_forward_mismatch": mismatch}
 
@@ -357,11 +352,11 @@ class MetaRLLearner(ABC):
     def evaluate(self, progress: Any) -> list[Measurement]:
         """Total reward of a trial with sampled actions, on the frozen test tasks."""
 
-        def play(env: TrialVectorEnv, generator: torch.Generator, tasks: Tensor) -> Trajectories:
+        def play(env: TrialVectorEnv, generator: torch.Generator, tasks: Tensor) -> Tensor:
             trials = rollout(self.model, env, generator, tasks)
             # the largest of NaNs would pass for an action
             require_finite(self.model, [trials.log_probs], lambda: self.model.policy(trials.inputs), always=True)
-            return trials
+            return trials.rewards
 
         return self.test.measure(self.task, self.machine, play, progress)
 

@@ -22,8 +22,7 @@ class Trajectories:
     actions: (B, T) what it did; log_probs: (B, T) how probable that was.
     rewards: (B, T) what came of it.
     tasks: (B, ...) what was played, as in `envs.trials.TrialVectorEnv.tasks`: no agent sees it.
-    valid: (B, T) which steps are of the trial; episodes: (B, T) of which of its episodes;
-        scores: (B, T) what else the environment tells of it. None: all trials have T steps.
+    valid: (B, T) which steps are of the trial; None: all trials have T steps.
     """
 
     inputs: Tensor
@@ -32,8 +31,6 @@ class Trajectories:
     rewards: Tensor
     tasks: Tensor
     valid: Tensor | None = None
-    episodes: Tensor | None = None
-    scores: Tensor | None = None
 
     def gathered(self, group: ProcessGroup) -> Trajectories:
         """Those of all processes."""
@@ -70,10 +67,10 @@ def rollout(
     first = head.first(torch.Size([B]), device)
     actions = first.new_empty(T, *first.shape)
     log_probs, rewards = x.new_empty(T, B), x.new_empty(T, B)
-    told: dict[str, list[Tensor]] = {"valid": [], "episode": [], "score": []}
+    valid: list[Tensor] = []
     for t in range(T):
         if collect:
-            agent.encoder.collect(observation if not told["valid"] else observation[told["valid"][-1]])
+            agent.encoder.collect(observation[valid[-1]] if valid else observation)
         parameters, cache = agent.act(x, cache)  # (B, P)
         action = head.draw(parameters, group.shard(head.noise(env.num_envs, parameters, generator)))
         inputs[t], actions[t] = x, action
@@ -81,12 +78,11 @@ def rollout(
         observation, reward, _, _, info = env.step(group.scatter(head.to_environment(action)))
         rewards[t] = group.shard(reward)
         if "valid" in info:
-            for name, found in told.items():
-                found.append(info[name])
+            valid.append(info["valid"])
         x = agent.encode(group.shard(observation), action, rewards[t], group.shard(info["episode_end"]))
     inputs, actions, log_probs, rewards = (y.transpose(0, 1) for y in (inputs, actions, log_probs, rewards))
-    others = [torch.stack(found, dim=1) if found else None for found in told.values()]
-    return Trajectories(inputs, actions, log_probs, rewards, group.shard(env.tasks), *others)
+    counted = torch.stack(valid, dim=1) if valid else None
+    return Trajectories(inputs, actions, log_probs, rewards, group.shard(env.tasks), counted)
 
 
 Player = Callable[[], Trajectories]

@@ -13,6 +13,7 @@ from runs.agents import (
     AGENTS,
     ATTENTION_VARIANTS,
     BANDIT_METHODS,
+    CONTROL_METHODS,
     FEWSHOT_AGENTS,
     FEWSHOT_VARIANTS,
     MDP_METHODS,
@@ -108,7 +109,8 @@ def _control(animal: str, env: str, goal: Goal, told: bool = False) -> Experimen
     def learned(steps: int) -> dict[str, Training]:
         return meta_rl(steps, batch_size=trials, **settings)
 
-    agents = AGENTS if told else {**AGENTS, "maml": MAMLPolicyConfig(hidden_size=100, inner_steps=1)}
+    hidden: dict[str, AnyAgentConfig] = {"maml": MAMLPolicyConfig(hidden_size=100, inner_steps=1), **CONTROL_METHODS}
+    agents: dict[str, AnyAgentConfig] = {**AGENTS, **({} if told else hidden)}
     shown = "shown, for a ceiling" if told else "not shown, for two episodes"
     return Experiment(
         f"control/{animal}-{goal}{'-told' if told else ''}",

@@ -25,7 +25,7 @@ class PrintTable(LaunchOptions):
     """
 
     name: Positional[str]
-    """1: few-shot on Omniglot, 2: on mini-ImageNet, 3: bandits, 4: MDPs; attention: score functions; ablation: SNAIL
+    """1: few-shot on Omniglot, 2: on mini-ImageNet, 3: bandits, 4: MDPs; control: locomotion; attention: score functions; ablation: SNAIL
     with one thing changed, and what it descends from; or a table that an extension registers."""
     agents: tuple[str, ...] = ()
     """Only these agents."""

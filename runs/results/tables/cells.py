@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from baselines.classical_agent import ClassicalAgent
+from envs.control import GOALS
 from runs.catalogue import CATALOGUE, find
 from runs.system.errors import RunError
 from snail.attention.scores import SCORE_NAMES
@@ -51,7 +52,11 @@ class Cell:
     optimum: what no agent can pass in expectation; None where it is not known.
     reference: the method whose own measured number stands for the optimum where that is not known.
     in_paper: False for a setting of ours, which is shown only where it has been run.
+    reference_experiment: where that method is run, if not in this experiment.
     paper_unit: what the paper divides by, where it prints fractions.
+    metric: which number of the records; None: their only one.
+    minus: what is subtracted from it, test task by test task.
+    lower: whether less is better.
     """
 
     label: str
@@ -62,6 +67,10 @@ class Cell:
     reference: str | None = None
     in_paper: bool = True
     paper_unit: float | None = None
+    reference_experiment: str | None = None
+    metric: str | None = None
+    minus: str | None = None
+    lower: bool = False
 
 
 def learns(experiment: str, agent: str) -> bool:
@@ -76,6 +85,8 @@ class Table:
 
     name: what it is asked for by: a number is the paper's.
     shares: whether to give the numbers in per cent of the optimum, too.
+    unit: of the numbers, in pictures.
+    bound: what the optimum is called.
     budget: the only one to show; None: the largest that was run.
     """
 
@@ -87,6 +98,8 @@ class Table:
     notes: tuple[str, ...] = field(default=())
     shares: bool = True
     budget: str | None = None
+    unit: str = "accuracy in %"
+    bound: str = "optimum"
 
     @property
     def of_paper(self) -> bool:
@@ -189,9 +202,36 @@ def _mdp_cell(episodes: int) -> Cell:
         paper |= {f"{method}-mean0": _printed("rl2-mdps", row, column), method: None}
     paper |= {"oracle": None}
     experiment = CATALOGUE[f"mdp/n{episodes}"]
-    paper = {agent: number for agent, number in paper.items() if agent in experiment.agents or agent == "maml"}
+    paper = {agent: number for agent, number in paper.items() if agent in experiment.agents}
     unit = PAPER_EPISODE * episodes
     return Cell(f"N={episodes}", experiment.id, None, paper, experiment.optimum, reference="oracle", paper_unit=unit)
+
+
+def _control_cells(animal: str, goal: str) -> tuple[Cell, ...]:
+    """Return of the first and the second episode, how much more the second is, and how far the velocity is off."""
+    experiment = f"control/{animal}-{goal}"
+    agents: dict[str, Printed | None] = dict.fromkeys(CATALOGUE[experiment].agents)
+    first, second = "return_episode1", "return_episode2"
+
+    def cell(what: str, metric: str, minus: str | None = None, told: bool = False, lower: bool = False) -> Cell:
+        reference = ("snail", f"{experiment}-told") if told else (None, None)
+        return Cell(
+            f"{animal} {goal}, {what}",
+            experiment,
+            None,
+            agents,
+            lambda: None,
+            reference=reference[0],
+            reference_experiment=reference[1],
+            metric=metric,
+            minus=minus,
+            lower=lower,
+        )
+
+    found = [cell("episode 1", first, told=True), cell("episode 2", second, told=True), cell("gain", second, first)]
+    if goal == "velocity":
+        found.append(cell("error in episode 2", "velocity_error_episode2", lower=True))
+    return tuple(found)
 
 
 def _comparison(name: str, title: str, rows: Mapping[str, tuple[str, ...]]) -> Table:
@@ -348,6 +388,22 @@ def _tables() -> dict[str, Table]:
                 "mean0: with a prior that expects mean rewards of 0, as the papers' numbers imply; the MDPs' true mean "
                 "is 1.",
             ),
+        ),
+        "control": Table(
+            "control",
+            "return of the first and the second episode of a trial",
+            1.0,
+            2,
+            tuple(c for animal in ("cheetah", "ant") for goal in GOALS for c in _control_cells(animal, goal)),
+            (
+                "gain: return of the second minus that of the first episode of the same trial. error: mean distance "
+                "from the velocity to keep, in m/s; less is better.",
+                "ceiling: SNAIL that is shown the task, after as many updates of one-episode trials; floor: random. "
+                "The SNAIL paper and MAML's show curves of these tasks, and no numbers.",
+            ),
+            shares=False,
+            unit="return; of error in m/s",
+            bound="ceiling",
         ),
         "attention": _comparison("attention", "six score functions for SNAIL's attention", _SCORE_ROWS),
         "ablation": _comparison("ablation", "SNAIL with one thing changed, and what it descends from", _ABLATION_ROWS),

@@ -19,7 +19,7 @@ def missing_runs(
 ) -> list[RunConfig]:
     """The runs that give the table's rows a number: one a seed that has no record.
 
-    They are of the table's budget, else of the full one. A record of settings that the catalogue has no more is none,
+    They are of the table's budget, else of the full one; what stands for the optimum is among them. A record of settings that the catalogue has no more is none,
     and methods that do not learn have no seeds.
 
     Args:
@@ -27,15 +27,21 @@ def missing_runs(
     """
     budget = table.budget or "full"
     done = {(r.experiment, r.agent, r.seed) for r in results if r.as_catalogued and r.current and r.budget == budget}
-    found = {}
+    found: dict[tuple[str, str, int], RunConfig] = {}
+
+    def add(name: str, agent: str) -> None:
+        experiment = CATALOGUE[name]
+        if (agents and agent not in agents) or agent not in experiment.agents or budget not in experiment.budgets:
+            return
+        for seed in seeds if learns(name, agent) else (0,):
+            if (name, agent, seed) not in done:
+                found[name, agent, seed] = experiment.config(agent, seed, budget)
+
     for cell in table.cells:
         if cells and cell.label not in cells and cell.experiment not in cells:
             continue
-        experiment = CATALOGUE[cell.experiment]
         for agent in cell.paper:
-            if (agents and agent not in agents) or agent not in experiment.agents or budget not in experiment.budgets:
-                continue
-            for seed in seeds if learns(cell.experiment, agent) else (0,):
-                if (cell.experiment, agent, seed) not in done:
-                    found[cell.experiment, agent, seed] = experiment.config(agent, seed, budget)
+            add(cell.experiment, agent)
+        if cell.reference is not None and cell.reference_experiment is not None:
+            add(cell.reference_experiment, cell.reference)
     return list(found.values())

@@ -30,7 +30,7 @@ def draw_table(
         RunError: if matplotlib is not installed, or no row of the table has been run.
     """
     rows = [row for row in table_rows(table, results, False, agents, cells) if row.ours and row.agent != "random"]
-    what = "% of the optimum" if table.shares else "accuracy in %"
+    what = "% of the optimum" if table.shares else table.unit
     _draw(rows, table, f"Table {table.name}: {table.title}" if table.of_paper else table.title, what, path)
 
 
@@ -50,10 +50,10 @@ def _compared(row: Row) -> bool:
     return full and row.cell.in_paper and learns(row.cell.experiment, row.agent)
 
 
-def _position(row: Row) -> tuple[float, float, float | None]:
+def _position(row: Row, shares: bool) -> tuple[float, float, float | None]:
     """Where a row stands, half the length of its interval, and where the paper's number stands."""
     assert row.ours is not None
-    if row.optimum is None or row.ours.share is None:
+    if row.optimum is None or row.ours.share is None or not shares:
         scale = 100.0 if row.ours.mean <= 1 else 1.0
         return scale * row.ours.mean, scale * row.ours.ci95, row.paper.value if row.paper else None
     half = 0.0 if math.isnan(row.ours.share.half) else 100 * row.ours.share.half
@@ -80,7 +80,7 @@ def _draw(rows: list[Row], table: Table | None, title: str, what: str, path: Pat
         group = [row for row in rows if (row.cell.experiment, row.cell.label) == setting]
         ticks.append(y + (len(group) - 1) / 2)
         for row in group:
-            x, half, paper = _position(row)
+            x, half, paper = _position(row, table is None or table.shares)
             colour = colours[row.agent]
             style = {"color": colour, "mfc": "white" if row.marks else colour, "capsize": 2, "markersize": 5}
             panel.errorbar(x, y, xerr=half, fmt=markers.get(row.agent, "o"), **style)
@@ -89,13 +89,15 @@ def _draw(rows: list[Row], table: Table | None, title: str, what: str, path: Pat
             y += 1
         panel.axhline(y + 0.25, color="0.9", linewidth=0.8)
         y += 1.5
-    panel.axvline(100, color="0.4", linestyle="--", linewidth=1)
+    if "%" in what:
+        panel.axvline(100, color="0.4", linestyle="--", linewidth=1)
     families = {experiment.split("/")[0] for experiment, _ in settings}
     labels = [label if len(families) == 1 else f"{experiment.split('/')[0]} {label}" for experiment, label in settings]
     panel.set(yticks=ticks, yticklabels=labels, ylim=(y - 1, -1), xlabel=what, title=title)
     for agent in agents:
         panel.plot([], [], markers.get(agent, "o"), color=colours[agent], label=agent)
-    panel.plot([], [], "|", color="black", markersize=9, label="the paper's")
+    if any(row.paper for row in rows):
+        panel.plot([], [], "|", color="black", markersize=9, label="the paper's")
     if any(row.marks for row in rows):
         panel.plot([], [], "o", color="0.5", markerfacecolor="white", label="smaller budget or outdated config")
     panel.spines[["top", "right"]].set_visible(False)

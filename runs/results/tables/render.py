@@ -112,7 +112,7 @@ def _columns(table: Table, rows: list[Row], strong: Callable[[str], str]) -> lis
         found.append(_Column("95% CI over seeds", over_seeds))
     if table.of_paper:
         found.append(_Column("verdict", lambda row: row.verdict(scale)))
-    found.append(_Column("optimum", optimum))
+    found.append(_Column(table.bound, optimum))
     if table.shares:
         found.append(_Column("% of optimum", share))
     if any(row.cell.paper_unit for row in rows):
@@ -168,10 +168,12 @@ def _pivot(table: Table, rows: list[Row]) -> str:
         return "-" if found is None else f"{table.scale * found:.{digits}f}"
 
     labels = list(dict.fromkeys(row.cell.label for row in shown))
-    head = ["setting", "optimum", *agents]
+    head = ["setting", table.bound, *agents]
     body = [[label, optimum(label), *(number(cells.get((label, agent))) for agent in agents)] for label in labels]
     lines = ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *body)]
     notes = ["Upper number: ours, with its 95% interval over test tasks; below it, in italics: the paper's."]
+    if not table.of_paper:
+        notes = ["Our numbers, with their 95% intervals over test tasks.", *table.notes]
     if any(row.marks for row in shown):
         notes.append("†: smaller budget than others of its row; ‡: earlier hyperparameters. Neither competes for bold.")
     if any(row.ours and row.ours.best for row in shown):

@@ -109,23 +109,50 @@ def choose(results: list[Result], budgets: Sequence[str] = BUDGETS) -> list[Resu
 
 
 def _cell_rows(table: Table, cell: Cell, results: list[Result], missing: bool) -> list[Row]:
-    def runs_of(agent: str | None) -> list[Result]:
-        key = (cell.experiment, agent, cell.shots)
-        budgets = BUDGETS if table.budget is None or agent == cell.reference else (table.budget,)
-        return choose([r for r in results if (r.experiment, r.agent, r.shots) == key], budgets)
+    def runs_of(agent: str | None, experiment: str, budgets: Sequence[str], metric: str | None) -> list[Result]:
+        of_agent = [r for r in results if (r.experiment, r.agent, r.shots) == (experiment, agent, cell.shots)]
+        return choose([r for r in of_agent if metric is None or r.metric == metric], budgets)
 
-    exact, reference = cell.optimum(), runs_of(cell.reference)
+    def reference_runs() -> list[Result]:
+        if cell.reference_experiment:
+            return runs_of(cell.reference, cell.reference_experiment, BUDGETS, "return")
+        return runs_of(cell.reference, cell.experiment, BUDGETS, cell.metric)
+
+    def shown(agent: str) -> list[Result]:
+        budgets = BUDGETS if table.budget is None or agent == cell.reference else (table.budget,)
+        found = runs_of(agent, cell.experiment, budgets, cell.metric)
+        return found if cell.minus is None else _differences(found, cell.minus, results)
+
+    exact, reference = cell.optimum(), reference_runs()
     optimum = exact if exact is not None else reference[0].mean if reference else None
     trainable = CATALOGUE[cell.experiment].agents if cell.experiment in CATALOGUE else {}
     rows = []
     for agent, printed in cell.paper.items():
-        chosen = runs_of(agent)
+        chosen = shown(agent)
         if chosen:
             ours = _measured(chosen, share_of_optimum(chosen, reference if exact is None else exact))
             rows.append(Row(cell, agent, printed, ours, optimum))
         elif missing and cell.in_paper and (printed is not None or agent in trainable):
             rows.append(Row(cell, agent, printed, None, optimum))
     return rows
+
+
+def _stand_in(cell: Cell) -> str | None:
+    """The agent of a cell that stands for its optimum."""
+    return None if cell.reference_experiment or cell.optimum() is not None else cell.reference
+
+
+def _differences(chosen: list[Result], minus: str, results: list[Result]) -> list[Result]:
+    """Runs' numbers less another of the same runs, by test task; those whose samples were not kept are left out."""
+    found = []
+    for r in chosen:
+        other = next(o for o in results if o.path == r.path and o.metric == minus)
+        samples = [x for x in (r.samples(), other.samples()) if x is not None]
+        if len(samples) == 2:
+            paired = samples[0].astype(np.float64) - samples[1]
+            half = 1.96 * paired.std(ddof=1) / len(paired) ** 0.5
+            found.append(replace(r, mean=float(paired.mean()), ci95=float(half)))
+    return found
 
 
 def _measured(chosen: list[Result], share: Estimate | None) -> Measured:
@@ -187,18 +214,18 @@ def _mark_best(rows: list[Row], over_seeds: bool) -> list[Row]:
     """
 
     def competes(row: Row) -> bool:
-        reference = row.agent == row.cell.reference and row.cell.optimum() is None
-        return row.ours is not None and not reference and not row.marks
+        return row.ours is not None and row.agent != _stand_in(row.cell) and not row.marks
 
     def sample(m: Measured) -> tuple[float, float, int]:
         if over_seeds and m.over_seeds is not None:
-            return m.mean, m.over_seeds.half / t_quantile(m.seeds), m.seeds
-        return m.mean, m.ci95 / 1.96, m.n
+            return sign * m.mean, m.over_seeds.half / t_quantile(m.seeds), m.seeds
+        return sign * m.mean, m.ci95 / 1.96, m.n
 
     competing = [row.ours for row in rows if competes(row) and row.ours is not None]
     if len(competing) < 2 or (over_seeds and any(m.seeds < 2 for m in competing)):
         return rows
-    top = max(competing, key=lambda m: m.mean)
+    sign = -1 if rows[0].cell.lower else 1
+    top = max(competing, key=lambda m: sign * m.mean)
     return [
         replace(row, ours=replace(row.ours, best=True))
         if row.ours is not None and competes(row) and welch_p(*sample(top), *sample(row.ours)) >= LEVEL
