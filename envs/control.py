@@ -35,7 +35,8 @@ class Locomotion(gymnasium.Wrapper[npt.NDArray[np.float64], Any, Any, Any]):
 
     def __init__(self, env_id: str, goal: Goal, told: bool = False):
         # ended by the trial, not by the environment's own 1000 steps
-        super().__init__(gymnasium.make(env_id, max_episode_steps=10**9, disable_env_checker=True))
+        settings: dict[str, Any] = {"camera_name": "track"}  # for whoever renders it
+        super().__init__(gymnasium.make(env_id, max_episode_steps=10**9, disable_env_checker=True, **settings))
         self._goal, self._told, self._task = goal, told, 1.0
         self._fastest, self._cost, self._alive = FASTEST[env_id], CONTROL_COST[env_id], ALIVE[env_id]
         size = self.env.observation_space.shape[0]  # type: ignore[index]

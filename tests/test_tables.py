@@ -278,7 +278,9 @@ def test_control_compares_episodes_of_the_same_trials(tmp_path):
     # differences 1, 0, 3, 1: their standard deviation is sqrt(19 / 12)
     assert rows["cheetah direction, gain"].ours.ci95 == pytest.approx(1.96 * (19 / 12) ** 0.5 / 2)
     errors = [
-        result(experiment="control/cheetah-velocity", agent=a, seed=s, metric="velocity_error_episode2", mean=m + s / 99)
+        result(
+            experiment="control/cheetah-velocity", agent=a, seed=s, metric="velocity_error_episode2", mean=m + s / 99
+        )
         for a, m in (("snail", 0.3), ("gru", 0.9))
         for s in (0, 1, 2)
     ]

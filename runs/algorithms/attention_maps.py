@@ -27,17 +27,25 @@ class EpisodeAttention:
 
 
 @dataclass(frozen=True)
-class TrialAttention:
+class PlayedTrial:
     """One trial, played by a policy.
 
+    task: (...) as in `envs.trials.TrialVectorEnv.tasks`.
+    observations: (T,) integers, or (T, D) numbers as they are encoded.
     actions: (T,) integers, or (T, D) numbers; rewards: (T,).
+    ended: (T,) whether an episode ended with the step.
+    parameters: (T, P) of the policy's distributions.
     layers: (H, T, T) each, how much step t (row) looks at what the agent was told at step s (column), which is of the
         action before it: column s is about action s - 1.
     """
 
+    task: Tensor
+    observations: Tensor
     actions: Tensor
     rewards: Tensor
+    ended: Tensor
+    parameters: Tensor
     layers: tuple[Tensor, ...]
 
 
-AttentionMaps = EpisodeAttention | TrialAttention
+AttentionMaps = EpisodeAttention | PlayedTrial

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from envs.gym_trials import GymTrialVectorEnv
 from envs.trials import TrialVectorEnv, require_positive
 from runs.agents import TrialAgent
-from runs.algorithms.attention_maps import TrialAttention
+from runs.algorithms.attention_maps import PlayedTrial
 from runs.algorithms.finite import require_finite
 from runs.algorithms.learner import Measurement, RunConfig, Test, Training
 from runs.algorithms.returns import generalized_advantages, moments, standardized
@@ -28,6 +28,7 @@ from runs.system.distributed.layers import use_distributed_layers
 from runs.system.machine import Machine, stream_seed
 from runs.tasks import TrialTask
 from snail.attention.selection import recording
+from snail.observations import OneHot
 
 STEPS_AT_ONCE = 32_768
 """Steps per forward pass over collected trials, which bounds memory."""
@@ -361,18 +362,26 @@ class MetaRLLearner(ABC):
         return self.test.measure(self.task, self.machine, play, progress)
 
     @torch.no_grad()
-    def attention_maps(self, seed: int) -> TrialAttention:
-        """What the policy attends to in a trial of its own."""
-        env = self.task.make_env(1, self.machine.device)
+    def attention_maps(self, seed: int) -> PlayedTrial:
+        """A trial of its own, and what the policy attends to in it."""
+        model, env = self.model, self.task.make_env(1, self.machine.device)
         env.reset(seed=stream_seed(seed, "watched task"))
-        self.model.eval()
-        trial = rollout(self.model, env, self.machine.generator(stream_seed(seed, "watched actions")))
+        model.eval()
+        trial = rollout(model, env, self.machine.generator(stream_seed(seed, "watched actions")))
         env.close()
         T = env.horizon if trial.valid is None else int(trial.valid.sum())
+        inputs, discrete = trial.inputs[:, :T], isinstance(model.encoder, OneHot)
         with recording(weights=True) as tape:
-            self.model.policy(trial.inputs[:, :T])
-        layers = tuple(weights[0].float().cpu() for weights in tape.weights)
-        return TrialAttention(trial.actions[0, :T].cpu(), trial.rewards[0, :T].cpu(), layers)
+            outputs = model.policy(inputs)[0, :, : model.actions.outputs]
+        return PlayedTrial(
+            trial.tasks[0].cpu(),
+            (model.observations(inputs) if discrete else inputs[..., : model.encoder.channels])[0].cpu(),
+            trial.actions[0, :T].cpu(),
+            trial.rewards[0, :T].cpu(),
+            torch.cat([inputs[0, 1:, -1] > 0, torch.ones(1, dtype=torch.bool, device=inputs.device)]).cpu(),
+            model.actions.parameters_of(outputs).cpu(),
+            tuple(weights[0].float().cpu() for weights in tape.weights),
+        )
 
     def details(self) -> dict[str, Any]:
         """No more entries."""

@@ -21,6 +21,7 @@ VERBS: dict[str, str] = {
     "status": "runs.commands.status:ShowStatus",
     "evaluate": "runs.commands.training:Evaluate",
     "attention": "runs.commands.attention:Attention",
+    "play": "runs.commands.play:Play",
     "table": "runs.commands.tables:PrintTable",
     "compare": "runs.commands.compare:Compare",
     "dashboard": "runs.commands.dashboard:Dashboard",

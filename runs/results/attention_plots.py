@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
-from runs.algorithms.attention_maps import AttentionMaps, EpisodeAttention, TrialAttention
+from runs.algorithms.attention_maps import AttentionMaps, EpisodeAttention, PlayedTrial
 from runs.catalogue import RunConfig
 from runs.results.folder import writing
 from runs.system.errors import RunError
@@ -148,7 +148,7 @@ def _glimpses(maps: EpisodeAttention) -> Picture:
     return "glimpses", "where each glimpse looks, over the queries", figure
 
 
-def _trial(maps: TrialAttention) -> list[Picture]:
+def _trial(maps: PlayedTrial) -> list[Picture]:
     from matplotlib.ticker import MaxNLocator
 
     T = len(maps.actions)

@@ -19,8 +19,8 @@ def missing_runs(
 ) -> list[RunConfig]:
     """The runs that give the table's rows a number: one a seed that has no record.
 
-    They are of the table's budget, else of the full one; what stands for the optimum is among them. A record of settings that the catalogue has no more is none,
-    and methods that do not learn have no seeds.
+    They are of the table's budget, else of the full one; what stands for the optimum is among them. A record of
+    settings that the catalogue has no more is none, and methods that do not learn have no seeds.
 
     Args:
         agents, cells: only these, cells by setting or experiment; none: all.

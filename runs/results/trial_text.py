@@ -1,0 +1,68 @@
+"""A played trial in words."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from tabulate import tabulate
+from torch import Tensor
+
+from baselines.planning import value_iteration
+from runs.algorithms.attention_maps import PlayedTrial
+from runs.tasks import BanditTask, MDPTask, TrialTask
+
+SHOWN = 40
+"""Steps that are printed; of a longer trial the first."""
+
+
+def describe_trial(task: TrialTask, trial: PlayedTrial) -> str:
+    """What was done and what came of it, step by step or episode by episode, and the total reward."""
+    if isinstance(task, BanditTask):
+        parts = [_steps(trial, "pull", "arm"), _arms(trial)]
+        best = f"; always the best arm: {len(trial.rewards) * trial.task.max():.2f} expected"
+    elif isinstance(task, MDPTask):
+        optimal = float(optimal_values(task, trial)[0, 0].max())
+        parts = [_episodes(trial)]
+        best = f"; an optimal policy: {task.episodes * optimal:.2f} expected, {optimal:.2f} an episode"
+    else:
+        parts, best = [_episodes(trial)], ""
+    return "\n\n".join([*parts, f"total reward {trial.rewards.sum():.2f}{best}"])
+
+
+def optimal_values(task: MDPTask, trial: PlayedTrial) -> Tensor:
+    """Optimal values of all actions in the trial's MDP: (H, S, A), by step of an episode."""
+    mdp = trial.task[None]
+    return value_iteration(mdp[..., :-1], mdp[..., -1], task.episode_length)[0]
+
+
+def posterior_means(task: BanditTask, trial: PlayedTrial) -> Tensor:
+    """Of every arm's chance before each pull and after the last, under a uniform prior: (T + 1, K)."""
+    pulled = F.one_hot(trial.actions, task.arms).float()  # (T, K)
+    none = torch.zeros(1, task.arms)
+    pulls = torch.cat([none, pulled.cumsum(0)])
+    wins = torch.cat([none, (pulled * trial.rewards[:, None]).cumsum(0)])
+    return (wins + 1) / (pulls + 2)
+
+
+def _steps(trial: PlayedTrial, step: str, action: str) -> str:
+    rows = [(t + 1, int(a), f"{r:g}") for t, (a, r) in enumerate(zip(trial.actions, trial.rewards, strict=True))]
+    drawn = tabulate(rows[:SHOWN], [step, action, "reward"], "simple")
+    return drawn + (f"\n... {len(rows) - SHOWN} more" if len(rows) > SHOWN else "")
+
+
+def _arms(trial: PlayedTrial) -> str:
+    rows = []
+    for k, chance in enumerate(trial.task.tolist()):
+        own = trial.rewards[trial.actions == k]
+        rows.append((k, f"{chance:.2f}", len(own), int(own.sum()), f"{(own.sum() + 1) / (len(own) + 2):.2f}"))
+    return tabulate(rows, ["arm", "chance", "pulls", "successes", "posterior mean"], "simple", disable_numparse=True)
+
+
+def _episodes(trial: PlayedTrial) -> str:
+    ends = (trial.ended.nonzero()[:, 0] + 1).tolist()
+    rows, start = [], 0
+    for e, end in enumerate(ends, 1):
+        rows.append((e, end - start, f"{trial.rewards[start:end].sum():.2f}"))
+        start = end
+    drawn = tabulate(rows[:SHOWN], ["episode", "steps", "reward"], "simple", disable_numparse=True)
+    return drawn + (f"\n... {len(rows) - SHOWN} more" if len(rows) > SHOWN else "")
