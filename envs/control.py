@@ -34,9 +34,8 @@ class Locomotion(gymnasium.Wrapper[npt.NDArray[np.float64], Any, Any, Any]):
     """
 
     def __init__(self, env_id: str, goal: Goal, told: bool = False):
-        # ended by the trial, not by the environment's own 1000 steps
-        settings: dict[str, Any] = {"camera_name": "track"}  # for whoever renders it
-        super().__init__(gymnasium.make(env_id, max_episode_steps=10**9, disable_env_checker=True, **settings))
+        # without its wrappers: it is the trial that ends it, after fewer than its own 1000 steps
+        super().__init__(gymnasium.make(env_id, camera_name="track").unwrapped)
         self._goal, self._told, self._task = goal, told, 1.0
         self._fastest, self._cost, self._alive = FASTEST[env_id], CONTROL_COST[env_id], ALIVE[env_id]
         size = self.env.observation_space.shape[0]  # type: ignore[index]
@@ -63,7 +62,7 @@ class Locomotion(gymnasium.Wrapper[npt.NDArray[np.float64], Any, Any, Any]):
             score = abs(velocity - self._task)
             earned = -score
         reward = earned - self._cost * float(np.square(action).sum()) + self._alive
-        return self._shown(observation), reward, terminated, truncated, {**info, "score": score}
+        return self._shown(observation), reward, terminated, truncated, info | {"score": score}
 
     def _shown(self, observation: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         return np.append(observation, self._task) if self._told else observation

@@ -59,15 +59,14 @@ class Bundle(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[Any]]):
             assert isinstance(actions, Box)
             low, high = (np.broadcast_to(end, (size, *actions.shape)) for end in (actions.low, actions.high))
             self.action_space = Box(low, high, dtype=np.float32)
-        self._episode = np.zeros(size, dtype=np.int64)
-        self._step = np.zeros(size, dtype=np.int64)
+        self._episode, self._step = [0] * size, [0] * size  # of every trial
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
         """New trials on the tasks ``options["seeds"]``, those of all bundles."""
         assert options is not None
-        self._episode[:], self._step[:] = 0, 0
+        self._episode, self._step = [0] * len(self.envs), [0] * len(self.envs)
         rows = self._rows()
         for k, env in enumerate(self.envs):
             task = int(options["seeds"][self._first + k])
@@ -78,6 +77,7 @@ class Bundle(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[Any]]):
     def step(self, action: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """One step of every trial whose episodes are not over."""
         rows = self._rows()
+        told = [(0.0, 0.0, 0.0, 0.0)] * len(self.envs)
         for k, env in enumerate(self.envs):
             if self._episode[k] == self._episodes:
                 continue
@@ -90,7 +90,8 @@ class Bundle(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[Any]]):
                 if self._episode[k] < self._episodes:
                     observation, _ = env.reset()
             rows[k, : self._width] = np.ravel(observation)
-            rows[k, -4:] = info.get("score", 0.0), reward, ended, 1.0
+            told[k] = info.get("score", 0.0), float(reward), ended, 1.0
+        rows[:, -4:] = told
         return rows, 0.0, False, False, {}
 
     def _rows(self) -> npt.NDArray[np.float32]:
@@ -164,29 +165,37 @@ class GymTrialVectorEnv:
         firsts = np.cumsum([0, *sizes[:-1]])
         bundles = [partial(Bundle, make, max(sizes), int(f), episodes, max_steps) for f in firsts]
         self._sizes = sizes
+        # (W, k): the trials of each bundle; those that only fill one up do what its last does
+        self._rows_of = np.minimum(firsts[:, None] + np.arange(max(sizes)), (firsts + sizes - 1)[:, None])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about spaces that are no concern here
             self._vector: VectorEnv[Any, Any, Any] = (
-                AsyncVectorEnv(bundles, context="spawn", daemon=True) if len(bundles) > 1 else SyncVectorEnv(bundles)
+                AsyncVectorEnv(bundles, context="spawn", daemon=True, copy=False)
+                if len(bundles) > 1
+                else SyncVectorEnv(bundles, copy=False)
             )
         self.tasks = torch.zeros(num_envs, 1, device=self.device)
-        self._start()
-
-    def _start(self) -> None:
-        """No episode has begun."""
-        B, device = self.num_envs, self.device
-        self._episode = torch.zeros(B, dtype=torch.long, device=device)
-        self._sums = torch.zeros(3, B, self.episodes, device=device)  # of rewards, scores and steps
+        self._never = torch.zeros(num_envs, dtype=torch.bool, device=self.device)
+        self._told: list[Tensor] = []  # (B, 4) each: score, reward, end and validity of every step since the reset
 
     @property
     def episode_returns(self) -> Tensor:
         """(B, episodes) rewards of every episode since the reset."""
-        return self._sums[0].clone()
+        return self._episode_sums()[..., 1]
 
     @property
     def episode_scores(self) -> Tensor:
         """(B, episodes) means over its steps of ``info["score"]``, what the environment tells besides."""
-        return self._sums[1] / self._sums[2].clamp(min=1)
+        sums = self._episode_sums()
+        return sums[..., 0] / sums[..., 3].clamp(min=1)
+
+    def _episode_sums(self) -> Tensor:
+        """(B, episodes, 4); steps that are not valid hold zeros."""
+        told = torch.stack(self._told, dim=1)  # (B, T, 4)
+        ends = told[..., 2:3]
+        episode = (ends.cumsum(1) - ends).long().clamp(max=self.episodes - 1)  # (B, T, 1)
+        sums = told.new_zeros(self.num_envs, self.episodes, 4)
+        return sums.scatter_add(1, episode.expand_as(told), told)
 
     def sample_tasks(self, n: int, generator: torch.Generator) -> Tensor:
         """Seeds of ``n`` tasks: (n, 1) whole float32 numbers."""
@@ -204,7 +213,7 @@ class GymTrialVectorEnv:
         self.tasks = self.sample_tasks(self.num_envs, self.generator) if tasks is None else tasks.cpu()
         seeds = self.tasks[:, 0].long().tolist()
         seeds += [0] * max(0, max(self._sizes) - min(self._sizes))  # of trials that only fill the last bundles
-        self._start()
+        self._told = []
         rows = self._call(lambda: self._vector.reset(options={"seeds": seeds})[0])
         self.tasks = self.tasks.to(self.device)
         return self._read(rows)[0], {"episode_end": torch.ones_like(rows[:, 0], dtype=torch.bool)}
@@ -224,18 +233,11 @@ class GymTrialVectorEnv:
             EnvironmentFailed: if an environment or its process fails, or an observation or reward is not finite.
         """
         sent = actions.cpu().numpy()
-        parts = np.split(sent, np.cumsum(self._sizes)[:-1])
-        widest = max(self._sizes)
-        padded = np.stack([np.concatenate([p, np.repeat(p[-1:], widest - len(p), axis=0)]) for p in parts])
-        rows = self._call(lambda: self._vector.step(padded)[0])
+        rows = self._call(lambda: self._vector.step(sent[self._rows_of])[0])
         observations, rewards = self._read(rows)
         info = {"episode_end": rows[:, -2] > 0, "valid": rows[:, -1] > 0}
-        counted = torch.stack([rewards, rows[:, -4], rows[:, -1]])[..., None]  # zeros once a trial is over
-        place = self._episode.clamp(max=self.episodes - 1)[:, None].expand(3, -1, 1)
-        self._sums.scatter_add_(2, place, counted)
-        self._episode += info["episode_end"]
-        none = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
-        return observations, rewards, none, none, info
+        self._told.append(rows[:, -4:])
+        return observations, rewards, self._never, self._never, info
 
     def close(self) -> None:
         """End the processes, whatever they are at."""

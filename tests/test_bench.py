@@ -6,6 +6,7 @@ import copy
 import json
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import gymnasium
 import numpy as np
@@ -22,7 +23,7 @@ from runs.algorithms.meta_rl import TrialTest
 from runs.algorithms.ppo import PPOTraining
 from runs.bench.fewshot import Classifiers, noise_sampler, training_step
 from runs.bench.measure import check_agreement, count_flops
-from runs.bench.recurrent_ppo import NOT_INSTALLED, RecurrentPPO
+from runs.bench.recurrent_ppo import NOT_INSTALLED, RecurrentPPO, bandit
 from runs.bench.report import TINY, Report, bench, render
 from runs.bench.rollout import RerunAgent, rollout_differences
 from runs.bench.training import Repeated
@@ -227,7 +228,8 @@ def test_report_is_rendered_and_kept(report):
     text = render(report)
     names = ["rollout", "step", "training", "update", "fewshot", "fewshot, long"]
     stacks = [f"dense stack, {task}, {p}" for task in ("bandits", "few-shot") for p in ("float32", "bfloat16")]
-    assert [x.name for x in report.benchmarks] == names + stacks
+    control = ["control"] if find_spec("mujoco") else []
+    assert [x.name for x in report.benchmarks] == names + stacks + control
     for benchmark in report.benchmarks:
         rows = [row.name for row in benchmark.rows]
         for words in (benchmark.name, benchmark.about, f"{benchmark.unit}/s", *benchmark.notes, *rows):
@@ -244,6 +246,22 @@ def test_one_benchmark_alone_and_without_the_optional_library(monkeypatch):
     assert [x.name for x in alone.benchmarks] == ["rollout", "step", "training", "update"]
     assert alone.benchmarks[0].notes == (NOT_INSTALLED,) and NOT_INSTALLED in render(alone)
     assert not any("RecurrentPPO" in row.name for benchmark in alone.benchmarks for row in benchmark.rows)
+
+
+def test_environments_alone_are_stepped_as_often_as_ours(monkeypatch):
+    """Both count the same steps, and both take them."""
+    pytest.importorskip("mujoco")
+    from runs.bench.control import Loop
+
+    loop, taken = Loop(envs=3, steps=5), []
+    loop.reset()
+    for i, env in enumerate(loop.envs):
+        monkeypatch.setattr(env, "step", lambda action, i=i: taken.append((i, tuple(action))))
+    loop.step(None)
+    assert [i for i, _ in taken] == [0, 1, 2] * 5 and len(set(taken)) == 15
+    (control,) = bench("control", CPU, 1, TINY).benchmarks
+    rows = {row.name: row.units for row in control.rows if not row.name.startswith("RecurrentPPO")}
+    assert set(rows.values()) == {TINY.control_trials * TINY.control_steps} and "ours: snail" in rows
 
 
 def test_the_update_phase_can_be_repeated():
@@ -273,7 +291,7 @@ def test_the_wrapped_bandit_shows_what_ours_sees():
 
 def test_recurrent_ppo_plays_and_learns():
     pytest.importorskip("sb3_contrib")
-    other = RecurrentPPO(BanditTask(5, 6), CPU, steps=8)
+    other = RecurrentPPO(lambda: bandit(BanditTask(5, 6)), CPU, steps=8)
     assert other.steps == 8 and "8 steps" in other.notes[1]
 
     def changed(run: Callable[[], object]) -> list[bool]:
@@ -301,7 +319,7 @@ def test_recurrent_ppo_has_rows_where_it_is_installed(report):
 
 def test_wrong_arguments_are_named():
     with pytest.raises(
-        RunError, match=r"what must be one of all, rollout, fewshot, dense-stack, scaling, got 'rolout'"
+        RunError, match=r"what must be one of all, rollout, fewshot, dense-stack, control, scaling, got 'rolout'"
     ):
         bench("rolout")  # type: ignore[arg-type]
     with pytest.raises(RunError, match="repetitions must be at least 1, got 0"):

@@ -58,6 +58,10 @@ class Sizes:
     """Steps in an iteration of RecurrentPPO; None: its default."""
     compiled: bool = True
     """Whether the library's convolutions are measured compiled, too; needs a C++ compiler."""
+    control_trials: int = 32
+    """Trials of the cheetah side by side."""
+    control_steps: int = 400
+    """Steps of each."""
     scaling_lengths: tuple[int, ...] = (16, 64, 256, 1024, 4096)
     """Lengths of sequences that time and memory are compared for."""
     scaling_batch: int = 8
@@ -77,6 +81,8 @@ TINY = Sizes(
     steps_timed=2,
     recurrent_ppo_steps=8,
     compiled=False,
+    control_trials=2,
+    control_steps=4,
     scaling_lengths=(4, 8),
     scaling_batch=2,
     matrices=(32,),

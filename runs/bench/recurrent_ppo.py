@@ -1,8 +1,9 @@
-"""RecurrentPPO of Stable-Baselines3-contrib on the same bandits, where it is installed."""
+"""RecurrentPPO of Stable-Baselines3-contrib on the same environments, where it is installed."""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -11,50 +12,60 @@ import torch
 from envs.rl2 import RL2Observation
 from runs.tasks import BanditTask
 
+Make = Callable[[], gymnasium.Env[Any, Any]]
+
 NOT_INSTALLED = "RecurrentPPO was not measured; to measure it, too: pip install -e '.[bench]'"
 
 
+def bandit(task: BanditTask) -> RL2Observation:
+    """A bandit that shows the previous action and reward, as ours does."""
+    return RL2Observation(gymnasium.make("snail/BernoulliBandit-v0", arms=task.arms, pulls=task.pulls))
+
+
 class RecurrentPPO:
-    """The library's agent with the library's defaults: an LSTM each for policy and value, on one environment.
+    """The library's agent with the library's defaults: an LSTM each for policy and value.
 
     Args:
-        task: the bandits.
+        make: builds an environment, which shows what the agent is to see.
         device: where its networks are.
-        steps: environment steps of an iteration; None: the library's default.
+        steps: steps of an iteration in each environment; None: the library's default.
+        envs: environments side by side, in this process.
 
     Attributes:
         name: the agent and its version.
         notes: what it is and sees, in lines.
-        steps: environment steps of an iteration.
+        steps: environment steps of an iteration, in all.
 
     Raises:
         ModuleNotFoundError: where it is not installed.
     """
 
-    def __init__(self, task: BanditTask, device: torch.device, steps: int | None = None):
+    def __init__(self, make: Make, device: torch.device, steps: int | None = None, envs: int = 1):
         library: Any = importlib.import_module("sb3_contrib")
+        vector: Any = importlib.import_module("stable_baselines3.common.env_util")
 
         def agent() -> Any:
-            env = gymnasium.make("snail/BernoulliBandit-v0", arms=task.arms, pulls=task.pulls)
             settings = {} if steps is None else {"n_steps": steps}
-            return library.RecurrentPPO("MlpLstmPolicy", RL2Observation(env), device=device, **settings)
+            env = vector.make_vec_env(make, n_envs=envs)
+            return library.RecurrentPPO("MlpLstmPolicy", env, device=device, **settings)
 
         self._learner, self._collector = agent(), agent()
         self._collector.train = lambda: None
-        self.steps: int = self._learner.n_steps
+        self.steps: int = envs * self._learner.n_steps
         self.name = "RecurrentPPO"
         version, epochs = library.__version__, self._learner.n_epochs
         self.notes = (
-            f"RecurrentPPO is that of sb3-contrib {version} with its defaults: MlpLstmPolicy, one environment,",
-            f"{self.steps} steps and {epochs} epochs an iteration; it sees the previous action and reward, "
-            "as ours does.",
+            f"RecurrentPPO is that of sb3-contrib {version} with its defaults: MlpLstmPolicy, {self._learner.n_steps}",
+            f"steps of {envs} environment{'s'[: envs > 1]} and {epochs} epochs an iteration.",
         )
 
     @classmethod
-    def if_installed(cls, task: BanditTask, device: torch.device, steps: int | None = None) -> RecurrentPPO | None:
+    def if_installed(
+        cls, make: Make, device: torch.device, steps: int | None = None, envs: int = 1
+    ) -> RecurrentPPO | None:
         """The agent, or None."""
         try:
-            return cls(task, device, steps)
+            return cls(make, device, steps, envs)
         except ModuleNotFoundError:
             return None
 

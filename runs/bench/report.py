@@ -7,6 +7,7 @@
 * ``fewshot``: one update on 5-way episodes. Ours embeds every image once and lets all queries of an episode share its
   support; the references give every query a sequence of its own.
 * ``dense-stack``: the dense blocks' own forward and backward against library convolutions, plain and compiled.
+* ``control``: collecting on MuJoCo's cheetah, against the environments alone and RecurrentPPO.
 * ``scaling``: how time and memory grow with the length of a sequence, for models of each kind.
 
 The machine may be busy with other things: all ways take turns in one process, and what is reported of the comparison
@@ -22,10 +23,13 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.util import find_spec
+from itertools import chain
 from typing import Any, Literal, get_args
 
 import torch
 
+from runs.bench.control import bench_control
 from runs.bench.dense_stack import DENSE_STACKS
 from runs.bench.fewshot import bench_few, bench_many
 from runs.bench.measure import TINY, Benchmark, Sizes
@@ -37,7 +41,7 @@ from runs.system.errors import RunError
 
 __all__ = ["TINY", "Report", "Sizes", "What", "bench", "render"]
 
-What = Literal["all", "rollout", "fewshot", "dense-stack", "scaling"]
+What = Literal["all", "rollout", "fewshot", "dense-stack", "control", "scaling"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,8 @@ def bench(
     if repetitions < 1:
         raise RunError(f"repetitions must be at least 1, got {repetitions}")
     device, sizes = torch.device(device), sizes or Sizes()
-    chosen = [run for name, runs in _BENCHMARKS.items() if what in ("all", name) for run in runs]
+    able = {name: runs for name, runs in _BENCHMARKS.items() if name != "control" or find_spec("mujoco")}
+    chosen = [run for run in (chain(*able.values()) if what == "all" else _BENCHMARKS.get(what, ()))]
     return Report(
         device=device_name(device),
         threads=torch.get_num_threads(),
@@ -150,4 +155,5 @@ _BENCHMARKS: dict[str, tuple[Callable[[torch.device, int, Sizes], Benchmark], ..
     "rollout": (bench_rollout, bench_steps, bench_training, bench_update),
     "fewshot": (bench_few, bench_many),
     "dense-stack": DENSE_STACKS,
+    "control": (bench_control,),
 }

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from envs.trials import TrialVectorEnv
 from runs.algorithms.rollout import Player, Trajectories, player, rollout
 from runs.bench.measure import Benchmark, Candidate, Sizes, check_agreement, largest, measure
-from runs.bench.recurrent_ppo import NOT_INSTALLED, RecurrentPPO
+from runs.bench.recurrent_ppo import NOT_INSTALLED, RecurrentPPO, bandit
 from runs.tasks import BanditTask
 from snail.actor_critic import ActorCritic
 from snail.minimal import minimal_copy
@@ -118,7 +118,7 @@ def bench_rollout(device: torch.device, repetitions: int, sizes: Sizes) -> Bench
         way("ours: streaming", 1, by_streaming),
         way("re-running, plain PyTorch", 1, by_rerun(plain)),
     ]
-    other = RecurrentPPO.if_installed(task, device, sizes.recurrent_ppo_steps)
+    other = RecurrentPPO.if_installed(partial(bandit, task), device, sizes.recurrent_ppo_steps)
     if other is not None:
         candidates.append(Candidate(f"{other.name}: collecting", "float32", 1, other.steps, other.collect))
     rows, peaks = measure(candidates, device, repetitions, sizes.matrices)

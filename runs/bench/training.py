@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from runs.algorithms.learner import RunConfig
 from runs.algorithms.meta_rl import Batch, TrialTest
 from runs.algorithms.ppo import PPOLearner, PPOTraining
 from runs.bench.measure import Benchmark, Candidate, Sizes, measure
-from runs.bench.recurrent_ppo import RecurrentPPO
+from runs.bench.recurrent_ppo import RecurrentPPO, bandit
 from runs.system.machine import Machine
 from runs.tasks import BanditTask
 
@@ -42,7 +44,7 @@ def bench_training(device: torch.device, repetitions: int, sizes: Sizes) -> Benc
     candidates = [
         Candidate("ours: an iteration", "float32", sizes.trials, sizes.trials * sizes.pulls, lambda: learner.update(0)),
     ]
-    other = RecurrentPPO.if_installed(task, device, sizes.recurrent_ppo_steps)
+    other = RecurrentPPO.if_installed(partial(bandit, task), device, sizes.recurrent_ppo_steps)
     if other is not None:
         candidates.append(Candidate(f"{other.name}: an iteration", "float32", 1, other.steps, other.iterate))
     rows, peaks = measure(candidates, device, repetitions, sizes.matrices)

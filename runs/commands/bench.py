@@ -21,7 +21,7 @@ class Bench:
 
     what: Positional[What] = "all"
     """rollout: acting and learning on bandits; fewshot: one training update; dense-stack: the convolutions alone;
-    scaling: time and memory against length; all."""
+    control: collecting on MuJoCo's cheetah; scaling: time and memory against length; all."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
     threads: int | None = None
