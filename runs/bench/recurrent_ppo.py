@@ -55,8 +55,8 @@ class RecurrentPPO:
         self.name = "RecurrentPPO"
         version, epochs = library.__version__, self._learner.n_epochs
         self.notes = (
-            f"RecurrentPPO is that of sb3-contrib {version} with its defaults: MlpLstmPolicy, {self._learner.n_steps}",
-            f"steps of {envs} environment{'s'[: envs > 1]} and {epochs} epochs an iteration.",
+            f"RecurrentPPO is that of sb3-contrib {version} with its defaults: MlpLstmPolicy,",
+            f"{self._learner.n_steps} steps of {envs} environment{'s'[: envs > 1]} and {epochs} epochs an iteration.",
         )
 
     @classmethod
