@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from gymnasium.error import Error as GymnasiumError
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
+from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 from torch import Tensor
 
@@ -121,6 +122,25 @@ def check_spaces(env: gymnasium.Env[Any, Any]) -> None:
             )
 
 
+def check_behaviour(env: gymnasium.Env[Any, Any]) -> None:
+    """Raise EnvironmentFailed for what Gymnasium's own checker refuses."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            check_env(OnNewTasks(env), skip_render_check=True, skip_close_check=True)
+    except Exception as e:  # whatever a foreign environment raises
+        words = " ".join(f"{type(e).__name__}: {e}".split())[:300]
+        raise EnvironmentFailed(f"the environment fails gymnasium.utils.env_checker.check_env, {words}") from e
+
+
+class OnNewTasks(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Draws a new task at every reset, whose options the checker does not know."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset to a new task."""
+        return self.env.reset(seed=seed, options={**(options or {}), "new_task": True})
+
+
 class GymTrialVectorEnv:
     """Trials of a Gymnasium environment, by the interface that learners know from `envs.trials.TrialVectorEnv`.
 
@@ -136,7 +156,7 @@ class GymTrialVectorEnv:
         horizon: steps T of the longest trial.
 
     Raises:
-        EnvironmentFailed: if it cannot be built, or its spaces are not supported.
+        EnvironmentFailed: if it cannot be built, its spaces are not supported or Gymnasium's checker refuses it.
     """
 
     def __init__(
@@ -159,6 +179,7 @@ class GymTrialVectorEnv:
         except (GymnasiumError, ImportError) as e:
             raise EnvironmentFailed(f"the environment cannot be made: {' '.join(str(e).split())}") from e
         check_spaces(probe)
+        check_behaviour(probe)
         self.single_observation_space, self.single_action_space = probe.observation_space, probe.action_space
         probe.close()
         sizes = [len(part) for part in np.array_split(np.arange(num_envs), min(processes, num_envs))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from dataclasses import dataclass, replace
@@ -235,12 +236,16 @@ def test_a_policy_finds_the_action_that_is_asked_for():
 # ----- what can go wrong
 
 
-def failing(what: str) -> gymnasium.Env:
+def failing(what: str, made: list) -> gymnasium.Env:
+    """Not the first, which is only looked at."""
     env = RandomEnd()
-    step = env.step
+    step, first = env.step, not made and multiprocessing.parent_process() is None
+    made.append(env)
 
     def broken(action):
         observation, reward, *others = step(action)
+        if first:
+            return observation, reward, *others
         if what == "nan":
             observation = observation * np.nan
         elif what == "reward":
@@ -264,7 +269,7 @@ def failing(what: str) -> gymnasium.Env:
     ],
 )
 def test_a_failing_environment_is_one_line(what, message):
-    env = GymTrialVectorEnv(partial(failing, what), 2, 1, 3)
+    env = GymTrialVectorEnv(partial(failing, what, []), 2, 1, 3)
     env.reset()
     with pytest.raises(EnvironmentFailed, match=message):
         env.step(torch.zeros(2, 2))
@@ -273,7 +278,7 @@ def test_a_failing_environment_is_one_line(what, message):
 
 @pytest.mark.slow
 def test_a_process_that_dies_is_one_line():
-    env = GymTrialVectorEnv(partial(failing, "dies"), 4, 1, 3, processes=2)
+    env = GymTrialVectorEnv(partial(failing, "dies", []), 4, 1, 3, processes=2)
     env.reset()
     with pytest.raises(EnvironmentFailed, match=r"a process of environments died .*; go on with --resume"):
         env.step(torch.zeros(4, 2))
@@ -283,6 +288,23 @@ def test_a_process_that_dies_is_one_line():
 class Spaces(gymnasium.Env):
     def __init__(self, observations, actions):
         self.observation_space, self.action_space = observations, actions
+
+
+class Outside(RandomEnd):
+    def reset(self, *, seed=None, options=None):
+        observation, info = super().reset(seed=seed, options=options)
+        return observation + 100, info
+
+
+class Unseeded(RandomEnd):
+    def reset(self, *, seed=None, options=None):
+        return super().reset(options=options)
+
+
+@pytest.mark.parametrize("make", [Outside, Unseeded])
+def test_gymnasiums_checker_is_asked(make):
+    with pytest.raises(EnvironmentFailed, match=r"fails gymnasium.utils.env_checker.check_env, \w+: .*reset"):
+        GymTrialVectorEnv(make, 2, 1, 3)
 
 
 @pytest.mark.parametrize(
