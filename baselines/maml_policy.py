@@ -53,7 +53,7 @@ class MAMLPolicy(SequenceModel):
         *,
         hidden_size: int = 64,
         layers: int = 2,
-        inner_lr: float = 0.5,
+        inner_lr: float = 2.0,
         inner_steps: int = 9,
         discount: float = 0.99,
         first_order: bool = False,

@@ -30,7 +30,9 @@ CPU = Machine(torch.device("cpu"))
 
 def policy(head: ActionHead, **settings) -> MAMLPolicy:
     torch.manual_seed(0)
-    model = MAMLPolicy(SEEN, head.double(), T, hidden_size=5, inner_steps=3, discount=DISCOUNT, **settings).double()
+    model = MAMLPolicy(
+        SEEN, head.double(), T, hidden_size=5, inner_lr=0.5, inner_steps=3, discount=DISCOUNT, **settings
+    ).double()
     for p in model.parameters():  # what starts at 0 would hide its part of the gradient
         p.data += 0.1 * torch.randn_like(p)
     return model

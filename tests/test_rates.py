@@ -26,7 +26,7 @@ def test_the_catalogues_rates_are_the_best_that_were_tried():
 def test_all_agents_were_tuned_alike():
     found = outcomes()
     complete = {
-        o["experiment"] for o in found if len({p["agent"] for p in found if p["experiment"] == o["experiment"]}) == 4
+        o["experiment"] for o in found if len({p["agent"] for p in found if p["experiment"] == o["experiment"]}) >= 4
     }
     assert "bandit/n10-k10" in complete
     for experiment in complete:

@@ -23,7 +23,7 @@ class MAMLPolicyConfig(TrialAgent):
     """Units of each hidden layer."""
     layers: int = 2
     """Hidden layers."""
-    inner_lr: float = 0.5
+    inner_lr: float = 2.0
     """Learning rate of the gradient steps before training, which learns one for each layer."""
     inner_steps: int = 9
     """Gradient steps in a trial, at equal distances."""

@@ -46,7 +46,7 @@ FULL_STEPS = {10: 600, 100: 2000, 500: 600, 1000: 600}
 PASSES: dict[str, Any] = {"epochs": 2, "minibatches": 8}
 """2 epochs of 8 minibatches: as many steps as 4 epochs of 4, in half the time."""
 
-TEN_PULLS = {"snail": 4e-3, "lstm": 4e-3, "gru": 4e-3, "transformer": 1e-3}
+TEN_PULLS = {"snail": 4e-3, "lstm": 4e-3, "gru": 4e-3, "transformer": 1e-3, "maml": 4e-3}
 """Learning rates for 10 pulls: the best of three on 10 arms at a fifth of the budget, see published/tuning.json."""
 
 FULL_BATCH = {10: 1024, 100: 128, 500: 256, 1000: 128}
@@ -71,7 +71,7 @@ def _bandit(arms: int, pulls: int, **others: AnyAgentConfig) -> Experiment:
     return Experiment(
         f"bandit/n{pulls}-k{arms}",
         f"{pulls} pulls of a {arms}-armed Bernoulli bandit",
-        {**TRIAL_AGENTS, **others, **BANDIT_METHODS},
+        {**AGENTS, "maml": MAMLPolicyConfig(hidden_size=32, layers=1), **others, **BANDIT_METHODS},
         {
             "full": Budget(task, full, TrialTest(trials), TEN_PULLS if pulls == 10 else {}),
             "demo": Budget(task, demo, TrialTest()),
