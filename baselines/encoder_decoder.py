@@ -173,9 +173,10 @@ class TransformerEncoderDecoder(nn.Module):
 
     def encode(self, source: Tensor) -> Tensor:
         """(B, S, C) -> (B, S, W)."""
-        x = self.position(self.embed(source), torch.arange(source.shape[1], device=source.device))
+        positions = torch.arange(source.shape[1], device=source.device)
+        x = self.position(self.embed(source), positions)
         for layer in self.encoder:
-            x = layer.finish(x, F.scaled_dot_product_attention(*layer.project(x)))
+            x = layer.finish(x, F.scaled_dot_product_attention(*layer.project(x, positions)))
         return self.encoder_norm(x)
 
     def decode(self, targets: Tensor, positions: Tensor, mask: Tensor, memory: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -67,8 +67,8 @@ class TransformerLayer(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T, W) -> query, key and value, each (B, H, T, W / H)."""
+    def project(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, W) at positions (T,), which do not matter here -> query, key and value, each (B, H, T, W / H)."""
         batch, steps, width = x.shape
         qkv = self.qkv(self.norm1(x)).view(batch, steps, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
@@ -95,6 +95,8 @@ class Transformer(SequenceModel):
         kind: which attention.
     """
 
+    layer: ClassVar[type[TransformerLayer]] = TransformerLayer
+
     def __init__(
         self,
         input_size: int,
@@ -113,7 +115,7 @@ class Transformer(SequenceModel):
         self.input_size, self.output_size, self.max_len = input_size, output_size, max_len
         self.position = PositionEncoding(width, max_len, positions, combination)
         self.embed = nn.Linear(input_size, self.position.token_width)
-        built = [TransformerLayer(width, heads, max_len, kind) for _ in range(layers)]
+        built = [self.layer(width, heads, max_len, kind) for _ in range(layers)]
         self.layers = cast(Sequence[TransformerLayer], nn.ModuleList(built))
         self.norm = nn.LayerNorm(width)
         self.head = ReadOut(width, output_size)
@@ -130,10 +132,11 @@ class Transformer(SequenceModel):
         return y, tuple(AttentionCache.of_sequence(k, v, slots) for k, v in keys_values)
 
     def _parallel(self, x: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        x = self.position(self.embed(x), torch.arange(x.shape[1], device=x.device))  # (B, T, W)
+        positions = torch.arange(x.shape[1], device=x.device)
+        x = self.position(self.embed(x), positions)  # (B, T, W)
         keys_values = []
         for layer in self.layers:
-            q, k, v = layer.project(x)
+            q, k, v = layer.project(x, positions)
             x = layer.finish(x, layer.mechanism.causal(q, k, v))
             keys_values.append((k, v))
         return self.head(self.norm(x)), keys_values
@@ -147,10 +150,11 @@ class Transformer(SequenceModel):
     @torch.no_grad()
     def step(self, x_t: Tensor, cache: tuple[AttentionCache, ...]) -> tuple[Tensor, tuple[AttentionCache, ...]]:
         """(B, C), cache -> (B, D), cache."""
-        x = self.position(self.embed(x_t[:, None]), _next_position(cache, x_t.device))  # (B, 1, W)
+        position = _next_position(cache, x_t.device)
+        x = self.position(self.embed(x_t[:, None]), position)  # (B, 1, W)
         caches = []
         for layer, c in zip(self.layers, cache, strict=True):
-            q, k, v = layer.project(x)
+            q, k, v = layer.project(x, position)
             c = c.append(k[:, :, 0], v[:, :, 0])
             x = layer.finish(x, layer.mechanism.of_seen(q, c))
             caches.append(c)
@@ -158,9 +162,10 @@ class Transformer(SequenceModel):
 
     def branch(self, x_q: Tensor, cache: tuple[AttentionCache, ...]) -> Tensor:
         """(B, Q, C), cache -> (B, Q, D)."""
-        x = self.position(self.embed(x_q), _next_position(cache, x_q.device))  # (B, Q, W)
+        position = _next_position(cache, x_q.device)
+        x = self.position(self.embed(x_q), position)  # (B, Q, W)
         for layer, c in zip(self.layers, cache, strict=True):
-            x = layer.finish(x, layer.mechanism.of_alternatives(*layer.project(x), c))
+            x = layer.finish(x, layer.mechanism.of_alternatives(*layer.project(x, position), c))
         return self.head(self.norm(x))
 
 

@@ -7,9 +7,16 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from baselines.linear_attention import LinearAttention
+from baselines.mamba import Mamba2
 from baselines.maml_policy import MAMLPolicy
+from baselines.min_recurrent import MinGRU, MinLSTM
 from baselines.recurrent import GRU, LSTM
+from baselines.residual import Residual
+from baselines.rotary import RotaryTransformer
+from baselines.state_space import DiagonalStateSpace
 from baselines.transformer import Transformer
+from baselines.xlstm import MatrixLSTM, ScalarLSTM
 from snail import (
     SNAIL,
     TC,
@@ -45,6 +52,11 @@ class BySteps(SequenceModel):
         return self.head(trace.sum(1)), (state, (trace,))
 
 
+def residual(memory, mlp=True) -> Residual:
+    """Two layers of a memory."""
+    return Residual(C, 3, 8, [memory, memory], mlp)
+
+
 MODELS = {
     "conv": lambda T: CausalConv1d(C, 7, kernel_size=2, dilation=3),
     "conv-k4": lambda T: CausalConv1d(C, 7, kernel_size=4, dilation=2),
@@ -63,6 +75,18 @@ MODELS = {
     "transformer": lambda T: Transformer(C, 3, T, width=16),
     "transformer-learned": lambda T: Transformer(C, 3, T, width=16, positions="learned"),
     "transformer-concatenated": lambda T: Transformer(C, 3, T, width=16, combination="concatenate"),
+    "s5": lambda T: residual(lambda: DiagonalStateSpace(8, 6)),
+    "mamba2": lambda T: residual(lambda: Mamba2(8, 4, 4), mlp=False),
+    "gated-deltanet": lambda T: residual(lambda: LinearAttention(8, 2)),
+    "deltanet": lambda T: residual(lambda: LinearAttention(8, 2, gated=False)),
+    "linear-attention": lambda T: residual(lambda: LinearAttention(8, 2, delta=False, gated=False)),
+    "mingru": lambda T: residual(lambda: MinGRU(8)),
+    "minlstm": lambda T: residual(lambda: MinLSTM(8)),
+    "xlstm": lambda T: Residual(C, 3, 8, [lambda: MatrixLSTM(8, 2), lambda: ScalarLSTM(8, 2)]),
+    "rotary": lambda T: RotaryTransformer(C, 3, T, width=16),
+    "rotary-window": lambda T: RotaryTransformer(
+        C, 3, T, width=16, kind=AttentionKind(window_type="local-m", window=3)
+    ),
     "maml": lambda T: MAMLPolicy(1, Categorical(2), T, hidden_size=6, inner_steps=3),
     "transformer-no-positions": lambda T: Transformer(C, 3, T, width=16, layers=1, heads=1, positions="none"),
 }

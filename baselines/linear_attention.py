@@ -1,0 +1,126 @@
+"""Linear attention, DeltaNet, and both with a gate that forgets: memories that are a matrix, written and read by keys.
+
+Katharopoulos et al. 2020 (arXiv:2006.16236), Schlag et al. 2021 (arXiv:2102.11174), Yang et al. 2024
+(arXiv:2412.06464).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from baselines.residual import Memory, RMSNorm, ShortConvolution, State, exact
+
+CHUNK = 64
+"""Steps that are computed at once; from one chunk to the next only the matrix is passed on."""
+
+
+def read_and_write(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, memory: Tensor, beta: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """What each step reads after it has written, and the memory after the last: chunk by chunk, each in parallel.
+
+        S_t = a_t S_{t-1} + k_t u_t^T,   o_t = S_t^T q_t
+
+    with ``u_t = v_t``, or by the delta rule ``u_t = beta_t (v_t - a_t S_{t-1}^T k_t)``: what is missing of the value.
+
+    Args:
+        q, k: (B, H, T, K).
+        v: (B, H, T, V).
+        log_decay: (B, H, T) log a_t, at most 0.
+        memory: (B, H, K, V) S before the first step.
+        beta: (B, H, T) in [0, 1]; None: no delta rule.
+
+    Returns:
+        (B, H, T, V) and (B, H, K, V).
+    """
+    found = []
+    for start in range(0, q.shape[2], CHUNK):
+        steps = slice(start, start + CHUNK)
+        qs, ks, us, g = q[:, :, steps], k[:, :, steps], v[:, :, steps], log_decay[:, :, steps].cumsum(-1)
+        future = torch.ones(g.shape[-1], g.shape[-1], dtype=torch.bool, device=g.device).triu(1)
+        kept = (g[..., :, None] - g[..., None, :]).masked_fill(future, -math.inf).exp()  # (B, H, L, L), of step j at t
+        since = g.exp()[..., None]  # of the chunk's start
+        if beta is not None:
+            # u_t + beta_t sum_{j<t} kept (k_t k_j) u_j = beta_t (v_t - since_t S^T k_t): triangular
+            b = beta[:, :, steps, None]
+            mixed = b * (kept * (ks @ ks.mT)).tril(-1)
+            us = torch.linalg.solve_triangular(mixed, b * (us - since * (ks @ memory)), upper=False, unitriangular=True)
+        found.append((kept * (qs @ ks.mT)) @ us + since * (qs @ memory))
+        left = kept[..., -1, :, None]
+        memory = since[..., -1:, :] * memory + (left * ks).mT @ us
+    return torch.cat(found, dim=2), memory
+
+
+class LinearAttention(Memory):
+    """A head's memory is a matrix (K, K), read by queries; keys and queries have length 1.
+
+    With ``delta`` a value replaces what is stored under its key, else it is added; with ``gated`` the memory fades by
+    a factor that each step chooses. Both are Gated DeltaNet, delta alone is DeltaNet, neither is linear attention,
+    whose normaliser is left out as in its successors: what is read is normalised instead. Queries, keys and values
+    pass a short convolution, and the output a gate.
+
+    Args:
+        width: channels W, a multiple of ``heads``.
+        heads: H.
+        delta, gated: see above.
+    """
+
+    def __init__(self, width: int, heads: int, delta: bool = True, gated: bool = True):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width must be a multiple of heads, got {width} and {heads}")
+        self.heads, self.size, self.delta = heads, width // heads, delta
+        self.qkv, self.convolution = nn.Linear(width, 3 * width, bias=False), ShortConvolution(3 * width)
+        self.beta = nn.Linear(width, heads) if delta else None
+        self.decay = Decay(width, heads) if gated else None
+        self.norm, self.gate = RMSNorm(self.size), nn.Linear(width, width, bias=False)
+        self.output = nn.Linear(width, width, bias=False)
+
+    def init_state(self, batch_size: int) -> State:
+        """Zeros: the convolution's inputs and the matrices."""
+        zeros = self.gate.weight.new_zeros
+        return self.convolution.init_state(batch_size), zeros(batch_size, self.heads, self.size, self.size)
+
+    def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """(B, T, W) -> (B, T, W)."""
+        batch, steps, _ = x.shape
+        mixed, inputs = self.convolution(self.qkv(x), state[0])
+        q, k, v = mixed.view(batch, steps, 3, self.heads, self.size).permute(2, 0, 3, 1, 4)  # (B, H, T, K) each
+        log_decay = x.new_zeros(batch, self.heads, steps) if self.decay is None else self.decay(x)
+        beta = None if self.beta is None else self.beta(x).sigmoid().mT
+        with torch.autocast(x.device.type, enabled=False):
+            q, k, v, log_decay, memory = exact(q, k, v, log_decay, state[1])
+            beta = None if beta is None else exact(beta)[0]
+            read, memory = read_and_write(unit(q), unit(k), v, log_decay, memory, beta)
+            read = self.norm(read).transpose(1, 2).flatten(2).to(x.dtype)  # (B, T, W)
+        return self.output(read * F.silu(self.gate(x))), (inputs, memory)
+
+
+class Decay(nn.Module):
+    """log a_t = -exp(A) softplus(w x_t + b) of every head, as in Mamba: (B, T, W) -> (B, H, T)."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.step = nn.Linear(width, heads)
+        self.log_rate = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
+        with torch.no_grad():  # steps between 0.001 and 0.1 at first
+            self.step.bias.copy_(inverse_softplus(torch.empty(heads).uniform_(math.log(1e-3), math.log(1e-1)).exp()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """At most 0."""
+        (step,) = exact(F.softplus(self.step(x)))
+        return (-self.log_rate.exp() * step).mT
+
+
+def unit(x: Tensor) -> Tensor:
+    """Vectors of length 1, about."""
+    return x * (x.square().sum(-1, keepdim=True) + EPS).rsqrt()
+
+
+def inverse_softplus(x: Tensor) -> Tensor:
+    """log(exp(x) - 1)."""
+    return x + torch.log(-torch.expm1(-x))
