@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.residual import Memory, RMSNorm, ShortConvolution, State, exact
+from baselines.residual import EPS, Memory, RMSNorm, ShortConvolution, State, exact
 
 CHUNK = 64
 """Steps that are computed at once; from one chunk to the next only the matrix is passed on."""
