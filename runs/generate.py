@@ -34,6 +34,7 @@ TITLES = {
     "3": "Bandits",
     "4": "MDPs",
     "control": "Control",
+    "models": "Memories",
     "attention": "Attention",
     "ablation": "Ablation",
 }

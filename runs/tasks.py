@@ -21,6 +21,7 @@ from envs.fewshot.datasets.base import ImageClasses
 from envs.fewshot.datasets.registry import load_classes
 from envs.gym_trials import GymTrialVectorEnv, observation_size
 from envs.mdps import TabularMDPVectorEnv
+from envs.recall import AssociativeRecallVectorEnv
 from envs.trials import TrialVectorEnv
 from runs.agents.embeddings import OMNIGLOT_EMBEDDING, EmbeddingConfig
 from runs.config.serialization import options_of
@@ -171,6 +172,34 @@ class MDPTask(TrialTask):
     def optimum(self) -> float | None:
         """Not known exactly: the expectation over MDPs of what an oracle collects has no closed form."""
         return None
+
+
+@dataclass(frozen=True)
+class RecallTask(TrialTask):
+    """Multi-query associative recall; see `envs.recall`."""
+
+    pairs: int
+    """Keys with their values in a trial."""
+    queries: int
+    """Keys that are asked for."""
+    keys: int = 16
+    """Different keys."""
+    values: int = 8
+    """Different values."""
+
+    def make_env(self, num_envs: int, device: torch.device | str, episodes: int | None = None) -> TrialVectorEnv:
+        """So many trials at once."""
+        return AssociativeRecallVectorEnv(
+            num_envs, self.pairs, self.queries, self.keys, self.values, device=device, autoreset_mode="Disabled"
+        )
+
+    def expected_rewards(self, tasks: Tensor, observations: Tensor, actions: Tensor) -> Tensor:
+        """The rewards themselves, in which there is no chance."""
+        return (actions == tasks[..., 1]).float()
+
+    def optimum(self) -> float:
+        """A perfect memory answers every query."""
+        return float(self.queries)
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,14 @@ from runs.agents.fewshot import (
 )
 from runs.agents.interface import FewShotAgent, SequenceAgent, TrialAgent
 from runs.agents.maml_policy import MAMLPolicyConfig
+from runs.agents.memories import (
+    LinearAttentionConfig,
+    Mamba2Config,
+    MinimalConfig,
+    RotaryConfig,
+    S5Config,
+    XLSTMConfig,
+)
 from runs.agents.sequence import GRUConfig, LookingSNAILConfig, LSTMConfig, SNAILConfig, TransformerConfig
 from snail.attention.scores import SCORE_NAMES
 
@@ -50,6 +58,7 @@ __all__ = [
     "FEWSHOT_AGENTS",
     "FEWSHOT_VARIANTS",
     "MDP_METHODS",
+    "MEMORIES",
     "METHODS",
     "TRIAL_AGENTS",
     "AnyAgentConfig",
@@ -78,13 +87,27 @@ AGENTS: dict[str, SequenceAgent] = {
 }
 """The agents for every experiment."""
 
-TRIAL_AGENTS: dict[str, TrialAgent] = {**AGENTS, "maml": MAMLPolicyConfig()}
+MEMORIES: dict[str, SequenceAgent] = {
+    "rotary": RotaryConfig(),
+    "s5": S5Config(),
+    "mamba2": Mamba2Config(),
+    "gated-deltanet": LinearAttentionConfig(),
+    "deltanet": LinearAttentionConfig(gated=False),
+    "linear-attention": LinearAttentionConfig(delta=False, gated=False),
+    "mingru": MinimalConfig(),
+    "minlstm": MinimalConfig(kind="lstm"),
+    "xlstm": XLSTMConfig(),
+}
+"""Memories that came after SNAIL, for every experiment."""
+
+TRIAL_AGENTS: dict[str, TrialAgent] = {**AGENTS, "maml": MAMLPolicyConfig(), **MEMORIES}
 """The agents for bandits, MDPs and control."""
 
 FEWSHOT_AGENTS: dict[str, FewShotAgent] = {
     **AGENTS,
     "maml": MAMLConfig(),
     "protonet": PrototypicalConfig(),
+    **MEMORIES,
 }
 """The agents for few-shot classification."""
 

@@ -28,8 +28,8 @@ _STEM = {"classifier": None, "policy": 32, "value": 32}
 
 
 @dataclass(frozen=True)
-class _Attentive:
-    """Attention settings."""
+class AttentiveConfig:
+    """Settings of attention."""
 
     score: ScoreName = "scaled-dot"
     """Score function of queries and keys: scaled-dot, dot, general, cosine, additive or location."""
@@ -57,7 +57,7 @@ BlockChoice = Literal["all", "convolutions", "attention"]
 
 
 @dataclass(frozen=True)
-class SNAILConfig(_Attentive, SequenceAgent):
+class SNAILConfig(AttentiveConfig, SequenceAgent):
     """SNAIL with the paper's blocks for each role."""
 
     heads: int = 1
@@ -142,7 +142,7 @@ class GRUConfig(_RecurrentConfig):
 
 
 @dataclass(frozen=True)
-class TransformerConfig(_Attentive, SequenceAgent):
+class TransformerConfig(AttentiveConfig, SequenceAgent):
     """A decoder-only, pre-norm Transformer: attention without the temporal convolutions."""
 
     width: int | None = None

@@ -17,6 +17,7 @@ from runs.agents import (
     FEWSHOT_AGENTS,
     FEWSHOT_VARIANTS,
     MDP_METHODS,
+    MEMORIES,
     TRIAL_AGENTS,
     AnyAgentConfig,
     MAMLConfig,
@@ -30,7 +31,7 @@ from runs.algorithms.ppo import PPOTraining
 from runs.algorithms.trpo import TRPOTraining
 from runs.algorithms.tuning import Tuning
 from runs.catalogue.experiment import Budget, Experiment
-from runs.tasks import BanditTask, ControlTask, FewShotTask, MDPTask
+from runs.tasks import BanditTask, ControlTask, FewShotTask, MDPTask, RecallTask
 
 
 def meta_rl(steps: int, **settings: Any) -> dict[str, Training]:
@@ -71,7 +72,7 @@ def _bandit(arms: int, pulls: int, **others: AnyAgentConfig) -> Experiment:
     return Experiment(
         f"bandit/n{pulls}-k{arms}",
         f"{pulls} pulls of a {arms}-armed Bernoulli bandit",
-        {**AGENTS, "maml": MAMLPolicyConfig(hidden_size=32, layers=1), **others, **BANDIT_METHODS},
+        {**AGENTS, "maml": MAMLPolicyConfig(hidden_size=32, layers=1), **MEMORIES, **others, **BANDIT_METHODS},
         {
             "full": Budget(task, full, TrialTest(trials), TEN_PULLS if pulls == 10 else {}),
             "demo": Budget(task, demo, TrialTest()),
@@ -109,7 +110,11 @@ def _control(animal: str, env: str, goal: Goal, told: bool = False) -> Experimen
     def learned(steps: int) -> dict[str, Training]:
         return meta_rl(steps, batch_size=trials, **settings)
 
-    hidden: dict[str, AnyAgentConfig] = {"maml": MAMLPolicyConfig(hidden_size=100, inner_steps=1), **CONTROL_METHODS}
+    hidden: dict[str, AnyAgentConfig] = {
+        **MEMORIES,
+        "maml": MAMLPolicyConfig(hidden_size=100, inner_steps=1),
+        **CONTROL_METHODS,
+    }
     agents: dict[str, AnyAgentConfig] = {**AGENTS, **({} if told else hidden)}
     shown = "shown, for a ceiling" if told else "not shown, for two episodes"
     return Experiment(
@@ -126,6 +131,22 @@ def _control(animal: str, env: str, goal: Goal, told: bool = False) -> Experimen
                 TrialTest(trials=10),
             ),
         },
+    )
+
+
+def _recall(pairs: int) -> Experiment:
+    task = RecallTask(pairs, queries=pairs, keys=2 * pairs)
+    settings: dict[str, Any] = {**PASSES, "reward_prediction": 0.0}
+
+    def budget(steps: int, trials: int = 20_000) -> Budget:
+        return Budget(task, meta_rl(steps, **settings), TrialTest(trials))
+
+    smoke = Budget(task, meta_rl(4, batch_size=32), TrialTest(trials=200))
+    return Experiment(
+        f"recall/n{pairs}",
+        f"{pairs} keys and values to be remembered, each of which is then asked for",
+        {**AGENTS, **MEMORIES},
+        {"full": budget(600), "demo": budget(200), "short": budget(60), "smoke": smoke},
     )
 
 
@@ -212,6 +233,7 @@ CATALOGUE: dict[str, Experiment] = {
             for arms in (5, 10, 50)
         ),
         _bandit(arms=50, pulls=1000),
+        *(_recall(pairs) for pairs in (8, 32)),
         *(_mdp(episodes) for episodes in (10, 25, 50, 75, 100)),
         *(
             _control(animal, env, goal, told)

@@ -25,8 +25,9 @@ class PrintTable(LaunchOptions):
     """
 
     name: Positional[str]
-    """1: few-shot on Omniglot, 2: on mini-ImageNet, 3: bandits, 4: MDPs; control: locomotion; attention: score
-    functions; ablation: SNAIL with one thing changed, and what it descends from; or a table of an extension."""
+    """1: few-shot on Omniglot, 2: on mini-ImageNet, 3: bandits, 4: MDPs; control: locomotion; models: all
+    memories; attention: score functions; ablation: SNAIL with one thing changed, and what it descends from; or a table
+    of an extension."""
     agents: tuple[str, ...] = ()
     """Only these agents."""
     cells: tuple[str, ...] = ()

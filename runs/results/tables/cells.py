@@ -10,6 +10,7 @@ from pathlib import Path
 
 from baselines.classical_agent import ClassicalAgent
 from envs.control import GOALS
+from runs.agents import AGENTS, MEMORIES
 from runs.catalogue import CATALOGUE, find
 from runs.system.errors import RunError
 from snail.attention.scores import SCORE_NAMES
@@ -87,6 +88,7 @@ class Table:
     shares: whether to give the numbers in per cent of the optimum, too.
     unit: of the numbers, in pictures.
     bound: what the optimum is called.
+    optional: agents that have a row only where they are run.
     budget: the only one to show; None: the largest that was run.
     """
 
@@ -100,6 +102,7 @@ class Table:
     budget: str | None = None
     unit: str = "accuracy in %"
     bound: str = "optimum"
+    optional: frozenset[str] = frozenset(MEMORIES)
 
     @property
     def of_paper(self) -> bool:
@@ -126,6 +129,7 @@ _FEWSHOT_ROWS = {
     "transformer": None,
     "maml": "Finn 2017 (MAML)",
     "protonet": "Snell 2017",
+    **dict.fromkeys(MEMORIES),
 }
 """Agents of few-shot classification, and whose printed numbers stand beside theirs."""
 
@@ -159,6 +163,7 @@ def _bandit_cell(pulls: int, arms: int) -> Cell:
         "optimistic-thompson": _printed("rl2-bandits", row, "OTS"),
         "gittins": _printed("bandits", row, "Gittins"),
         "finite-gittins": None,
+        **dict.fromkeys(MEMORIES),
     }
     experiment = CATALOGUE[f"bandit/n{pulls}-k{arms}"]
     return Cell(f"N={pulls} K={arms}", experiment.id, None, paper, experiment.optimum, reference="finite-gittins")
@@ -189,6 +194,7 @@ def _mdp_cell(episodes: int) -> Cell:
         "transformer": None,
         "maml": converted("MAML"),
         "random": _printed("rl2-mdps", row, "Random"),
+        **dict.fromkeys(MEMORIES),
     }
     for method, column in (
         ("greedy", "Greedy"),
@@ -264,6 +270,42 @@ def _comparison(name: str, title: str, rows: Mapping[str, tuple[str, ...]]) -> T
             "what can be reached.",
         ),
         budget="short",
+    )
+
+
+def _models() -> Table:
+    """All memories on a task of every kind."""
+    tasks = (
+        ("5 arms, 100 pulls", "bandit/n100-k5", None),
+        ("50 arms, 100 pulls", "bandit/n100-k50", None),
+        ("MDPs, 10 episodes", "mdp/n10", None),
+        ("recall of 8 pairs", "recall/n8", None),
+        ("Omniglot 5-way 1-shot", "omniglot/5way", 1),
+        ("Omniglot 5-way 5-shot", "omniglot/5way", 5),
+    )
+    references = {"bandit": "finite-gittins", "mdp": "oracle"}
+    return Table(
+        "models",
+        "memories of one size, on a task of every kind",
+        1.0,
+        3,
+        tuple(
+            Cell(
+                label,
+                experiment,
+                shots,
+                dict.fromkeys([*AGENTS, *MEMORIES]),
+                CATALOGUE[experiment].optimum,
+                reference=references.get(experiment.partition("/")[0]),
+            )
+            for label, experiment, shots in tasks
+        ),
+        (
+            "All rows of a task have the same short budget, seed, test tasks and settings, which are SNAIL's: they show "
+            "what is learned soon, not what can be reached.",
+        ),
+        budget="short",
+        optional=frozenset(),
     )
 
 
@@ -405,6 +447,7 @@ def _tables() -> dict[str, Table]:
             unit="return; of error in m/s",
             bound="ceiling",
         ),
+        "models": _models(),
         "attention": _comparison("attention", "six score functions for SNAIL's attention", _SCORE_ROWS),
         "ablation": _comparison("ablation", "SNAIL with one thing changed, and what it descends from", _ABLATION_ROWS),
     }

@@ -41,7 +41,8 @@ def missing_runs(
         if cells and cell.label not in cells and cell.experiment not in cells:
             continue
         for agent in cell.paper:
-            add(cell.experiment, agent)
+            if agent in agents or agent not in table.optional:
+                add(cell.experiment, agent)
         if cell.reference is not None and cell.reference_experiment is not None:
             add(cell.reference_experiment, cell.reference)
     return list(found.values())

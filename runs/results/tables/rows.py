@@ -132,7 +132,7 @@ def _cell_rows(table: Table, cell: Cell, results: list[Result], missing: bool) -
         if chosen:
             ours = _measured(chosen, share_of_optimum(chosen, reference if exact is None else exact))
             rows.append(Row(cell, agent, printed, ours, optimum))
-        elif missing and cell.in_paper and (printed is not None or agent in trainable):
+        elif missing and cell.in_paper and agent not in table.optional and (printed is not None or agent in trainable):
             rows.append(Row(cell, agent, printed, None, optimum))
     return rows
 
