@@ -49,7 +49,7 @@ class MinimalRecurrence(Memory):
         candidate, *gates = exact(*self.input(x).chunk(self.gates + 1, dim=-1))
         log_f, log_i = self.log_gates(*gates)
         log_h = log_scan(log_f, log_i + log_g(candidate), exact(*state)[0])
-        return self.output(log_h.exp().to(x.dtype)), (log_h[:, -1],)
+        return self.output(log_h.exp().to(x.dtype)), (log_h[:, -1].clone(),)
 
 
 class MinGRU(MinimalRecurrence):

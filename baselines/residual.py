@@ -134,7 +134,7 @@ class ShortConvolution(nn.Module):
         x = torch.cat([last.to(x.dtype), x], dim=1)
         taps = self.weight.shape[-1]
         y = sum(x[:, i : x.shape[1] - taps + 1 + i] * self.weight[:, 0, i] for i in range(taps)) + self.bias
-        return F.silu(y), x[:, x.shape[1] - taps + 1 :]
+        return F.silu(y), x[:, x.shape[1] - taps + 1 :].clone()  # not a view that keeps all of x
 
 
 def exact(*tensors: Tensor) -> tuple[Tensor, ...]:

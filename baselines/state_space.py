@@ -51,7 +51,7 @@ class DiagonalStateSpace(Memory):
             parts = torch.cat([h.real, h.imag], dim=-1)
             y = 2 * self.output(parts) + self.skip * u
         y = F.gelu(y.to(x.dtype))
-        return y * self.gate(y).sigmoid(), (parts[:, -1],)
+        return y * self.gate(y).sigmoid(), (parts[:, -1].clone(),)
 
 
 def scan(a: Tensor, x: Tensor) -> Tensor:

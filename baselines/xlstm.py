@@ -83,7 +83,7 @@ class MatrixLSTM(Memory):
             written = weight[..., -1, :, None] * ks  # (B, H, L, K)
             matrix = before[..., -1:, :] * matrix + written.mT @ vs
             norm = before[..., -1, :] * norm + written.sum(-2)
-            m = largest[..., -1]
+            m = largest[..., -1].clone()
         return torch.cat(found, dim=2), [matrix, norm, m]
 
 

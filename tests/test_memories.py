@@ -220,6 +220,17 @@ def test_a_long_sequence_stays_finite_and_in_step(name):
 
 @pytest.mark.parametrize("name", MEMORIES)
 @torch.no_grad()
+def test_what_is_kept_has_one_size(name):
+    """However long the past was: not a view of all of it."""
+    m, sizes = memory(name), set()
+    for steps in (5, 200):
+        _, state = m(sequence(steps), m.init_state(B))
+        sizes.add(sum(s.untyped_storage().nbytes() for s in state))
+    assert len(sizes) == 1
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+@torch.no_grad()
 def test_half_precision_is_near(name):
     torch.manual_seed(0)
     model = Residual(5, 3, W, [MEMORIES[name]])

@@ -1,4 +1,4 @@
-"""How time and memory grow with the length of a sequence: GRU, temporal convolutions, Transformer and SNAIL.
+"""How time and memory grow with the length of a sequence: a model of each kind.
 
 Training is a forward and a backward pass over whole sequences; streaming is one more step at the end of one. Models of
 the size that plays bandits, all with the same number of output channels; their depth follows the length where they have
@@ -18,8 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from baselines.linear_attention import LinearAttention
+from baselines.mamba import Mamba2
+from baselines.min_recurrent import MinGRU
 from baselines.recurrent import GRU
+from baselines.residual import Memory, Residual
+from baselines.state_space import DiagonalStateSpace
 from baselines.transformer import Transformer
+from baselines.xlstm import MatrixLSTM, ScalarLSTM
 from runs.bench.measure import Sizes
 from runs.results.folder import writing
 from runs.system.errors import RunError
@@ -28,12 +34,24 @@ from snail.model import RL_POLICY_BLOCKS, SNAIL, TC
 from snail.sequence import SequenceModel
 
 CHANNELS, OUTPUTS = 8, 5
+
+
+def _residual(memory: Callable[[], Memory]) -> Residual:
+    return Residual(CHANNELS, OUTPUTS, 64, [memory, memory])
+
+
 CONVOLUTIONS = tuple(block for block in RL_POLICY_BLOCKS if isinstance(block, TC))
 MODELS: dict[str, Callable[[int], SequenceModel]] = {
     "GRU": lambda T: GRU(CHANNELS, OUTPUTS, 64),
     "TCN": lambda T: SNAIL(CHANNELS, OUTPUTS, T, CONVOLUTIONS, stem=32),
     "Transformer": lambda T: Transformer(CHANNELS, OUTPUTS, T, width=64),
     "SNAIL": lambda T: SNAIL.policy(CHANNELS, OUTPUTS, T),
+    "S5": lambda T: _residual(lambda: DiagonalStateSpace(64, 64)),
+    "Mamba-2": lambda T: _residual(lambda: Mamba2(64, 64, 32)),
+    "Gated DeltaNet": lambda T: _residual(lambda: LinearAttention(64, 4)),
+    "minGRU": lambda T: _residual(lambda: MinGRU(64)),
+    "mLSTM": lambda T: _residual(lambda: MatrixLSTM(64, 4)),
+    "sLSTM": lambda T: _residual(lambda: ScalarLSTM(64, 4)),
 }
 
 
@@ -46,19 +64,33 @@ class Quantity:
     expected: dict[str, str]
 
 
+def _alike(exponent: str) -> dict[str, str]:
+    """For memories of fixed size, which go from chunk to chunk or from step to step."""
+    return dict.fromkeys(("Mamba-2", "Gated DeltaNet", "minGRU", "mLSTM", "sLSTM"), exponent)
+
+
 QUANTITIES = {
     "training time": Quantity(
-        "training time of a sequence", "ms", {"GRU": "1", "TCN": "1, and log T", "Transformer": "2", "SNAIL": "2"}
+        "training time of a sequence",
+        "ms",
+        {"GRU": "1", "TCN": "1, and log T", "Transformer": "2", "SNAIL": "2", "S5": "1, and log T"} | _alike("1"),
     ),
     "training memory": Quantity(
         "memory of a sequence, kept for the backward pass",
         "MB",
-        {"GRU": "1", "TCN": "1, and log T", "Transformer": "1", "SNAIL": "1, and log T"},
+        {"GRU": "1", "TCN": "1, and log T", "Transformer": "1", "SNAIL": "1, and log T", "S5": "1, and log T"}
+        | _alike("1"),
     ),
     "step time": Quantity(
-        "time of one more step", "µs", {"GRU": "0", "TCN": "log T", "Transformer": "1", "SNAIL": "1"}
+        "time of one more step",
+        "µs",
+        {"GRU": "0", "TCN": "log T", "Transformer": "1", "SNAIL": "1", "S5": "0"} | _alike("0"),
     ),
-    "step memory": Quantity("memory of a cache", "kB", {"GRU": "0", "TCN": "1", "Transformer": "1", "SNAIL": "1"}),
+    "step memory": Quantity(
+        "memory of a cache",
+        "kB",
+        {"GRU": "0", "TCN": "1", "Transformer": "1", "SNAIL": "1", "S5": "0"} | _alike("0"),
+    ),
 }
 """Attention here keeps no T x T matrix: fused kernels make its memory linear, not its time."""
 
@@ -171,8 +203,20 @@ def draw_scaling(scaling: Scaling, path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError as e:
         raise RunError("matplotlib is not installed; run: pip install 'snail-suite[plot]'") from e
-    figure = Figure(figsize=(10, 7.5), layout="constrained")
-    colours = dict(zip(MODELS, ("#E69F00", "#CC79A7", "#009E73", "#0072B2"), strict=True))
+    figure = Figure(figsize=(11, 10), layout="constrained")
+    palette = (
+        "#E69F00",
+        "#CC79A7",
+        "#009E73",
+        "#0072B2",
+        "#D55E00",
+        "#56B4E9",
+        "#000000",
+        "#999933",
+        "#882255",
+        "#44AA99",
+    )
+    colours = dict(zip(MODELS, palette, strict=True))
     for axes, (key, quantity) in zip(figure.subplots(2, 2).flat, QUANTITIES.items(), strict=True):
         for name, values in scaling.values[key].items():
             label = f"{name}: exponent {scaling.exponent(key, name):.2f} (expected {quantity.expected[name]})"
@@ -184,6 +228,6 @@ def draw_scaling(scaling: Scaling, path: Path) -> None:
         axes.set_ylabel(quantity.unit)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=7)
     with writing(path) as file:
         figure.savefig(file, format="png", dpi=120)

@@ -301,8 +301,8 @@ def _models() -> Table:
             for label, experiment, shots in tasks
         ),
         (
-            "All rows of a task have the same short budget, seed, test tasks and settings, which are SNAIL's: they show "
-            "what is learned soon, not what can be reached.",
+            "All rows of a task have the same short budget, seed, test tasks and settings, which are SNAIL's: they "
+            "show what is learned soon, not what can be reached.",
         ),
         budget="short",
         optional=frozenset(),
