@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import gymnasium
@@ -135,6 +136,18 @@ def test_the_command_plays_a_published_run(tmp_path, capsys):
     assert "always the best arm" in text and text.splitlines()[-1] == f"{tmp_path}/trial-3.png"
     assert run(["play", "bandit/n10-k5/snail", "--seed", "3", "--output", f"{tmp_path}"]) == 0
     assert capsys.readouterr().out == text  # the same trial
+
+
+def test_an_agent_is_tested_on_longer_trials(capsys):
+    """Of 10 pulls it knows only the first; more cannot be worth less, nor more than the best possible agent gets."""
+    assert run(["evaluate", "bandit/n10-k5/gru", "--on", "bandit/n100-k5", "--test.trials", "200"]) == 0
+    said = capsys.readouterr().out
+    mean = float(re.search(r"^on bandit/n100-k5: bandit/n10-k5 gru seed 0: return ([\d.]+)", said)[1])
+    assert 65 < mean < 83  # pulling at random earns 50; an interval of 200 trials is +- 2.4
+    assert run(["evaluate", "bandit/n10-k5/gru", "--on", "bandit/n10-k10"]) == 2
+    assert "trained for single_action_space Discrete(5), not Discrete(10)" in capsys.readouterr().err
+    assert run(["evaluate", "bandit/n10-k5/gru", "--on", "bandit/n10-k5", "--test.trials", "200"]) == 0
+    assert "of what the best possible agent gets there, 6.660" in capsys.readouterr().out
 
 
 def test_what_plays_no_trial(tmp_path, capsys, monkeypatch):

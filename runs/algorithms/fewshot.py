@@ -23,7 +23,7 @@ from runs.algorithms.schedules import warmup_cosine
 from runs.config.serialization import renamed
 from runs.system.distributed.layers import use_distributed_layers
 from runs.system.machine import Machine
-from runs.tasks import FewShotTask
+from runs.tasks import FewShotTask, Task
 from snail.attention.selection import recording, score_function_loss
 from snail.classifier import EmbeddingClassifier, EncodedEpisodes
 
@@ -325,6 +325,16 @@ class FewShotLearner:
         scattered = encoded.new_zeros(len(flat), *encoded.shape[1:])
         scattered[used.to(self.machine.device)] = encoded
         return scattered.unflatten(0, images.shape[:2])
+
+    def test_on(self, task: Task) -> None:
+        """Let `evaluate` test on another data set or other shots.
+
+        Raises:
+            ValueError: if the ways differ.
+        """
+        if not isinstance(task, FewShotTask) or task.ways != self.task.ways:
+            raise ValueError(f"the agent was trained to tell {self.task.ways} classes apart")
+        self.task = replace(task, embedding=self.task.embedding)
 
     @torch.no_grad()
     def attention_maps(self, seed: int, queries: int = 8) -> EpisodeAttention:

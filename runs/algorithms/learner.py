@@ -80,6 +80,9 @@ class Learner(Protocol):
     def evaluate(self, progress: Any) -> list[Measurement]:
         """The numbers to report, on the frozen test tasks. ``progress`` is called with (done, of) now and then."""
 
+    def test_on(self, task: Task) -> None:
+        """Let `evaluate` test on other tasks than those of the training; ValueError where they do not fit."""
+
     def attention_maps(self, seed: int) -> AttentionMaps | None:
         """Attention maps of the tested weights on a task that is not of the test; None for agents without attention."""
 

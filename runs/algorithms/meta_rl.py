@@ -26,7 +26,7 @@ from runs.algorithms.rollout import Player, Trajectories, player, rollout
 from runs.algorithms.schedules import geometric_growth, ramp
 from runs.system.distributed.layers import use_distributed_layers
 from runs.system.machine import Machine, stream_seed
-from runs.tasks import TrialTask
+from runs.tasks import Task, TrialTask
 from snail.attention.selection import recording
 from snail.observations import OneHot
 
@@ -360,6 +360,23 @@ class MetaRLLearner(ABC):
             return trials.rewards
 
         return self.test.measure(self.task, self.machine, play, progress)
+
+    def test_on(self, task: Task) -> None:
+        """Let `evaluate` test on other tasks of the same shapes, of any length.
+
+        Raises:
+            ValueError: if the shapes differ.
+        """
+        if not isinstance(task, TrialTask):
+            raise ValueError("its tasks are no trials")
+        ours, theirs = (t.make_env(1, "cpu") for t in (self.task, task))
+        for what in ("single_observation_space", "single_action_space"):
+            a, b = getattr(ours, what), getattr(theirs, what)
+            if a != b:
+                raise ValueError(f"the agent was trained for {what} {a}, not {b}")
+        ours.close()
+        theirs.close()
+        self.task = task
 
     @torch.no_grad()
     def attention_maps(self, seed: int) -> PlayedTrial:

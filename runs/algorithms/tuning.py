@@ -13,7 +13,7 @@ from runs.algorithms.learner import Measurement, RunConfig, Training
 from runs.algorithms.meta_rl import TrialTest
 from runs.config.serialization import to_dict
 from runs.system.machine import Machine, stream_seed
-from runs.tasks import TrialTask
+from runs.tasks import Task, TrialTask
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,10 @@ class Tuner:
     def evaluate(self, progress: Any) -> list[Measurement]:
         """Total reward of a trial with the chosen setting, on the frozen test tasks."""
         return self.test.measure(self.task, self.machine, self.chosen.play, progress)
+
+    def test_on(self, task: Task) -> None:
+        """Let `evaluate` test on other tasks; the method is the same for all of a kind."""
+        self.task = cast(TrialTask, task)
 
     def attention_maps(self, seed: int) -> None:
         """Classical agents have no attention."""

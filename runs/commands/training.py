@@ -168,6 +168,8 @@ class Evaluate:
     folder: Positional[str]
     """The run's folder, or EXPERIMENT/AGENT of your results or the published ones."""
     test: Annotated[Test, options_of(Test)]
+    on: str | None = None
+    """Test on the tasks of another experiment, as far as its shapes are the same: more pulls, episodes or shots."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
     threads: int | None = None
@@ -194,6 +196,17 @@ class Evaluate:
         progress = load_model(learner, folder, trained)
         if progress.step < learner.steps:
             print(f"this run is unfinished: {progress.step} of {learner.steps} updates")
+        if self.on is not None:
+            other = find(self.on).budgets["full"]
+            try:
+                learner.test_on(other.task)
+            except ValueError as e:
+                raise RunError(f"{self.folder} cannot be tested on {self.on}: {e}") from e
+            results = evaluate(learner)
+            print(f"on {self.on}: " + describe_results(trained, results))
+            if (optimum := other.task.optimum()) is not None and len(results) == 1:
+                print(f"{results[0].mean / optimum:.1%} of what the best possible agent gets there, {optimum:.3f}")
+            return
         print(describe_results(trained, evaluate(learner)))
         if (record := folder.result()) is not None and self.test == trained.test:
             print("its record says:\n" + describe(record))
