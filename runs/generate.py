@@ -22,6 +22,7 @@ from runs.results.folder import writing
 from runs.results.records import PUBLISHED, Result, read_results
 from runs.results.stored import read_record
 from runs.results.tables import Table, draw_headline, draw_table, render, table_rows, tables
+from runs.results.transfer import render_transfer, transfers
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -64,6 +65,8 @@ def pages(results: Sequence[Result]) -> dict[Path, str]:
         Path("benchmarks.md"): _benchmarks(),
         Path("cli.md"): command_line(),
     }
+    if transfers():
+        found[Path("results/table-transfer.md")] = f"# Transfer\n\n{render_transfer(transfers())}\n"
     for name, table in _measured(results).items():
         parts = [f"# {TITLES[name]}", ""]
         parts += [f"![{table.title}](table-{name}.png)", ""] if table.of_paper else []
@@ -138,10 +141,13 @@ turns in one process, and ratios are medians over the turns.
 def _index(results: Sequence[Result]) -> str:
     demo = [r for r in results if r.budget == "demo" and r.agent in AGENTS.get(r.experiment, ())]
     of_demo = {r.experiment for r in demo}
+    links = [f"- [{TITLES[n]}](table-{n}.md): {t.title}" for n, t in _measured(results).items()]
+    if transfers():
+        links.append("- [Transfer](table-transfer.md): agents on trials longer than those of their training")
     shown = [t for t in tables().values() if t.of_paper and of_demo & {cell.experiment for cell in t.cells}]
     return INDEX.format(
         headline=headline(results),
-        links="\n".join(f"- [{TITLES[n]}](table-{n}.md): {t.title}" for n, t in _measured(results).items()),
+        links="\n".join(links),
         machines=_machines(),
         demo="\n\n".join(render(t, demo, "markdown", missing=False) for t in shown),
     )

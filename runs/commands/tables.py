@@ -14,6 +14,7 @@ from runs.launch.launching import slots
 from runs.results.folder import RESULTS
 from runs.results.records import PUBLISHED, Result, read_results
 from runs.results.tables import Format, Table, draw_table, learns, missing_runs, render, tables
+from runs.results.transfer import render_transfer, transfers
 from runs.system.errors import RunError
 
 
@@ -25,9 +26,9 @@ class PrintTable(LaunchOptions):
     """
 
     name: Positional[str]
-    """1: few-shot on Omniglot, 2: on mini-ImageNet, 3: bandits, 4: MDPs; control: locomotion; models: all
-    memories; attention: score functions; ablation: SNAIL with one thing changed, and what it descends from; or a table
-    of an extension."""
+    """1: few-shot on Omniglot, 2: on mini-ImageNet, 3: bandits, 4: MDPs; control: locomotion; models: all memories;
+    transfer: agents on longer trials; attention: score functions; ablation: SNAIL with one thing changed, and what it
+    descends from; or a table of an extension."""
     agents: tuple[str, ...] = ()
     """Only these agents."""
     cells: tuple[str, ...] = ()
@@ -50,6 +51,9 @@ class PrintTable(LaunchOptions):
     """Folder of your own results; the published records are read too, yours first."""
 
     def run(self) -> None:
+        if self.name == "transfer":
+            print(render_transfer(transfers()))
+            return
         table = self._table()
         outcomes = self._run_missing(table) if self.run_missing else []
         if self.dry_run:

@@ -1,7 +1,7 @@
 """Publishing runs: ``python -m runs.results.publish results`` copies what is finished to the records of the tables.
 
-Of a run of the full or the demo budget with the catalogue's settings go its record, its samples and its metrics; and of
-seed 0 the weights that were tested, as safetensors, so that anybody can test or use them.
+Of a run of the full, demo or short budget with the catalogue's settings go its record, its samples and its metrics; and
+of seed 0, but for the short ones, the weights that were tested, as safetensors, so that anybody can test or use them.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ def publish(folder: RunFolder, target: RunFolder) -> bool:
         RunError: if anything of it is damaged.
     """
     record = folder.result()
-    if record is None or not record["as_catalogued"] or record["budget"] not in ("full", "demo"):
+    if record is None or not record["as_catalogued"] or record["budget"] not in ("full", "demo", "short"):
         return False
     if target.result_path.exists() and target.result() == record:
         return False
     config = folder.config()
     weights = None
-    if config.seed == 0 and folder.checkpoint_path.exists():
+    if config.seed == 0 and config.budget != "short" and folder.checkpoint_path.exists():
         tested = {name: x.contiguous() for name, x in folder.tested_weights(config).items()}
         weights = save(tested, {"finished": record["finished"]})
     target.path.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,32 @@
+"""The published transfer: of agents that are published, and right where it can be compared with their records."""
+
+from __future__ import annotations
+
+import math
+
+from runs.cli import run
+from runs.results.records import PUBLISHED, read_results
+from runs.results.transfer import render_transfer, transfers
+
+
+def test_on_their_own_trials_agents_are_as_good_as_their_records_say():
+    records = {(r.experiment, r.agent): r for r in read_results([PUBLISHED]) if r.budget == "full" and r.seed == 0}
+    own = [f for f in transfers() if f["trained"].startswith(f"bandit/n{f['pulls']}-") and f["budget"] == "full"]
+    assert len(own) >= 12
+    for found in own:
+        record = records[found["trained"], found["agent"]]
+        # of other trials: within 4 standard errors of a difference
+        assert abs(found["mean"] - record.mean) < 4 / 1.96 * math.hypot(found["ci95"], record.ci95)
+    gittins = {r.experiment: r.mean for r in read_results([PUBLISHED]) if r.agent == "finite-gittins"}
+    for found in transfers():
+        arms = found["trained"].rpartition("-")[2]
+        assert found["reference"] == gittins[f"bandit/n{found['pulls']}-{arms}"]
+
+
+def test_shares_are_of_the_index(capsys):
+    found = {"trained": "bandit/n10-k5", "agent": "a", "pulls": 10, "mean": 3.0, "ci95": 0.1, "reference": 4.0}
+    text = render_transfer([found, {**found, "pulls": 100, "mean": 20.0, "reference": 80.0}])
+    row = next(line for line in text.splitlines() if "bandit/n10-k5" in line)
+    assert "75.0 ± 2.5" in row and "25.0 ± 0.1" in row
+    assert run(["table", "transfer"]) == 0
+    assert capsys.readouterr().out.strip() == render_transfer(transfers()).strip()
