@@ -1,30 +1,16 @@
-"""Agents on trials longer than those that they were trained for: ``python -m runs.results.transfer`` measures them.
-
-Every published agent with weights is tested on the other bandits with as many arms, and written with its share of what
-the finite-horizon Gittins index collects there to ``published/transfer.json``, which `snail table transfer` prints.
-"""
+"""Agents on trials longer than those that they were trained for, as `runs.bench.transfer` has measured them."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from tabulate import tabulate
 
-from runs.algorithms.meta_rl import MetaRLLearner, TrialTest
-from runs.catalogue import CATALOGUE
-from runs.results.folder import RunFolder, find_runs, write_json
-from runs.results.records import PUBLISHED, git_commit, read_results
+from runs.results.records import PUBLISHED
 from runs.results.stored import read_json
-from runs.system.machine import Machine
-from runs.tasks import BanditTask
-from runs.training import build_learner, evaluate, load_model
 
 OUTCOME = PUBLISHED / "transfer.json"
-TRIALS, LONGEST = 2000, 500
-REFERENCE = "finite-gittins"
+TRIALS = 2000
 
 
 def transfers() -> list[dict[str, Any]]:
@@ -51,45 +37,3 @@ def render_transfer(found: list[dict[str, Any]]) -> str:
             "with 95% intervals over these. One training each.",
         ]
     )
-
-
-def measured() -> Iterator[dict[str, Any]]:
-    """Every agent on every length."""
-    best: Mapping[str, float] = {r.experiment: r.mean for r in read_results([PUBLISHED]) if r.agent == REFERENCE}
-    for path in find_runs(PUBLISHED / "bandit"):
-        folder = RunFolder(path)
-        if not folder.weights_path.exists():
-            continue
-        config = folder.config()
-        assert isinstance(config.task, BanditTask)
-        for other in CATALOGUE.values():
-            task = other.budgets["full"].task
-            if not isinstance(task, BanditTask) or task.arms != config.task.arms or task.pulls > LONGEST:
-                continue
-            learner = build_learner(dataclasses.replace(config, test=TrialTest(TRIALS)), Machine(torch.device("cpu")))
-            assert isinstance(learner, MetaRLLearner)
-            load_model(learner, folder, config)
-            learner.test_on(task)
-            (found,) = evaluate(learner)
-            yield {
-                "trained": config.experiment,
-                "agent": config.agent,
-                "budget": config.budget,
-                "pulls": task.pulls,
-                "mean": found.mean,
-                "ci95": found.ci95,
-                "n": found.n,
-                "task_set": found.task_set,
-                "reference": best[other.id],
-                "commit": git_commit(),
-            }
-
-
-def main() -> None:
-    """Measure and write all."""
-    write_json(OUTCOME, {"transfers": list(measured())})
-    print(render_transfer(transfers()))
-
-
-if __name__ == "__main__":
-    main()
