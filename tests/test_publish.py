@@ -46,6 +46,16 @@ def test_what_is_published_tests_the_same(run_and_copy):
     ]
 
 
+def test_a_short_run_is_published_without_weights_and_never_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr("runs.results.records.as_catalogued", lambda config: True)
+    copy = RunFolder(tmp_path / "published")
+    for name, config in (("first", BANDIT), ("second", replace(BANDIT, test=replace(BANDIT.test, trials=50)))):
+        go(replace(config, seed=0, budget="short"), tmp_path / name)
+    first, second = RunFolder(tmp_path / "first"), RunFolder(tmp_path / "second")
+    assert publish(first, copy) and not copy.weights_path.exists()
+    assert not publish(second, copy) and copy.result() == first.result()
+
+
 def test_published_weights_are_verified(run_and_copy):
     config, run, copy = run_and_copy
     publish(run, copy)

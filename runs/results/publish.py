@@ -24,7 +24,8 @@ def publish(folder: RunFolder, target: RunFolder) -> bool:
     record = folder.result()
     if record is None or not record["as_catalogued"] or record["budget"] not in ("full", "demo", "short"):
         return False
-    if target.result_path.exists() and target.result() == record:
+    # short runs are published for comparisons of like with like: one of other settings does not replace them
+    if target.result_path.exists() and (record["budget"] == "short" or target.result() == record):
         return False
     config = folder.config()
     weights = None
