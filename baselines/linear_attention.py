@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.residual import EPS, Memory, RMSNorm, ShortConvolution, State, exact
+from baselines.residual import EPS, Memory, RMSNorm, ShortConvolution, State, exact, head_size
 
 CHUNK = 64
 """Steps that are computed at once; from one chunk to the next only the matrix is passed on."""
@@ -71,9 +71,7 @@ class LinearAttention(Memory):
 
     def __init__(self, width: int, heads: int, delta: bool = True, gated: bool = True):
         super().__init__()
-        if width % heads:
-            raise ValueError(f"width must be a multiple of heads, got {width} and {heads}")
-        self.heads, self.size, self.delta = heads, width // heads, delta
+        self.heads, self.size, self.delta = heads, head_size(width, heads), delta
         self.qkv, self.convolution = nn.Linear(width, 3 * width, bias=False), ShortConvolution(3 * width)
         self.beta = nn.Linear(width, heads) if delta else None
         self.decay = Decay(width, heads) if gated else None

@@ -140,3 +140,14 @@ class ShortConvolution(nn.Module):
 def exact(*tensors: Tensor) -> tuple[Tensor, ...]:
     """In at least float32: what memories accumulate in."""
     return tuple(at_least_float32(x) for x in tensors)
+
+
+def head_size(width: int, heads: int) -> int:
+    """Channels of each head.
+
+    Raises:
+        ValueError: if the width is no multiple of the heads.
+    """
+    if heads < 1 or width % heads:
+        raise ValueError(f"width must be a multiple of heads, got {width} and {heads}")
+    return width // heads

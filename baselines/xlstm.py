@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.residual import Memory, RMSNorm, ShortConvolution, State, exact
+from baselines.residual import Memory, RMSNorm, ShortConvolution, State, exact, head_size
 
 CHUNK = 64
 """Steps of an mLSTM that are computed at once."""
@@ -29,9 +29,7 @@ class MatrixLSTM(Memory):
 
     def __init__(self, width: int, heads: int):
         super().__init__()
-        if width % heads:
-            raise ValueError(f"width must be a multiple of heads, got {width} and {heads}")
-        self.heads, self.size = heads, width // heads
+        self.heads, self.size = heads, head_size(width, heads)
         self.convolution = ShortConvolution(width)
         self.qk, self.v = nn.Linear(width, 2 * width, bias=False), nn.Linear(width, width, bias=False)
         self.gates, self.open = nn.Linear(width, 2 * heads), nn.Linear(width, width)
@@ -102,9 +100,7 @@ class ScalarLSTM(Memory):
 
     def __init__(self, width: int, heads: int):
         super().__init__()
-        if width % heads:
-            raise ValueError(f"width must be a multiple of heads, got {width} and {heads}")
-        self.heads, self.size = heads, width // heads
+        self.heads, self.size = heads, head_size(width, heads)
         self.input = nn.Linear(width, 4 * width)
         self.recurrent = nn.Parameter(torch.randn(heads, self.size, 4 * self.size) / math.sqrt(self.size))
         with torch.no_grad():

@@ -156,5 +156,12 @@ def test_what_plays_no_trial(tmp_path, capsys, monkeypatch):
     words = ["--budget", "smoke", "--tracker", "none", "--results", f"{tmp_path}", "--test.episodes", "4", *few]
     assert run(["train", "glyphs/5way-1shot", "--agent", "protonet", *words]) == 0
     capsys.readouterr()
+    tested = ["evaluate", f"{tmp_path}/glyphs/5way-1shot/protonet", "--on"]
+    assert run([*tested, "glyphs/5way"]) == 0  # the experiment after --on is not taken for the run
+    said = capsys.readouterr().out
+    assert said.startswith("on glyphs/5way: glyphs/5way-1shot protonet seed 0: accuracy, 1 shot") and "5 shot" in said
+    for other, why in (("omniglot/20way", "tell 5 classes apart"), ("mini-imagenet/5way", "images of another kind")):
+        assert run([*tested, other]) == 2
+        assert why in capsys.readouterr().err
     assert run(["play", f"{tmp_path}/glyphs/5way-1shot/protonet"]) != 0
     assert "plays no trials; for few-shot classification: snail attention" in capsys.readouterr().err

@@ -330,10 +330,13 @@ class FewShotLearner:
         """Let `evaluate` test on another data set or other shots.
 
         Raises:
-            ValueError: if the ways differ.
+            ValueError: if the ways or the images differ.
         """
         if not isinstance(task, FewShotTask) or task.ways != self.task.ways:
             raise ValueError(f"the agent was trained to tell {self.task.ways} classes apart")
+        if type(task.embedding) is not type(self.task.embedding):
+            raise ValueError("the agent was trained on images of another kind")
+        self._splits.clear()
         self.task = replace(task, embedding=self.task.embedding)
 
     @torch.no_grad()

@@ -109,10 +109,11 @@ def episode_numbers(env: Any, score: str = "") -> Iterator[tuple[str, Tensor]]:
     ``score`` names what the environment tells besides; of that it is the mean over each episode's steps.
     """
     if isinstance(env, GymTrialVectorEnv):
+        returns, scores = env.episode_returns, env.episode_scores  # (B, episodes)
         for e in range(env.episodes):
-            yield f"return_episode{e + 1}", env.episode_returns[:, e]
+            yield f"return_episode{e + 1}", returns[:, e]
             if score:
-                yield f"{score}_episode{e + 1}", env.episode_scores[:, e]
+                yield f"{score}_episode{e + 1}", scores[:, e]
 
 
 class ReturnNormalizer(nn.Module):

@@ -52,6 +52,8 @@ class PrintTable(LaunchOptions):
 
     def run(self) -> None:
         if self.name == "transfer":
+            if (self.agents, self.cells, self.plot, self.format, self.run_missing) != ((), (), None, "text", False):
+                raise RunError("table transfer is printed whole; measure it anew: python -m runs.bench.transfer")
             print(render_transfer(transfers()))
             return
         table = self._table()

@@ -180,6 +180,7 @@ class Evaluate:
     @classmethod
     def defaults(cls, args: Sequence[str]) -> Evaluate:
         """What all options are before ``args`` are read: those of the test are the run's."""
+        args = [a for before, a in zip(["", *args], args, strict=False) if before != "--on"]  # that one is no run
         runs = [a for a in args if (Path(a) / "config.json").exists() or _experiment(a) in CATALOGUE]
         if named := [*runs, *(a for a in args[:1] if a and a[0] != "-")]:
             folder = find_trained(named[0], [RESULTS, PUBLISHED])
