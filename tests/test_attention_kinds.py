@@ -104,6 +104,8 @@ def test_heads_must_share_keys_and_values_evenly():
         ({"window_type": "far"}, "window_type must be one of global, local-m, local-p, got 'far'"),
         ({"selection": "some"}, "selection must be one of soft, hard, gumbel, got 'some'"),
         ({"window": 0}, "window must be at least 1, got 0"),
+        ({"window_type": "local-m", "sinks": -1}, "sinks must not be negative, got -1"),
+        ({"window_type": "local-p", "sinks": 1}, "sinks are for the window local-m, got local-p"),
     ],
 )
 def test_unknown_kinds_are_refused(wrong, message):
@@ -137,7 +139,7 @@ def attended(kind, query, key, value):
             center = t / (1 + math.exp(-dot(hidden, attended_window.vector[0])))
         scores, factors = {}, {}
         for s in range(t + 1):
-            if kind.window_type == "local-m" and not t - s < kind.window:
+            if kind.window_type == "local-m" and s >= kind.sinks and not t - s < kind.window:
                 continue
             if center is not None and abs(s - center) > kind.window:
                 continue
@@ -149,11 +151,11 @@ def attended(kind, query, key, value):
     return mechanism, torch.stack(rows)
 
 
-@pytest.mark.parametrize("window_type", WINDOWS)
+@pytest.mark.parametrize(("window_type", "sinks"), [*((name, 0) for name in WINDOWS), ("local-m", 1), ("local-m", 3)])
 @pytest.mark.parametrize("window", [1, 2, 3])
-def test_windows_by_definition(window_type, window):
+def test_windows_by_definition(window_type, sinks, window):
     query, key, value = doubles(7, 4), doubles(7, 4) * 2, doubles(7, 3)
-    mechanism, expected = attended(AttentionKind(window_type=window_type, window=window), query, key, value)
+    mechanism, expected = attended(AttentionKind(window_type=window_type, window=window, sinks=sinks), query, key, value)
     got = mechanism.causal(*(x[None, None] for x in (query, key, value)))
     torch.testing.assert_close(got[0, 0], expected, rtol=1e-12, atol=1e-13)
 

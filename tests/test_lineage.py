@@ -17,9 +17,10 @@ from baselines.encoder_decoder import (
     RecurrentEncoderDecoder,
     TransformerEncoderDecoder,
 )
+from baselines.set_attention import SetTransformer
 from baselines.transfer import TransferClassifier, fit_linear_classifier
 from envs.fewshot.episodes import Episodes
-from runs.agents import FEWSHOT_VARIANTS, LookingSNAILConfig, SNAILConfig
+from runs.agents import FEWSHOT_AGENTS, FEWSHOT_VARIANTS, LookingSNAILConfig, SNAILConfig
 from runs.agents.embeddings import GlimpseEmbeddingConfig
 from runs.catalogue import find
 from runs.system.errors import RunError
@@ -36,6 +37,7 @@ MODELS = {
     "seq2seq": lambda: RecurrentEncoderDecoder(C, D, 8),
     "aligned": lambda: AligningEncoderDecoder(C, D, 8),
     "transformer": lambda: TransformerEncoderDecoder(C, D, 8, heads=2),
+    "set-transformer": lambda: SetTransformer(C, D, 8, heads=2),
     "transformer-set": lambda: TransformerEncoderDecoder(C, D, 8, heads=2, positions="none"),
 }
 
@@ -156,6 +158,38 @@ def test_unmasked_self_attention_without_positions_is_permutation_equivariant():
     assert not torch.allclose(seeing.encode(source)[:, order], seeing.encode(source[:, order]), atol=1e-3)
     targets = torch.randn(2, 3, C)  # so what is decoded does not depend on the order of a support set
     torch.testing.assert_close(blind(source, targets), blind(source[:, order], targets))
+
+
+def test_a_set_transformer_is_pytorchs_encoder_with_the_target_masked_from_the_source():
+    """PyTorch's own layers on the source and one target, which reads all and which nobody reads."""
+    torch.manual_seed(0)
+    model = MODELS["set-transformer"]()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.2 * torch.randn_like(p))
+    layer = nn.TransformerEncoderLayer(8, 2, 32, 0.0, "gelu", batch_first=True, norm_first=True)
+    theirs = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    for mine, other in zip(model.layers, theirs.layers, strict=True):
+        copy_attention(other.self_attn, [mine.qkv], mine.out)
+        pairs = ((mine.norm1, other.norm1), (mine.norm2, other.norm2))
+        for a, b in (*pairs, (mine.mlp[0], other.linear1), (mine.mlp[2], other.linear2)):
+            b.load_state_dict(a.state_dict())
+    source, targets = torch.randn(2, 5, C), torch.randn(2, 4, C)
+    hidden = torch.zeros(6, 6, dtype=torch.bool)
+    hidden[:5, 5] = True
+    with torch.no_grad():
+        got = model(source, targets)
+        for q in range(4):
+            tokens = model.embed(torch.cat([source, targets[:, q : q + 1]], dim=1))
+            expected = model.head(model.norm(theirs(tokens, mask=hidden)[:, -1]))
+            torch.testing.assert_close(got[:, q], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_set_has_no_order():
+    torch.manual_seed(0)
+    model, order = MODELS["set-transformer"](), torch.tensor([3, 0, 4, 1, 2])
+    source, targets = torch.randn(2, 5, C), torch.randn(2, 3, C)
+    torch.testing.assert_close(model(source, targets), model(source[:, order], targets))
 
 
 def test_a_tape_gets_the_attention_over_the_source():
@@ -353,7 +387,7 @@ def labelled_episodes(B: int, generator: torch.Generator) -> Episodes:
     return Episodes(items(support_y), support_y, items(query_y), query_y)
 
 
-LEARNERS = [
+LEARNERS = ["set-attention"] + [
     name for name in FEWSHOT_VARIANTS if name != "transfer" and not name.endswith(("glimpses", "self-attention"))
 ]
 
@@ -363,11 +397,11 @@ def test_every_variant_learns_what_only_the_support_tells(agent):
     """Without reading the support nobody is right more than half of the time."""
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
-    config = FEWSHOT_VARIANTS[agent]
+    config = {**FEWSHOT_AGENTS, **FEWSHOT_VARIANTS}[agent]
     embedding = nn.Identity()
     if isinstance(config, SNAILConfig):
         config = replace(config, width=config.width / 8)  # for speed
-    if agent in ("seq2seq", "seq2seq-aligned", "encoder-decoder"):
+    if agent in ("set-attention", "seq2seq", "seq2seq-aligned", "encoder-decoder"):
         model = EncoderDecoderClassifier(embedding, config.build(32, 5, 2, 4), 2)
     else:
         model = config.build_classifier(embedding, 3, 2, 4)

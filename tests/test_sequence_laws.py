@@ -85,7 +85,7 @@ MODELS = {
     "xlstm": lambda T: Residual(C, 3, 8, [lambda: MatrixLSTM(8, 2), lambda: ScalarLSTM(8, 2)]),
     "rotary": lambda T: RotaryTransformer(C, 3, T, width=16),
     "rotary-window": lambda T: RotaryTransformer(
-        C, 3, T, width=16, kind=AttentionKind(window_type="local-m", window=3)
+        C, 3, T, width=16, kind=AttentionKind(window_type="local-m", window=3, sinks=2)
     ),
     "maml": lambda T: MAMLPolicy(1, Categorical(2), T, hidden_size=6, inner_steps=3),
     "transformer-no-positions": lambda T: Transformer(C, 3, T, width=16, layers=1, heads=1, positions="none"),
@@ -93,6 +93,7 @@ MODELS = {
 KINDS = {
     **{score: AttentionKind(score) for score in SCORE_NAMES},
     "local-m": AttentionKind(window_type="local-m", window=3),
+    "sinks": AttentionKind(window_type="local-m", window=2, sinks=2),
     "local-p": AttentionKind(window_type="local-p", window=3),
     "location-local-p": AttentionKind("location", "local-p", 2),
     "hard": AttentionKind(selection="hard"),

@@ -35,6 +35,7 @@ from runs.agents.fewshot import (
     MAMLConfig,
     PrototypicalConfig,
     Seq2SeqConfig,
+    SetAttentionConfig,
     TransferConfig,
 )
 from runs.agents.interface import FewShotAgent, SequenceAgent, TrialAgent
@@ -108,6 +109,7 @@ FEWSHOT_AGENTS: dict[str, FewShotAgent] = {
     "maml": MAMLConfig(),
     "protonet": PrototypicalConfig(),
     **MEMORIES,
+    "set-attention": SetAttentionConfig(),
 }
 """The agents for few-shot classification."""
 

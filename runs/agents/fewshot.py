@@ -1,4 +1,4 @@
-"""Agents for few-shot classification alone: MAML, prototypical networks, encoder-decoders, transfer."""
+"""Agents for few-shot classification alone: MAML, prototypical networks, encoder-decoders, set attention, transfer."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from baselines.encoder_decoder import (
 )
 from baselines.maml import MAML
 from baselines.prototypical import PrototypicalNetwork
+from baselines.set_attention import SetTransformer
 from baselines.sizing import matching_size
 from baselines.transfer import TransferClassifier
 from baselines.transformer import Positions
@@ -113,6 +114,20 @@ class EncoderDecoderConfig(_EncoderDecoderConfig):
         return TransformerEncoderDecoder(
             input_size, output_size, size, self.layers, self.heads, max_len, self.positions
         )
+
+
+@dataclass(frozen=True)
+class SetAttentionConfig(_EncoderDecoderConfig):
+    """A Transformer that sees the support as a set: without positions, without a causal mask."""
+
+    layers: int = 2
+    """Layers."""
+    heads: int = 4
+    """Attention heads of each layer."""
+
+    def build(self, size: int, input_size: int, output_size: int, max_len: int) -> nn.Module:
+        """With so many channels."""
+        return SetTransformer(input_size, output_size, size, self.layers, self.heads)
 
 
 @dataclass(frozen=True)

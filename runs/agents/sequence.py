@@ -37,6 +37,8 @@ class AttentiveConfig:
     """global: all of the past; local-m: the last steps; local-p: around a predicted place."""
     window: int = 16
     """Steps in the window of local attention."""
+    sinks: int = 0
+    """First steps that the window local-m always holds: attention sinks."""
     selection: Selection = "soft"
     """soft: a mixture of values; hard: one of them, learned by score functions; gumbel: straight through."""
 
@@ -50,7 +52,7 @@ class AttentiveConfig:
             raise ValueError(
                 f"{self.selection} attention learns from few-shot episodes only; give --model.selection soft"
             )
-        return AttentionKind(self.score, self.window_type, self.window, self.selection)
+        return AttentionKind(self.score, self.window_type, self.window, self.selection, self.sinks)
 
 
 BlockChoice = Literal["all", "convolutions", "attention"]

@@ -66,12 +66,14 @@ class AttentionKind:
     window_type: all of the past, or a window of it.
     window: steps of that window.
     selection: a mixture of all values, or one of them.
+    sinks: first steps that the window local-m always holds.
     """
 
     score: ScoreName = "scaled-dot"
     window_type: WindowType = "global"
     window: int = 16
     selection: Selection = "soft"
+    sinks: int = 0
 
     def __post_init__(self) -> None:
         for what, name, known in (
@@ -83,6 +85,10 @@ class AttentionKind:
                 raise ValueError(f"{what} must be one of {', '.join(known)}, got {name!r}")
         if self.window < 1:
             raise ValueError(f"window must be at least 1, got {self.window}")
+        if self.sinks < 0:
+            raise ValueError(f"sinks must not be negative, got {self.sinks}")
+        if self.sinks and self.window_type != "local-m":
+            raise ValueError(f"sinks are for the window local-m, got {self.window_type}")
 
     @property
     def is_plain(self) -> bool:
@@ -107,7 +113,7 @@ class Mechanism(nn.Module):
         super().__init__()
         self.kind = kind
         self.score = SCORES[kind.score](heads, key_size, max_len)
-        self.window = WINDOWS[kind.window_type](heads, key_size, kind.window)
+        self.window = WINDOWS[kind.window_type](heads, key_size, kind.window, kind.sinks)
 
     def _fast(self) -> bool:
         return self.kind.is_plain and not weights_wanted()

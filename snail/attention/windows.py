@@ -21,11 +21,12 @@ class Window(nn.Module, ABC):
         heads: how many, H.
         size: of a query of one head, K.
         window: steps D.
+        sinks: first steps that are in every window.
     """
 
-    def __init__(self, heads: int, size: int, window: int):
+    def __init__(self, heads: int, size: int, window: int, sinks: int = 0):
         super().__init__()
-        self.heads, self.size, self.window = heads, size, window
+        self.heads, self.size, self.window, self.sinks = heads, size, window, sinks
 
     @abstractmethod
     def forward(
@@ -49,13 +50,18 @@ class Global(Window):
 
 
 class LocalMonotonic(Window):
-    """local-m: the last D steps, the query's own among them. Luong's window looks ahead as well; this is causal."""
+    """local-m: the last D steps, the query's own among them. Luong's window looks ahead as well; this is causal.
+
+    Heads that have nothing to read put their weight on the first steps; those stay in sight as attention sinks where
+    ``sinks`` says so (Xiao et al. 2023, arXiv:2309.17453).
+    """
 
     def forward(
         self, query: Tensor, query_positions: Tensor, key_positions: Tensor
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Keys less than D steps before their query."""
-        return query_positions[:, None] - key_positions < self.window, None  # (T, S)
+        """Keys less than D steps before their query, and the sinks."""
+        near = query_positions[:, None] - key_positions < self.window  # (T, S)
+        return near | (key_positions < self.sinks), None
 
 
 class LocalPredictive(Window):
@@ -65,8 +71,8 @@ class LocalPredictive(Window):
     weighs ``exp(-(s - p)^2 / (2 (D / 2)^2))``: Luong's equations 9 and 10. W mixes the queries of all heads.
     """
 
-    def __init__(self, heads: int, size: int, window: int):
-        super().__init__(heads, size, window)
+    def __init__(self, heads: int, size: int, window: int, sinks: int = 0):
+        super().__init__(heads, size, window, sinks)
         self.hidden = nn.Linear(heads * size, heads * size, bias=False)
         self.vector = nn.Parameter(torch.randn(heads, size) * size**-0.5)
 
