@@ -155,7 +155,9 @@ def attended(kind, query, key, value):
 @pytest.mark.parametrize("window", [1, 2, 3])
 def test_windows_by_definition(window_type, sinks, window):
     query, key, value = doubles(7, 4), doubles(7, 4) * 2, doubles(7, 3)
-    mechanism, expected = attended(AttentionKind(window_type=window_type, window=window, sinks=sinks), query, key, value)
+    mechanism, expected = attended(
+        AttentionKind(window_type=window_type, window=window, sinks=sinks), query, key, value
+    )
     got = mechanism.causal(*(x[None, None] for x in (query, key, value)))
     torch.testing.assert_close(got[0, 0], expected, rtol=1e-12, atol=1e-13)
 

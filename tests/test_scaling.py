@@ -20,8 +20,8 @@ def scaling(**values):
 
 
 def test_the_exponent_is_the_slope_on_logarithmic_axes():
-    found = scaling(GRU=(3.0, 3.0), TCN=(1.0, 4.0), SNAIL=(1.0, 16.0))
-    assert [found.exponent("step time", name) for name in ("GRU", "TCN", "SNAIL")] == pytest.approx([0, 1, 2])
+    found = scaling(gru=(3.0, 3.0), tcn=(1.0, 4.0), snail=(1.0, 16.0))
+    assert [found.exponent("step time", name) for name in ("gru", "tcn", "snail")] == pytest.approx([0, 1, 2])
 
 
 def test_every_model_and_quantity_is_measured():
@@ -32,10 +32,12 @@ def test_every_model_and_quantity_is_measured():
             assert len(found.values[quantity][name]) == len(found.lengths)
             assert min(found.values[quantity][name]) > 0
     caches = found.values["step memory"]
-    assert found.exponent("step memory", "GRU") == 0  # nothing but its state
-    assert found.exponent("step memory", "Transformer") == pytest.approx(1)
-    assert caches["SNAIL"][1] > caches["SNAIL"][0]
-    assert found.exponent("training memory", "Transformer") == pytest.approx(1, abs=0.2)  # no T x T matrix
+    for name in MODELS:
+        if QUANTITIES["step memory"].expected[name] == "0":
+            assert found.exponent("step memory", name) == 0  # nothing but its state
+    assert found.exponent("step memory", "transformer") == pytest.approx(1)
+    assert caches["snail"][1] > caches["snail"][0]
+    assert found.exponent("training memory", "transformer") == pytest.approx(1, abs=0.2)  # no T x T matrix
 
 
 def test_the_memory_of_a_cache_is_that_of_its_buffers():

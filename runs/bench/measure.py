@@ -62,9 +62,9 @@ class Sizes:
     """Trials of the cheetah side by side."""
     control_steps: int = 400
     """Steps of each."""
-    scaling_lengths: tuple[int, ...] = (16, 64, 256, 1024, 4096, 16384)
+    scaling_lengths: tuple[int, ...] = (16, 64, 256, 1000, 4096, 16384)
     """Lengths of sequences that time and memory are compared for."""
-    scaling_batch: int = 2
+    scaling_batch: int = 1
     """Sequences side by side there."""
     matrices: tuple[int, ...] = (1024, 2048)
     """Square matrices whose products give the peak."""

@@ -1,8 +1,8 @@
-"""How time and memory grow with the length of a sequence: a model of each kind.
+"""How time and memory grow with the length of a sequence, for every memory.
 
-Training is a forward and a backward pass over whole sequences; streaming is one more step at the end of one. Models of
-the size that plays bandits, all with the same number of output channels; their depth follows the length where they have
-to (a TC block has log2 T layers).
+Training is a forward and a backward pass over whole sequences; streaming is one more step at the end of one. The models
+are the policies that play bandits of five arms, of SNAIL's size for 1,000 pulls; the depth of temporal convolutions
+follows the length, since a TC block has log2 T layers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,41 +17,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from baselines.linear_attention import LinearAttention
-from baselines.mamba import Mamba2
-from baselines.min_recurrent import MinGRU
-from baselines.recurrent import GRU
-from baselines.residual import Memory, Residual
-from baselines.state_space import DiagonalStateSpace
-from baselines.transformer import Transformer
-from baselines.xlstm import MatrixLSTM, ScalarLSTM
+from runs.agents import AGENTS, MEMORIES, SequenceAgent, SNAILConfig
 from runs.bench.measure import Sizes
 from runs.results.folder import writing
 from runs.system.errors import RunError
 from runs.system.progress import progress_bar
-from snail.model import RL_POLICY_BLOCKS, SNAIL, TC
 from snail.sequence import SequenceModel
 
 CHANNELS, OUTPUTS = 8, 5
+SIZED_FOR = 1000
+"""Steps of the SNAIL whose parameters the others match."""
+MODELS: dict[str, SequenceAgent] = {"tcn": SNAILConfig(blocks="convolutions"), **AGENTS, **MEMORIES}
+"""All agents that are sequence models; tcn: SNAIL's temporal convolutions alone."""
 
 
-def _residual(memory: Callable[[], Memory]) -> Residual:
-    return Residual(CHANNELS, OUTPUTS, 64, [memory, memory])
-
-
-CONVOLUTIONS = tuple(block for block in RL_POLICY_BLOCKS if isinstance(block, TC))
-MODELS: dict[str, Callable[[int], SequenceModel]] = {
-    "GRU": lambda T: GRU(CHANNELS, OUTPUTS, 64),
-    "TCN": lambda T: SNAIL(CHANNELS, OUTPUTS, T, CONVOLUTIONS, stem=32),
-    "Transformer": lambda T: Transformer(CHANNELS, OUTPUTS, T, width=64),
-    "SNAIL": lambda T: SNAIL.policy(CHANNELS, OUTPUTS, T),
-    "S5": lambda T: _residual(lambda: DiagonalStateSpace(64, 64)),
-    "Mamba-2": lambda T: _residual(lambda: Mamba2(64, 64, 32)),
-    "Gated DeltaNet": lambda T: _residual(lambda: LinearAttention(64, 4)),
-    "minGRU": lambda T: _residual(lambda: MinGRU(64)),
-    "mLSTM": lambda T: _residual(lambda: MatrixLSTM(64, 4)),
-    "sLSTM": lambda T: _residual(lambda: ScalarLSTM(64, 4)),
-}
+def build(name: str, steps: int) -> SequenceModel:
+    """The model of that name for sequences of so many steps."""
+    agent = MODELS[name]
+    return agent.build("policy", CHANNELS, OUTPUTS, steps if isinstance(agent, SNAILConfig) else SIZED_FOR)
 
 
 @dataclass(frozen=True)
@@ -64,33 +46,22 @@ class Quantity:
     expected: dict[str, str]
 
 
-def _alike(exponent: str) -> dict[str, str]:
-    """For memories of fixed size, which go from chunk to chunk or from step to step."""
-    return dict.fromkeys(("Mamba-2", "Gated DeltaNet", "minGRU", "mLSTM", "sLSTM"), exponent)
+def _expected(tcn: str, attention: str, snail: str, s5: str, recurrent: str) -> dict[str, str]:
+    special = {"tcn": tcn, "snail": snail, "transformer": attention, "rotary": attention, "s5": s5}
+    return {name: special.get(name, recurrent) for name in MODELS}
 
 
 QUANTITIES = {
     "training time": Quantity(
-        "training time of a sequence",
-        "ms",
-        {"GRU": "1", "TCN": "1, and log T", "Transformer": "2", "SNAIL": "2", "S5": "1, and log T"} | _alike("1"),
+        "training time of a sequence", "ms", _expected("1, and log T", "2", "2", "1, and log T", "1")
     ),
     "training memory": Quantity(
         "memory of a sequence, kept for the backward pass",
         "MB",
-        {"GRU": "1", "TCN": "1, and log T", "Transformer": "1", "SNAIL": "1, and log T", "S5": "1, and log T"}
-        | _alike("1"),
+        _expected("1, and log T", "1", "1, and log T", "1, and log T", "1"),
     ),
-    "step time": Quantity(
-        "time of one more step",
-        "µs",
-        {"GRU": "0", "TCN": "log T", "Transformer": "1", "SNAIL": "1", "S5": "0"} | _alike("0"),
-    ),
-    "step memory": Quantity(
-        "memory of a cache",
-        "kB",
-        {"GRU": "0", "TCN": "1", "Transformer": "1", "SNAIL": "1", "S5": "0"} | _alike("0"),
-    ),
+    "step time": Quantity("time of one more step", "µs", _expected("log T", "1", "1", "0", "0")),
+    "step memory": Quantity("memory of a cache", "kB", _expected("1", "1", "1", "0", "0")),
 }
 """Attention here keeps no T x T matrix: fused kernels make its memory linear, not its time."""
 
@@ -113,13 +84,14 @@ def bench_scaling(device: torch.device, repetitions: int, sizes: Sizes) -> Scali
     lengths = sizes.scaling_lengths
     times: dict[tuple[str, str, int], list[float]] = {}
     memory: dict[tuple[str, str, int], float] = {}
-    total = len(MODELS) * len(lengths) * (repetitions + 1)
+    turns = [lengths[:3], *[lengths] * repetitions]  # the first warms up
+    total = len(MODELS) * sum(map(len, turns))
     with progress_bar(total, "scaling", unit="turn") as bar:
-        for turn in range(repetitions + 1):  # the first warms up
-            for T in lengths:
-                for name, make in MODELS.items():
+        for turn, chosen in enumerate(turns):
+            for T in chosen:
+                for name in MODELS:
                     torch.manual_seed(0)
-                    model = make(T).to(device)
+                    model = build(name, T).to(device)
                     x = torch.randn(sizes.scaling_batch, T, CHANNELS, device=device)
                     seconds, kept = _train(model, x)
                     at_end, cache = _stream(model, x, sizes.steps_timed)
@@ -138,12 +110,11 @@ def _train(model: SequenceModel, x: Tensor) -> tuple[float, int]:
     """Seconds of a forward and a backward pass, and bytes that are kept between them."""
     kept: dict[int, int] = {p.untyped_storage().data_ptr(): 0 for p in model.parameters()}  # these are there anyway
 
-    def keep(saved: Tensor) -> Tensor:
+    def keep(saved: Tensor) -> None:  # to return an output of its own node would be a circle that is never freed
         storage = saved.untyped_storage()
         kept.setdefault(storage.data_ptr(), storage.nbytes())
-        return saved
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda nothing: nothing):
         model(x)
     began = _now(x.device)
     model(x).square().mean().backward()
@@ -200,23 +171,12 @@ def draw_scaling(scaling: Scaling, path: Path) -> None:
         RunError: if matplotlib is not installed or the file cannot be written.
     """
     try:
+        from matplotlib import colormaps
         from matplotlib.figure import Figure
     except ImportError as e:
         raise RunError("matplotlib is not installed; run: pip install 'snail-suite[plot]'") from e
     figure = Figure(figsize=(11, 10), layout="constrained")
-    palette = (
-        "#E69F00",
-        "#CC79A7",
-        "#009E73",
-        "#0072B2",
-        "#D55E00",
-        "#56B4E9",
-        "#000000",
-        "#999933",
-        "#882255",
-        "#44AA99",
-    )
-    colours = dict(zip(MODELS, palette, strict=True))
+    colours = dict(zip(MODELS, colormaps["tab20"](range(len(MODELS))), strict=True))
     for axes, (key, quantity) in zip(figure.subplots(2, 2).flat, QUANTITIES.items(), strict=True):
         for name, values in scaling.values[key].items():
             label = f"{name}: exponent {scaling.exponent(key, name):.2f} (expected {quantity.expected[name]})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from runs.results.folder import writing
 from runs.results.plots import COLOURS, OTHERS
 from runs.results.records import Result
 from runs.results.tables.cells import Table, learns
+from runs.results.tables.costs import LENGTH, cost_of
 from runs.results.tables.rows import Row, table_rows
 from runs.system.errors import RunError
 
@@ -24,12 +25,15 @@ def draw_table(
     """Draw a table into a PNG: a group of points a setting, an agent each, with 95% intervals over test tasks.
 
     Points and not bars, since what is to be told apart is far from zero. Agents with less training than others of their
-    setting are hollow. Where there is an optimum, numbers are in per cent of it.
+    setting are hollow. Where there is an optimum, numbers are in per cent of it. A table of costs is drawn as quality
+    against each cost, with a line through the agents that none other passes in both.
 
     Raises:
         RunError: if matplotlib is not installed, or no row of the table has been run.
     """
     rows = [row for row in table_rows(table, results, False, agents, cells) if row.ours and row.agent != "random"]
+    if table.costs:
+        return _draw_costs(rows, table, path)
     what = "% of the optimum" if table.shares else table.unit
     _draw(rows, table, f"Table {table.name}: {table.title}" if table.of_paper else table.title, what, path)
 
@@ -61,19 +65,90 @@ def _position(row: Row, shares: bool) -> tuple[float, float, float | None]:
     return 100 * row.ours.share.value, half, row.paper.value * unit if row.paper else None
 
 
-def _draw(rows: list[Row], table: Table | None, title: str, what: str, path: Path) -> None:
+def _figure(rows: list[Row], size: tuple[float, float]) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as e:
         raise RunError("matplotlib is not installed; run: pip install 'snail-suite[plot]'") from e
     if not rows:
         raise RunError("nothing to draw: no row of this table has been run")
-    settings = list(dict.fromkeys((row.cell.experiment, row.cell.label) for row in rows))
+    return Figure(figsize=size, layout="constrained")
+
+
+def _styles(rows: list[Row]) -> tuple[dict[str, str], dict[str, str]]:
+    """Colours and markers by agent."""
     agents = list(dict.fromkeys(row.agent for row in rows))
     others = [agent for agent in agents if agent not in COLOURS]
-    colours = COLOURS | {agent: OTHERS[i % len(OTHERS)] for i, agent in enumerate(others)}
-    markers = {agent: "os^vDPX"[i // len(OTHERS)] for i, agent in enumerate(others)}
-    figure = Figure(figsize=(8, 1.3 + ROW_INCHES * (len(rows) + 1.5 * len(settings))), layout="constrained")
+    colours = {agent: COLOURS.get(agent, "") for agent in agents}
+    colours |= {agent: OTHERS[i % len(OTHERS)] for i, agent in enumerate(others)}
+    return colours, {
+        agent: "os^vDPX"[others.index(agent) // len(OTHERS)] if agent in others else "o" for agent in agents
+    }
+
+
+def _draw_costs(rows: list[Row], table: Table, path: Path) -> None:
+    costs: dict[str, Callable[[Row], float | None]] = {
+        "seconds of training": lambda row: row.ours.seconds if row.ours else None,
+        f"µs of a step after {LENGTH:,}": lambda row: found.step_time if (found := cost_of(row)) else None,
+        f"kB of cache after {LENGTH:,} steps": lambda row: found.cache if (found := cost_of(row)) else None,
+    }
+    settings = list(dict.fromkeys(row.cell.label for row in rows))
+    figure = _figure(rows, (3.6 * len(costs), 2.6 * len(settings) + 0.8))
+    colours, markers = _styles(rows)
+    from matplotlib.ticker import LogLocator
+
+    panels = figure.subplots(len(settings), len(costs), squeeze=False)
+    for label, line in zip(settings, panels, strict=True):
+        group = [row for row in rows if row.cell.label == label]
+        for (what, cost), panel in zip(costs.items(), line, strict=True):
+            points = [(x, _position(row, True)[0], row) for row in group if (x := cost(row)) is not None]
+            if not points:
+                panel.set_axis_off()
+                continue
+            for x, y, row in points:
+                colour = colours[row.agent]
+                panel.plot(x, y, markers[row.agent], color=colour, mfc="white" if row.marks else colour)
+            front = pareto_front([(x, y) for x, y, _ in points])
+            panel.plot(*zip(*front, strict=True), color="0.6", linewidth=1, drawstyle="steps-post", zorder=0)
+            panel.set(xscale="log", xlabel=what)
+            panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panel.xaxis.set_major_formatter("{x:g}")
+            panel.xaxis.set_minor_formatter("")
+            panel.spines[["top", "right"]].set_visible(False)
+        line[0].set(ylabel="% of the optimum", title=label)
+    _legend(figure, rows, colours, markers)
+    figure.suptitle(f"{table.title[0].upper()}{table.title[1:]}: quality against cost", fontsize=10)
+    with writing(path) as file:
+        figure.savefig(file, format="png", dpi=150)
+
+
+def _legend(figure: Any, rows: list[Row], colours: dict[str, str], markers: dict[str, str]) -> None:
+    from matplotlib.lines import Line2D
+
+    def sign(marker: str, label: str, **style: Any) -> Line2D:
+        return Line2D([], [], linestyle="none", marker=marker, label=label, **style)
+
+    signs = [sign(markers[agent], agent, color=colour) for agent, colour in colours.items()]
+    if any(row.paper for row in rows):
+        signs.append(sign("|", "the paper's", color="black", markersize=9))
+    if any(row.marks for row in rows):
+        signs.append(sign("o", "smaller budget or outdated config", color="0.5", markerfacecolor="white"))
+    figure.legend(handles=signs, loc="outside lower center", ncols=5, frameon=False, fontsize="small")
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those of (cost, quality) that no other point passes in both, from the cheapest on."""
+    front: list[tuple[float, float]] = []
+    for cost, quality in sorted(points, key=lambda p: (p[0], -p[1])):
+        if not front or quality > front[-1][1]:
+            front.append((cost, quality))
+    return front
+
+
+def _draw(rows: list[Row], table: Table | None, title: str, what: str, path: Path) -> None:
+    settings = list(dict.fromkeys((row.cell.experiment, row.cell.label) for row in rows))
+    colours, markers = _styles(rows)
+    figure = _figure(rows, (8, 1.3 + ROW_INCHES * (len(rows) + 1.5 * len(settings))))
     panel: Any = figure.subplots()
     y, ticks = 0.0, []
     for setting in settings:
@@ -83,7 +158,7 @@ def _draw(rows: list[Row], table: Table | None, title: str, what: str, path: Pat
             x, half, paper = _position(row, table is None or table.shares)
             colour = colours[row.agent]
             style = {"color": colour, "mfc": "white" if row.marks else colour, "capsize": 2, "markersize": 5}
-            panel.errorbar(x, y, xerr=half, fmt=markers.get(row.agent, "o"), **style)
+            panel.errorbar(x, y, xerr=half, fmt=markers[row.agent], **style)
             if paper is not None:
                 panel.plot(paper, y, marker="|", color="black", markersize=9, linestyle="none")
             y += 1
@@ -94,13 +169,7 @@ def _draw(rows: list[Row], table: Table | None, title: str, what: str, path: Pat
     families = {experiment.split("/")[0] for experiment, _ in settings}
     labels = [label if len(families) == 1 else f"{experiment.split('/')[0]} {label}" for experiment, label in settings]
     panel.set(yticks=ticks, yticklabels=labels, ylim=(y - 1, -1), xlabel=what, title=title)
-    for agent in agents:
-        panel.plot([], [], markers.get(agent, "o"), color=colours[agent], label=agent)
-    if any(row.paper for row in rows):
-        panel.plot([], [], "|", color="black", markersize=9, label="the paper's")
-    if any(row.marks for row in rows):
-        panel.plot([], [], "o", color="0.5", markerfacecolor="white", label="smaller budget or outdated config")
     panel.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize="small")
+    _legend(figure, rows, colours, markers)
     with writing(path) as file:
         figure.savefig(file, format="png", dpi=150)

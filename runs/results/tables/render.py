@@ -17,6 +17,7 @@ from tabulate import tabulate
 from runs.results.records import Result
 from runs.results.statistics import Estimate
 from runs.results.tables.cells import Table
+from runs.results.tables.costs import cost_of
 from runs.results.tables.rows import LEVEL, Row, table_rows
 
 Format = Literal["text", "markdown", "pivot", "latex", "csv", "html"]
@@ -105,6 +106,14 @@ def _columns(table: Table, rows: list[Row], strong: Callable[[str], str]) -> lis
             return ""
         return f"{row.ours.budget}{f' ({row.marks})' if row.marks else ''}, {row.ours.seconds:.0f} s"
 
+    def step_time(row: Row) -> str:
+        cost = cost_of(row)
+        return f"{cost.step_time:,.0f} µs" if cost else ""
+
+    def cache_size(row: Row) -> str:
+        cost = cost_of(row)
+        return f"{cost.cache:,.0f} kB" if cost else ""
+
     found = [_Column("setting", lambda row: row.cell.label), _Column("agent", lambda row: row.agent)]
     found.append(_Column("paper", paper) if table.of_paper else _Column("parameters", parameters))
     found.append(_Column("ours (95% CI over tasks)", ours))
@@ -115,6 +124,8 @@ def _columns(table: Table, rows: list[Row], strong: Callable[[str], str]) -> lis
     found.append(_Column(table.bound, optimum))
     if table.shares:
         found.append(_Column("% of optimum", share))
+    if table.costs and any(map(cost_of, rows)):
+        found += [_Column("a step", step_time), _Column("cache", cache_size)]
     if any(row.cell.paper_unit for row in rows):
         found.append(_Column("paper's scale", fraction))
     return [*found, _Column("budget", budget)]
