@@ -18,7 +18,9 @@ from runs.catalogue import CATALOGUE
 from runs.cli import run
 from runs.generate import DOCS, README, pages, updated
 from runs.results.records import PUBLISHED, Result, read_results
-from runs.results.tables import FORMATS, choose, draw_table, missing_runs, render, table_rows, tables
+from runs.results.tables import FORMATS, choose, costs, draw_table, missing_runs, render, table_rows, tables
+from runs.results.tables.costs import LENGTH
+from runs.results.tables.pictures import pareto_front
 from runs.system.errors import RunError
 
 
@@ -153,6 +155,34 @@ def test_tables_are_drawn(tmp_path, capsys):
     assert path.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(RunError, match="nothing to draw"):
         draw_table(tables()["3"], [], path)
+
+
+def test_nobody_on_the_front_is_passed_in_cost_and_quality():
+    points = [(3.0, 0.9), (1.0, 0.5), (2.0, 0.4), (1.0, 0.6), (3.0, 0.8), (9.0, 0.9)]
+    assert pareto_front(points) == [(1.0, 0.6), (3.0, 0.9)]
+
+
+def test_what_a_memory_costs_stands_beside_what_it_collects(tmp_path, monkeypatch):
+    measured = tmp_path / "scaling.json"
+    times, sizes = {"snail": [5.0, 70.0]}, {"snail": [1.0, 4000.0]}
+    measured.write_text(
+        json.dumps({"scaling": {"lengths": [10, LENGTH], "values": {"step time": times, "step memory": sizes}}})
+    )
+    monkeypatch.setattr(costs, "MEASURED", measured)
+    costs.memory_costs.cache_clear()
+    models = tables()["models"]
+    runs = [
+        result(experiment="bandit/n100-k5", budget="short"),
+        result(experiment="omniglot/5way", budget="short", metric="accuracy", shots=1),
+    ]
+    try:
+        bandit, *_, classifier = [line for line in render(models, runs, missing=False).splitlines() if "snail" in line]
+        assert "70 µs" in bandit and "4,000 kB" in bandit
+        assert "µs" not in classifier  # which takes no steps of a trial
+        draw_table(models, runs, tmp_path / "models.png")
+        assert (tmp_path / "models.png").read_bytes().startswith(b"\x89PNG")
+    finally:
+        costs.memory_costs.cache_clear()
 
 
 def test_where_no_limit_is_known_a_reference_stands_for_it(tmp_path):

@@ -57,6 +57,7 @@ __all__ = [
     "BANDIT_METHODS",
     "CONTROL_METHODS",
     "FEWSHOT_AGENTS",
+    "FEWSHOT_MEMORIES",
     "FEWSHOT_VARIANTS",
     "MDP_METHODS",
     "MEMORIES",
@@ -101,6 +102,9 @@ MEMORIES: dict[str, SequenceAgent] = {
 }
 """Memories that came after SNAIL, for every experiment."""
 
+FEWSHOT_MEMORIES: dict[str, FewShotAgent] = {**MEMORIES, "set-attention": SetAttentionConfig()}
+"""The same for few-shot classification, and a control that sees no order."""
+
 TRIAL_AGENTS: dict[str, TrialAgent] = {**AGENTS, "maml": MAMLPolicyConfig(), **MEMORIES}
 """The agents for bandits, MDPs and control."""
 
@@ -108,8 +112,7 @@ FEWSHOT_AGENTS: dict[str, FewShotAgent] = {
     **AGENTS,
     "maml": MAMLConfig(),
     "protonet": PrototypicalConfig(),
-    **MEMORIES,
-    "set-attention": SetAttentionConfig(),
+    **FEWSHOT_MEMORIES,
 }
 """The agents for few-shot classification."""
 

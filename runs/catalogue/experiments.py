@@ -136,7 +136,8 @@ def _control(animal: str, env: str, goal: Goal, told: bool = False) -> Experimen
 
 def _recall(pairs: int) -> Experiment:
     task = RecallTask(pairs, queries=pairs, keys=2 * pairs)
-    settings: dict[str, Any] = {**PASSES, "reward_prediction": 0.0}
+    # an answer changes nothing that comes after it
+    settings: dict[str, Any] = {**PASSES, "reward_prediction": 0.0, "discount": 0.0}
 
     def budget(steps: int, trials: int = 20_000) -> Budget:
         return Budget(task, meta_rl(steps, **settings), TrialTest(trials))

@@ -38,12 +38,12 @@ def costs(budget: str, results: Path) -> str:
     """What runs take, as text: experiments by the agents that learn."""
     from tabulate import tabulate
 
-    from runs.agents import AGENTS, FEWSHOT_AGENTS, MEMORIES
+    from runs.agents import AGENTS, FEWSHOT_AGENTS, FEWSHOT_MEMORIES
     from runs.catalogue import CATALOGUE
     from runs.launch.costs import Costs, machine_factor
 
     known = Costs(results, machine_factor())
-    agents = [a for a in dict.fromkeys([*AGENTS, *FEWSHOT_AGENTS]) if a not in MEMORIES]  # those take about as long
+    agents = [a for a in {**AGENTS, **FEWSHOT_AGENTS} if a not in FEWSHOT_MEMORIES]  # those take about as long
     rows = []
     for e in CATALOGUE.values():
         if budget in e.budgets:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from baselines.classical_agent import ClassicalAgent
 from envs.control import GOALS
-from runs.agents import AGENTS, MEMORIES
+from runs.agents import AGENTS, FEWSHOT_MEMORIES, MEMORIES
 from runs.catalogue import CATALOGUE, find
 from runs.system.errors import RunError
 from snail.attention.scores import SCORE_NAMES
@@ -103,7 +103,7 @@ class Table:
     budget: str | None = None
     unit: str = "accuracy in %"
     bound: str = "optimum"
-    optional: frozenset[str] = frozenset(MEMORIES)
+    optional: frozenset[str] = frozenset(FEWSHOT_MEMORIES)
     costs: bool = False
 
     @property
@@ -131,7 +131,7 @@ _FEWSHOT_ROWS = {
     "transformer": None,
     "maml": "Finn 2017 (MAML)",
     "protonet": "Snell 2017",
-    **dict.fromkeys(MEMORIES),
+    **dict.fromkeys(FEWSHOT_MEMORIES),
 }
 """Agents of few-shot classification, and whose printed numbers stand beside theirs."""
 
@@ -296,7 +296,7 @@ def _models() -> Table:
                 label,
                 experiment,
                 shots,
-                dict.fromkeys([*AGENTS, *MEMORIES, *(["set-attention"] if shots else [])]),
+                dict.fromkeys([*AGENTS, *(FEWSHOT_MEMORIES if shots else MEMORIES)]),
                 CATALOGUE[experiment].optimum,
                 reference=references.get(experiment.partition("/")[0]),
             )
