@@ -7,6 +7,7 @@ Katharopoulos et al. 2020 (arXiv:2006.16236), Schlag et al. 2021 (arXiv:2102.111
 from __future__ import annotations
 
 import math
+from itertools import repeat
 
 import torch
 import torch.nn.functional as F
@@ -38,15 +39,15 @@ def read_and_write(
         (B, H, T, V) and (B, H, K, V).
     """
     found = []
-    for start in range(0, q.shape[2], CHUNK):
-        steps = slice(start, start + CHUNK)
-        qs, ks, us, g = q[:, :, steps], k[:, :, steps], v[:, :, steps], log_decay[:, :, steps].cumsum(-1)
+    beta_chunks = repeat(None) if beta is None else beta[..., None].split(CHUNK, dim=2)
+    parts = (x.split(CHUNK, dim=2) for x in (q, k, v, log_decay))  # not slices: each would give all of x a gradient
+    for qs, ks, us, decay, b in zip(*parts, beta_chunks, strict=False):
+        g = decay.cumsum(-1)
         future = torch.ones(g.shape[-1], g.shape[-1], dtype=torch.bool, device=g.device).triu(1)
         kept = (g[..., :, None] - g[..., None, :]).masked_fill(future, -math.inf).exp()  # (B, H, L, L), of step j at t
         since = g.exp()[..., None]  # of the chunk's start
-        if beta is not None:
+        if b is not None:
             # u_t + beta_t sum_{j<t} kept (k_t k_j) u_j = beta_t (v_t - since_t S^T k_t): triangular
-            b = beta[:, :, steps, None]
             mixed = b * (kept * (ks @ ks.mT)).tril(-1)
             us = torch.linalg.solve_triangular(mixed, b * (us - since * (ks @ memory)), upper=False, unitriangular=True)
         found.append((kept * (qs @ ks.mT)) @ us + since * (qs @ memory))

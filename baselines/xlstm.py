@@ -66,11 +66,11 @@ class MatrixLSTM(Memory):
         """What every step reads, (B, H, T, K), and C, n and m after the last."""
         matrix, norm, m = memory
         found = []
-        for start in range(0, q.shape[2], CHUNK):
-            steps = slice(start, start + CHUNK)
-            qs, ks, vs, g = q[:, :, steps], k[:, :, steps], v[:, :, steps], log_f[:, :, steps].cumsum(-1)
+        parts = (x.split(CHUNK, dim=2) for x in (q, k, v, log_f, log_i))
+        for qs, ks, vs, forget, admit in zip(*parts, strict=True):
+            g = forget.cumsum(-1)
             future = torch.ones(g.shape[-1], g.shape[-1], dtype=torch.bool, device=g.device).triu(1)
-            weight = (g[..., :, None] - g[..., None, :] + log_i[:, :, None, steps]).masked_fill(future, -math.inf)
+            weight = (g[..., :, None] - g[..., None, :] + admit[:, :, None]).masked_fill(future, -math.inf)
             before = g + m[..., None]  # (B, H, L), of what was there before the chunk
             largest = torch.maximum(before, weight.amax(-1))  # m of every step
             weight, before = (weight - largest[..., None]).exp(), (before - largest).exp()[..., None]
@@ -117,8 +117,8 @@ class ScalarLSTM(Memory):
         with torch.autocast(x.device.type, enabled=False):
             told, recurrent, h, c, n, m = exact(told, self.recurrent, *state)
             found = []
-            for t in range(x.shape[1]):
-                gates = told[:, t] + torch.einsum("bhk,hkj->bhj", h, recurrent)
+            for told_t in told.unbind(1):
+                gates = told_t + torch.einsum("bhk,hkj->bhj", h, recurrent)
                 admit, forget, value, opened = gates.chunk(4, dim=-1)  # (B, H, K) each
                 kept = F.logsigmoid(forget) + m
                 m = torch.maximum(kept, admit)

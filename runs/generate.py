@@ -69,7 +69,7 @@ def pages(results: Sequence[Result]) -> dict[Path, str]:
         found[Path("results/table-transfer.md")] = f"# Transfer\n\n{render_transfer(transfers())}\n"
     for name, table in _measured(results).items():
         parts = [f"# {TITLES[name]}", ""]
-        parts += [f"![{table.title}](table-{name}.png)", ""] if table.of_paper else []
+        parts += [f"![{table.title}](table-{name}.png)", ""] if table.of_paper or table.costs else []
         if name in PIVOTED:
             parts += [render(table, results, "pivot"), "", "## All rows", ""]
         found[Path(f"results/table-{name}.md")] = "\n".join(
@@ -180,8 +180,9 @@ def draw(results: Sequence[Result]) -> None:
     """Draw the pictures of the pages."""
     draw_headline([tables()[name] for name in OF_PAPER], results, DOCS / "results" / "headline.png")
     for name, table in _measured(results).items():
-        if table.of_paper:
-            draw_table(table, results, DOCS / "results" / f"table-{name}.png", PICTURED)
+        if table.of_paper or table.costs:
+            agents = PICTURED if table.of_paper else ()
+            draw_table(table, results, DOCS / "results" / f"table-{name}.png", agents)
     for path in PUBLISHED.glob("bench/scaling-*.json"):
         found = json.loads(path.read_text())["scaling"]
         draw_scaling(Scaling(tuple(found["lengths"]), found["values"]), DOCS / "results" / "scaling.png")
