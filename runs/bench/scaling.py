@@ -110,12 +110,14 @@ def _train(model: SequenceModel, x: Tensor) -> tuple[float, int]:
     """Seconds of a forward and a backward pass, and bytes that are kept between them."""
     kept: dict[int, int] = {p.untyped_storage().data_ptr(): 0 for p in model.parameters()}  # these are there anyway
 
-    def keep(saved: Tensor) -> None:  # to return an output of its own node would be a circle that is never freed
+    def keep(saved: Tensor) -> Tensor:
         storage = saved.untyped_storage()
         kept.setdefault(storage.data_ptr(), storage.nbytes())
+        return saved.detach()  # itself, as the output of its own node, would be a circle that is never freed
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda nothing: nothing):
-        model(x)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
+        y = model(x)  # which keeps them, so that no storage is counted for two
+    del y
     began = _now(x.device)
     model(x).square().mean().backward()
     return _now(x.device) - began, sum(kept.values())
