@@ -50,6 +50,9 @@ PASSES: dict[str, Any] = {"epochs": 2, "minibatches": 8}
 TEN_PULLS = {"snail": 4e-3, "lstm": 4e-3, "gru": 4e-3, "transformer": 1e-3, "maml": 4e-3}
 """Learning rates for 10 pulls: the best of three on 10 arms at a fifth of the budget, see published/tuning.json."""
 
+MDPS = {"snail": 2e-3, "lstm": 2e-3, "gru": 2e-3}
+"""The same for MDPs, tuned on 10 episodes."""
+
 FULL_BATCH = {10: 1024, 100: 128, 500: 256, 1000: 128}
 """Trials in an update of the full budget, by pulls: some 10,000 steps where a processor does it, 128,000 for a GPU."""
 
@@ -92,7 +95,7 @@ def _mdp(episodes: int) -> Experiment:
         f"{episodes} episodes of 10 steps in a random MDP of 10 states and 5 actions",
         {**TRIAL_AGENTS, **MDP_METHODS},
         {
-            "full": Budget(task, meta_rl(1600, batch_size=batch_size, **settings), TrialTest(trials=10_000)),
+            "full": Budget(task, meta_rl(1600, batch_size=batch_size, **settings), TrialTest(trials=10_000), MDPS),
             "demo": Budget(task, meta_rl(160, **quick), TrialTest(trials=2000)),
             "short": Budget(task, meta_rl(40, **quick), TrialTest(trials=2000)),
             "smoke": Budget(task, meta_rl(4, batch_size=32), TrialTest(trials=200)),
