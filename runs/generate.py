@@ -18,7 +18,10 @@ from runs.bench.scaling import Scaling, draw_scaling
 from runs.commands import VERBS, about, run_verb
 from runs.commands.demo import AGENTS
 from runs.commands.listing import LISTING, digest, listing
+from runs.results.compare import Group
+from runs.results.equal_seconds import learned_in_full, render_equal_seconds
 from runs.results.folder import writing
+from runs.results.plots import learning_curves
 from runs.results.records import PUBLISHED, Result, read_results
 from runs.results.stored import read_record
 from runs.results.tables import Table, draw_headline, draw_table, render, table_rows, tables
@@ -65,6 +68,7 @@ def pages(results: Sequence[Result]) -> dict[Path, str]:
         Path("benchmarks.md"): _benchmarks(),
         Path("cli.md"): command_line(),
     }
+    found[Path("results/curves.md")] = _curves(learned_in_full(results, PUBLISHED))
     if transfers():
         found[Path("results/table-transfer.md")] = f"# Transfer\n\n{render_transfer(transfers())}\n"
     for name, table in _measured(results).items():
@@ -126,6 +130,20 @@ INDEX = """\
 {demo}
 """
 
+CURVES = """\
+# Learning curves
+
+All agents of a setting have the same updates in the [tables](index.md). Here they have the same seconds: those of the
+agent that was done first. The numbers are of the training tasks, which are drawn anew for every update, or of the
+validation classes, averaged over the last tenth of the curve so far. The learning rate of the others had not come to
+its end then, which costs them something. Trainings shared their machine with others, so differences of some ten per
+cent in time mean nothing.
+
+{table}
+
+{pictures}
+"""
+
 BENCHMARKS = """\
 # Benchmarks
 
@@ -142,6 +160,7 @@ def _index(results: Sequence[Result]) -> str:
     demo = [r for r in results if r.budget == "demo" and r.agent in AGENTS.get(r.experiment, ())]
     of_demo = {r.experiment for r in demo}
     links = [f"- [{TITLES[n]}](table-{n}.md): {t.title}" for n, t in _measured(results).items()]
+    links.append("- [Learning curves](curves.md): all agents after equal updates, and after equal seconds")
     if transfers():
         links.append("- [Transfer](table-transfer.md): agents on trials longer than those of their training")
     shown = [t for t in tables().values() if t.of_paper and of_demo & {cell.experiment for cell in t.cells}]
@@ -151,6 +170,15 @@ def _index(results: Sequence[Result]) -> str:
         machines=_machines(),
         demo="\n\n".join(render(t, demo, "markdown", missing=False) for t in shown),
     )
+
+
+def _curves(compared: dict[str, list[Group]]) -> str:
+    pictures = [f"## {name}\n\n![Learning curves of {name}]({_picture(name)})" for name in compared]
+    return CURVES.format(table=render_equal_seconds(compared), pictures="\n\n".join(pictures))
+
+
+def _picture(experiment: str) -> str:
+    return f"curves-{experiment.replace('/', '-')}.png"
 
 
 def _benchmarks() -> str:
@@ -183,6 +211,14 @@ def draw(results: Sequence[Result]) -> None:
         if table.of_paper or table.costs:
             agents = PICTURED if table.of_paper else ()
             draw_table(table, results, DOCS / "results" / f"table-{name}.png", agents)
+    for experiment, groups in learned_in_full(results, PUBLISHED).items():
+        learning_curves(
+            [group.curve() for group in groups],
+            DOCS / "results" / _picture(experiment),
+            experiment,
+            optimum=groups[0].optimum,
+            axes=("update", "time/seconds"),
+        )
     for path in PUBLISHED.glob("bench/scaling-*.json"):
         found = json.loads(path.read_text())["scaling"]
         draw_scaling(Scaling(tuple(found["lengths"]), found["values"]), DOCS / "results" / "scaling.png")

@@ -181,8 +181,7 @@ def draw_scaling(scaling: Scaling, path: Path) -> None:
     colours = dict(zip(MODELS, colormaps["tab20"](range(len(MODELS))), strict=True))
     for axes, (key, quantity) in zip(figure.subplots(2, 2).flat, QUANTITIES.items(), strict=True):
         for name, values in scaling.values[key].items():
-            label = f"{name}: exponent {scaling.exponent(key, name):.2f} (expected {quantity.expected[name]})"
-            axes.plot(scaling.lengths, values, marker="o", markersize=4, color=colours[name], label=label)
+            axes.plot(scaling.lengths, values, marker="o", markersize=4, color=colours[name], label=name)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_title(quantity.name, fontsize=10)
@@ -190,6 +189,6 @@ def draw_scaling(scaling: Scaling, path: Path) -> None:
         axes.set_ylabel(quantity.unit)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=7)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=7, frameon=False)
     with writing(path) as file:
         figure.savefig(file, format="png", dpi=120)

@@ -81,6 +81,7 @@ def learning_curves(
         panel.set_xlim(left=0)
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
+    _set_range(panels[0], drawn, name, axes[0], optimum)
     panels[0].set_ylabel(name.replace("_", " ").replace("/", " ").replace("1shot", "1 shot") + "  (x: test)")
     handles, labels = panels[-1].get_legend_handles_labels()
     columns = max(1, int(13 * figure.get_figwidth() / (6 + max(map(len, labels)))))  # letters that fit into the width
@@ -110,6 +111,14 @@ def _draw(panel: Any, curve: Curve, name: str, axis: Axis, colour: str) -> None:
     for metric, (mean, ci95) in curve.tested.items():
         if metric == name or name.endswith(metric):
             panel.errorbar(found.x[-1], mean, ci95, color=colour, marker="x", capsize=3)
+
+
+def _set_range(panel: Any, curves: Sequence[Curve], name: str, axis: Axis, optimum: float | None) -> None:
+    """From the lowest mean to the highest, or the optimum: intervals over few seeds would squeeze all curves flat."""
+    means = [y for curve in curves if (found := band(curve.runs, name, axis)) for y in found.mean]
+    low, high = min(means), max([*means, *([] if optimum is None else [optimum])])
+    margin = 0.08 * (high - low) or 0.1
+    panel.set_ylim(low - margin, high + margin)
 
 
 def _draw_optimum(panel: Any, optimum: float) -> None:

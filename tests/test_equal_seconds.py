@@ -1,0 +1,41 @@
+"""Agents after equal seconds: what their curves say of the time of the quickest."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+import pytest
+
+from runs.results.equal_seconds import equal_seconds, learned_in_full, render_equal_seconds, score_after
+from runs.results.metrics import SECONDS, training_score
+from runs.results.records import PUBLISHED, read_results
+
+
+def curve(*points):
+    return [{SECONDS: float(seconds), "train/return": float(value)} for seconds, value in points]
+
+
+def test_the_score_is_of_the_last_tenth_before_the_time_is_over():
+    slow, fast = curve(*((t, t) for t in range(1, 41))), curve((5, 100), (10, 200), (99, 300))
+    assert score_after([slow], "train/return", 20) == (19 + 20) / 2
+    assert score_after([slow], "train/return", 1000) == (37 + 38 + 39 + 40) / 4
+    assert score_after([slow, fast], "train/return", 20) == (19.5 + 200) / 2
+    assert math.isnan(score_after([slow], "train/return", 0.5))
+    assert math.isnan(score_after([slow], "validation/accuracy", 20))
+
+
+def test_every_agent_has_the_seconds_of_the_first_that_is_done():
+    compared = learned_in_full(read_results([PUBLISHED]), PUBLISHED)
+    groups = compared["bandit/n10-k5"]
+    assert {"snail", "gru", "lstm", "transformer", "maml"} == {group.agent for group in groups}
+    assert all(group.budget == "full" for group in groups)
+    for experiment, found in compared.items():  # none of its earlier settings
+        assert len({group.agent for group in found}) == len(found), experiment
+    metric, seconds, scores = equal_seconds(groups)
+    first = min(groups, key=lambda group: statistics.fmean(f.metrics()[-1][SECONDS] for f in group.folders))
+    assert seconds == pytest.approx(first.seconds, rel=0.01)
+    wholes = [training_score(folder.metrics()) for folder in first.folders]
+    assert scores[first.agent] == pytest.approx(statistics.fmean(score for _, score in wholes))
+    assert {name for name, _ in wholes} == {metric}
+    assert "bandit/n10-k5" in render_equal_seconds(compared)
