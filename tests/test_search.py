@@ -121,6 +121,11 @@ def test_the_best_is_printed_as_a_command(tmp_path, capsys, monkeypatch):
     assert rate in best
 
 
+def test_a_range_is_for_a_search(capsys):
+    assert run(["sweep", "bandit/n10-k5", "--set", "training.learning-rate=1e-3..1e-2", "--dry-run"]) == 2
+    assert "training.learning-rate has a range; give --search random" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("space", "options", "message"),
     [

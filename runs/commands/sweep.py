@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from tabulate import tabulate
@@ -17,7 +17,7 @@ from runs.launch import LaunchOptions, launch, require_finished
 from runs.launch.costs import Costs, machine_factor
 from runs.launch.jobs import Job
 from runs.launch.launching import slots, summary
-from runs.launch.search import Search, search
+from runs.launch.search import Range, Search, search
 from runs.launch.settings import own_settings, train_command
 from runs.launch.sweeps import SweepSpec, parse_setting, read_sweeps
 from runs.results.folder import RESULTS
@@ -88,7 +88,7 @@ class Sweep(LaunchOptions):
             if self.dry_run:
                 print(f"{self.trials} settings of {runs[0].experiment} {runs[0].agent}, {len(runs)} runs each")
                 continue
-            values = {name: v if isinstance(v, list) else [v] for name, v in spec.set.items()}
+            values = {name: _listed(value) for name, value in spec.set.items()}
             found = search(runs, values, self.trials, self.search, self.results, self)  # type: ignore[arg-type]
             rows = [[f"{p.score:.5g}", p.state, *p.settings.values()] for p in found]
             print(tabulate(rows, ["in training", "state", *found[0].settings], disable_numparse=True))
@@ -105,6 +105,16 @@ class Sweep(LaunchOptions):
         if self.set:
             settings = dict(map(parse_setting, self.set))
             specs = [dataclasses.replace(spec, set={**spec.set, **settings}) for spec in specs]
+        values = ((name, v) for spec in specs for name, given in spec.set.items() for v in _listed(given))
+        ranges = [name for name, value in values if Range.parse(value)]
+        if ranges and self.search == "grid":
+            raise RunError(
+                f"{ranges[0]} has a range; give --search random or --search optuna, or values to choose from"
+            )
         given = {name: getattr(self, name) for name in ("agents", "seeds", "budget", "algorithm")}
         given = {name: value for name, value in given.items() if value is not None}
         return [dataclasses.replace(spec, **given) for spec in specs]
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
