@@ -144,7 +144,7 @@ def test_standardized():
 # ----- schedules
 
 
-def test_one_cycle_at_its_turning_points():
+def test_warmup_cosine_at_its_turning_points():
     assert warmup_cosine(0.0, warmup=0.2) == 0
     assert warmup_cosine(0.1, warmup=0.2) == pytest.approx(0.5)
     assert warmup_cosine(0.2, warmup=0.2) == pytest.approx(1)
@@ -153,14 +153,14 @@ def test_one_cycle_at_its_turning_points():
     assert warmup_cosine(1.0, warmup=0.2) == pytest.approx(0)
 
 
-def test_one_cycle_rises_then_falls():
+def test_warmup_cosine_rises_then_falls():
     factors = [warmup_cosine(i / 100, warmup=0.3) for i in range(101)]
     assert factors[:31] == sorted(factors[:31])
     assert factors[30:] == sorted(factors[30:], reverse=True)
     assert all(0 <= f <= 1 for f in factors)
 
 
-def test_one_cycle_without_warmup_starts_at_the_peak():
+def test_warmup_cosine_without_warmup_starts_at_the_peak():
     assert warmup_cosine(0.0, warmup=0.0) == 1 and warmup_cosine(0.5, warmup=0.0) == pytest.approx(0.5)
 
 

@@ -1,6 +1,6 @@
 """Meta-reinforcement learning on whole trials of ever new tasks (Duan et al. 2016, RL^2): what all algorithms share.
 
-A learner plays a batch of trials, judges every action by generalised advantages, and hands that to the algorithm,
+A learner plays a batch of trials, estimates the advantage of every action (GAE), and hands both to the algorithm,
 `runs.algorithms.ppo` or `runs.algorithms.trpo`, to improve the policy and the value function.
 """
 
@@ -40,7 +40,7 @@ class Batch:
 
     inputs: (B, T, C); actions, log_probs: (B, T), as in `Trajectories`, those of all processes.
     rewards: (B, T) as the agent got them.
-    expected: (B, T) those that it is judged by, which are their means where the training asks for that.
+    expected: (B, T) those that advantages are computed from: their means where the training asks for that.
     told: (B, T, F) what the critic is told of the task; None: nothing.
     advantages: (B, T) standardised.
     targets: (B, T) what the value function should have said, in its own scale.
@@ -306,7 +306,7 @@ class MetaRLLearner(ABC):
     def _compute_advantages(self, trials: Trajectories, gae_lambda: float) -> tuple[Batch, Tensor]:
         """Advantages and value targets of the trials; and the largest difference between streaming and parallel form.
 
-        Each process passes its own trials through the model, and has all of them judged afterwards.
+        Each process passes its own trials through the model; advantages are standardised over those of all.
 
         That difference is a free check: the policy is still the one that acted, so it must be rounding.
         """

@@ -122,7 +122,7 @@ class TRPOLearner(MetaRLLearner):
         full = direction * (2 * training.max_kl / curvature.clamp(min=1e-12)).sqrt()
 
         @torch.no_grad()
-        def judge(parameter_vector: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        def measure(parameter_vector: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             """Surrogate gain, mean KL divergence from the old policy, and entropy, over the whole batch."""
             vector_to_parameters(parameter_vector, parameters)
             gain, kl, spread = (torch.zeros((), device=old.device) for _ in range(3))
@@ -137,13 +137,13 @@ class TRPOLearner(MetaRLLearner):
 
         scale = 1.0
         for _ in range(training.backtracks):
-            gain, kl, spread = judge(old + scale * full)
+            gain, kl, spread = measure(old + scale * full)
             if gain > 0 and kl <= training.max_kl:
                 break
             scale /= 2
         else:  # no step keeps both promises: stay
             scale = 0.0
-            gain, kl, spread = judge(old)
+            gain, kl, spread = measure(old)
         return {"policy_loss": -gain, "kl": kl, "entropy": spread, "step_scale": torch.tensor(scale)}
 
     def _outputs(self, inputs: Tensor) -> Tensor:
