@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from baselines.gru_scan import gru_scan
 from snail.sequence import ReadOut, SequenceModel
 
 State = tuple[Tensor, ...]  # each (B, H): (hidden,) for a GRU, (hidden, cell) for an LSTM
@@ -88,6 +90,13 @@ class GRU(Recurrent):
     """Gated recurrent unit (Cho et al. 2014), the memory of RL^2."""
 
     layer, states = nn.GRU, 1
+
+    def _run(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if x.device.type != "cpu" or x.element_size() < 4 or torch.is_autocast_enabled("cpu"):
+            return super()._run(x)
+        input_weight, weight, input_bias, bias = self._weights()
+        h = gru_scan(F.linear(x.transpose(0, 1), input_weight, input_bias), weight, bias)  # (T, B, H)
+        return h.transpose(0, 1), h[-1:]
 
     def _advance(self, x_t: Tensor, state: State) -> State:
         return (torch.gru_cell(x_t, state[0], *self._weights()),)

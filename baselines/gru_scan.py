@@ -1,0 +1,86 @@
+"""The GRU's recurrence with a backward pass of its own: on processors torch records some twenty operations a step.
+
+Letters of the shapes: T steps, B sequences, H units.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def gru_scan(told: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The states (T, B, H) of a GRU that starts from zero, as `gru_scan_reference` has them, in less time.
+
+    Args:
+        told: (T, B, 3 H) what the input says to reset gate, update gate and candidate, input bias included.
+        weight, bias: (3 H, H) and (3 H,) of the state, in the same order.
+    """
+    return _GRUScan.apply(told, weight, bias)
+
+
+def gru_scan_reference(told: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Step by step as Cho et al. 2014 have it, in torch's variant: the reset gate scales ``U h + b``, not h.
+
+    r = sigmoid(told_r + U_r h + b_r),  z = sigmoid(told_z + U_z h + b_z),  n = tanh(told_n + r (U_n h + b_n)),
+    h' = (1 - z) n + z h
+    """
+    h = told.new_zeros(told.shape[1], weight.shape[1])
+    states = []
+    for x in told.unbind():
+        (x_r, x_z, x_n), (h_r, h_z, h_n) = x.chunk(3, dim=-1), torch.addmm(bias, h, weight.mT).chunk(3, dim=-1)
+        z = (x_z + h_z).sigmoid()
+        n = (x_n + (x_r + h_r).sigmoid() * h_n).tanh()
+        h = n + z * (h - n)
+        states.append(h)
+    return torch.stack(states)
+
+
+class _GRUScan(torch.autograd.Function):
+    """Where a gradient of the gradient is asked for (``create_graph=True``), backward differentiates the reference."""
+
+    @staticmethod
+    def forward(ctx: Any, told: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """See `gru_scan`."""
+        steps, batch, _ = told.shape
+        size = weight.shape[1]
+        states = told.new_zeros(steps + 1, batch, size)
+        gates, candidate, offered = (told.new_empty(steps, batch, n * size) for n in (2, 1, 1))
+        columns = weight.mT.contiguous()  # as small products read it fastest
+        for t in range(steps):
+            h = states[t]
+            said = torch.addmm(bias, h, columns)
+            torch.add(told[t, :, : 2 * size], said[:, : 2 * size], out=gates[t]).sigmoid_()
+            offered[t] = said[:, 2 * size :]
+            r, z = gates[t].chunk(2, dim=-1)
+            n = torch.addcmul(told[t, :, 2 * size :], r, offered[t], out=candidate[t]).tanh_()
+            torch.lerp(n, h, z, out=states[t + 1])
+        ctx.save_for_backward(told, weight, bias, states, gates, candidate, offered)
+        return states[1:]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the gates all that does not depend on later steps is computed for all steps at once."""
+        (grad,) = gradients
+        told, weight, bias, states, gates, n, offered = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            with torch.enable_grad():
+                y = gru_scan_reference(told, weight, bias)
+            return torch.autograd.grad(y, (told, weight, bias), grad, create_graph=True)  # type: ignore[return-value]
+        steps, batch, size = n.shape
+        r, z = gates.chunk(2, dim=-1)
+        of_candidate = (1 - z) * (1 - n * n)  # of n's argument by h'
+        of_offer = of_candidate * r
+        slopes = torch.stack([of_offer * offered * (1 - r), (states[:-1] - n) * z * (1 - z), of_offer], dim=2)
+        said = torch.zeros_like(slopes)  # (T, B, 3, H) gradients of U h + b; products may read beside their operands
+        of_state, later = torch.empty_like(n), torch.zeros_like(n[0])
+        for t in reversed(range(steps)):
+            dh = torch.add(grad[t], later, out=of_state[t])
+            torch.mul(dh[:, None], slopes[t], out=said[t])
+            later = torch.addmm(dh * z[t], said[t].flatten(1), weight)
+        flat = said.view(steps * batch, 3 * size)
+        grad_weight, grad_bias = flat.mT @ states[:-1].reshape(-1, size), flat.sum(0)
+        said[:, :, 2] = of_state * of_candidate  # the same for what the input says, but for the candidate
+        return said.view(steps, batch, -1), grad_weight, grad_bias
