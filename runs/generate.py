@@ -20,6 +20,7 @@ from runs.commands.demo import AGENTS
 from runs.commands.listing import LISTING, digest, listing
 from runs.results.compare import Group
 from runs.results.equal_seconds import learned_in_full, render_equal_seconds
+from runs.results.findings import findings, render_findings
 from runs.results.folder import writing
 from runs.results.plots import learning_curves
 from runs.results.records import PUBLISHED, Result, read_results
@@ -68,7 +69,9 @@ def pages(results: Sequence[Result]) -> dict[Path, str]:
         Path("benchmarks.md"): _benchmarks(),
         Path("cli.md"): command_line(),
     }
-    found[Path("results/curves.md")] = _curves(learned_in_full(results, PUBLISHED))
+    learned = learned_in_full(results, PUBLISHED)
+    found[Path("results/curves.md")] = _curves(learned)
+    found[Path("results/findings.md")] = FINDINGS.format(found=render_findings(list(findings(learned))))
     if transfers():
         found[Path("results/table-transfer.md")] = f"# Transfer\n\n{render_transfer(transfers())}\n"
     for name, table in _measured(results).items():
@@ -130,6 +133,17 @@ INDEX = """\
 {demo}
 """
 
+FINDINGS = """\
+# SNAIL against the others
+
+Every setting in which SNAIL and another agent were trained with the same updates, batches and test tasks by today's
+settings. {found}
+
+Where both have several seeds the interval is over these (Welch), and speaks of trainings. Elsewhere it is over the test
+tasks, paired, of one training each: it tells these two trained agents apart, and another training of either may come
+out otherwise. How soon each of them learns is another question: see the [learning curves](curves.md).
+"""
+
 CURVES = """\
 # Learning curves
 
@@ -160,6 +174,7 @@ def _index(results: Sequence[Result]) -> str:
     demo = [r for r in results if r.budget == "demo" and r.agent in AGENTS.get(r.experiment, ())]
     of_demo = {r.experiment for r in demo}
     links = [f"- [{TITLES[n]}](table-{n}.md): {t.title}" for n, t in _measured(results).items()]
+    links.append("- [SNAIL against the others](findings.md): where it is better, where not, and by how much")
     links.append("- [Learning curves](curves.md): all agents after equal updates, and after equal seconds")
     if transfers():
         links.append("- [Transfer](table-transfer.md): agents on trials longer than those of their training")

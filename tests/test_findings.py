@@ -1,0 +1,92 @@
+"""Where SNAIL is better, where not, and by how much."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from runs.results.compare import Group, Number
+from runs.results.findings import findings, render_findings
+from runs.results.records import Result
+
+BASE = Result(
+    experiment="bandit/n10-k5",
+    agent="snail",
+    seed=0,
+    budget="full",
+    metric="return",
+    shots=None,
+    mean=0.0,
+    ci95=0.1,
+    n=400,
+    task_set="tasks",
+    as_catalogued=True,
+    current=True,
+    settings="{}",
+    train_seconds=1.0,
+    parameters=1,
+    path=Path("none"),
+)
+
+
+class Kept(Result):
+    """A record whose samples are here."""
+
+    kept: np.ndarray
+
+    def samples(self):
+        return self.kept
+
+
+def group(agent: str, *seeds: np.ndarray, metric="return", task_set="tasks") -> Group:
+    results = []
+    for seed, samples in enumerate(seeds):
+        changes = {"agent": agent, "seed": seed, "metric": metric, "task_set": task_set, "mean": float(samples.mean())}
+        result = Kept(**{**BASE.__dict__, **changes})
+        object.__setattr__(result, "kept", samples)
+        results.append(result)
+    return Group(BASE.experiment, agent, "full", {"task": None}, (), (Number(results[0].name, tuple(results)),), 1.0)
+
+
+def found(*groups: Group):
+    return list(findings({BASE.experiment: list(groups)}))
+
+
+NOISE = np.random.default_rng(0).normal(size=400)
+
+
+def test_one_training_each_is_compared_over_the_tasks_that_they_share():
+    (finding,) = found(group("snail", NOISE + 0.05), group("gru", NOISE))
+    assert finding.over == "tasks" and finding.word == "better"  # unpaired, the noise would hide it
+    assert finding.difference.value == pytest.approx(0.05)
+    (finding,) = found(group("snail", NOISE - 0.05), group("gru", NOISE))
+    assert finding.word == "worse"
+    (finding,) = found(group("snail", NOISE), group("gru", NOISE[::-1]))
+    assert finding.word == "not told apart"
+
+
+def test_several_trainings_are_compared_over_seeds():
+    ours, theirs = ([NOISE + shift for shift in shifts] for shifts in ((0.3, 0.1, 0.2), (0.0, 0.25, -0.1)))
+    (finding,) = found(group("snail", *ours), group("gru", *theirs))
+    low, high = stats.ttest_ind(
+        [x.mean() for x in ours], [x.mean() for x in theirs], equal_var=False
+    ).confidence_interval()
+    assert finding.over == "3 and 3 seeds" and finding.word == "not told apart"
+    assert (finding.difference.low, finding.difference.high) == pytest.approx((low, high))
+
+
+def test_other_tasks_and_other_numbers_are_not_compared():
+    assert found(group("snail", NOISE), group("gru", NOISE, task_set="others")) == []
+    assert found(group("snail", NOISE, metric="error"), group("gru", NOISE, metric="error")) == []
+    first = "return_episode1"  # a finding is of the whole trial
+    assert found(group("snail", NOISE, metric=first), group("gru", NOISE, metric=first)) == []
+    assert found(group("lstm", NOISE), group("gru", NOISE)) == []
+
+
+def test_the_text_counts_and_lists():
+    text = render_findings(found(group("snail", NOISE + 1), group("gru", NOISE), group("lstm", NOISE[::-1] + 1)))
+    assert "Of 2 comparisons SNAIL is better in 1 and worse in 0; in 1 the two are not told apart." in text
+    assert "| gru " in text and "+1 ±" in text
