@@ -13,37 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats
+from tiny_runs import result
 
 from runs.catalogue import CATALOGUE
 from runs.cli import run
 from runs.generate import DOCS, README, pages, updated
-from runs.results.records import PUBLISHED, Result, read_results
+from runs.results.records import PUBLISHED, read_results
 from runs.results.tables import FORMATS, choose, costs, draw_table, missing_runs, render, table_rows, tables
 from runs.results.tables.costs import LENGTH
 from runs.results.tables.pictures import pareto_front
 from runs.system.errors import RunError
-
-
-def result(**changes) -> Result:
-    base = Result(
-        experiment="bandit/n10-k5",
-        agent="snail",
-        seed=0,
-        budget="demo",
-        metric="return",
-        shots=None,
-        mean=6.5,
-        ci95=0.03,
-        n=100,
-        task_set="x",
-        as_catalogued=True,
-        current=True,
-        settings="s",
-        train_seconds=60.0,
-        parameters=1234567,
-        path=Path("a"),
-    )
-    return replace(base, **changes)
 
 
 def row(text: str, setting: str, agent: str) -> str:
@@ -189,7 +168,7 @@ def test_where_no_limit_is_known_a_reference_stands_for_it(tmp_path):
     """In per cent of what it collects on the same tasks, with the interval of the paired ratio."""
     ours, theirs = np.array([70.0, 80.0, 60.0, 90.0]), np.array([75.0, 82.0, 65.0, 98.0])
 
-    def measured(agent: str, samples, **changes) -> Result:
+    def measured(agent: str, samples, **changes):
         folder = tmp_path / agent
         folder.mkdir(exist_ok=True)
         np.savez(folder / "samples.npz", **{"return": samples.astype(np.float32)})

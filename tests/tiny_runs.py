@@ -21,6 +21,7 @@ from runs.algorithms.ppo import PPOLearner, PPOTraining
 from runs.algorithms.trpo import TRPOLearner, TRPOTraining
 from runs.catalogue import RunConfig
 from runs.results.folder import RunFolder
+from runs.results.records import Result
 from runs.system.machine import Machine
 from runs.tasks import BanditTask, FewShotTask
 from runs.training import train
@@ -138,3 +139,26 @@ def assert_same_run(path: Path, whole: Path) -> None:
 
 def contents(path: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in path.iterdir() if p.is_file()}
+
+
+def result(**changes) -> Result:
+    """A record that no run has left."""
+    base = Result(
+        experiment="bandit/n10-k5",
+        agent="snail",
+        seed=0,
+        budget="demo",
+        metric="return",
+        shots=None,
+        mean=6.5,
+        ci95=0.03,
+        n=100,
+        task_set="x",
+        as_catalogued=True,
+        current=True,
+        settings="s",
+        train_seconds=60.0,
+        parameters=1234567,
+        path=Path("a"),
+    )
+    return replace(base, **changes)
