@@ -96,7 +96,7 @@ class GRU(Recurrent):
             return super()._run(x)
         input_weight, weight, input_bias, bias = self._weights()
         h = gru_scan(F.linear(x.transpose(0, 1), input_weight, input_bias), weight, bias)  # (T, B, H)
-        return h.transpose(0, 1), h[-1:]
+        return h.transpose(0, 1), h[-1:].clone()  # not a view that keeps all of h
 
     def _advance(self, x_t: Tensor, state: State) -> State:
         return (torch.gru_cell(x_t, state[0], *self._weights()),)
