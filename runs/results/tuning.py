@@ -46,16 +46,18 @@ def outcomes() -> list[dict[str, Any]]:
 
 
 def best_rates(outcomes: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """The learning rate of the largest score, by experiment and agent."""
-    best: dict[tuple[str, str], Mapping[str, Any]] = {}
+    """The learning rate of the largest score, by experiment and agent; of agents that have tried as many as any."""
+    tried: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
     for found in outcomes:
-        key = (found["experiment"], found["agent"])
-        if key not in best or found["score"] > best[key]["score"]:
-            best[key] = found
-    rates: dict[str, dict[str, float]] = {}
-    for (experiment, agent), found in best.items():
-        rates.setdefault(experiment, {})[agent] = found["learning_rate"]
-    return rates
+        tried.setdefault(found["experiment"], {}).setdefault(found["agent"], []).append(found)
+    return {
+        experiment: {
+            agent: max(scores, key=lambda found: found["score"])["learning_rate"]
+            for agent, scores in agents.items()
+            if len(scores) == max(map(len, agents.values()))
+        }
+        for experiment, agents in tried.items()
+    }
 
 
 def main() -> None:
