@@ -21,7 +21,7 @@ from runs.generate import DOCS, README, pages, updated
 from runs.results.records import PUBLISHED, read_results
 from runs.results.tables import FORMATS, choose, costs, draw_table, missing_runs, render, table_rows, tables
 from runs.results.tables.costs import LENGTH
-from runs.results.tables.pictures import pareto_front
+from runs.results.tables.pictures import _position, pareto_front
 from runs.system.errors import RunError
 
 
@@ -134,6 +134,16 @@ def test_tables_are_drawn(tmp_path, capsys):
     assert path.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(RunError, match="nothing to draw"):
         draw_table(tables()["3"], [], path)
+
+
+def test_pictures_are_in_per_cent_where_the_optimum_is_of_other_tasks():
+    """As of short runs of MDPs, whose oracle was tested on more tasks: no paired share, but a known optimum."""
+    oracle = result(experiment="mdp/n10", agent="oracle", budget="full", mean=200.0, task_set="more")
+    runs = [oracle, result(experiment="mdp/n10", budget="short", mean=100.0, ci95=2.0)]
+    (row,) = [r for r in table_rows(tables()["4"], runs, False) if r.agent == "snail"]
+    assert row.ours.share is None and row.optimum == 200
+    x, half, paper = _position(row, True)
+    assert (x, half) == (50, 1) and paper == pytest.approx(row.paper.value / 2)
 
 
 def test_nobody_on_the_front_is_passed_in_cost_and_quality():
