@@ -61,14 +61,16 @@ class _GRUScan(torch.autograd.Function):
         return states[1:]
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Of the gates all that does not depend on later steps is computed for all steps at once."""
         (grad,) = gradients
         told, weight, bias, states, gates, n, offered = ctx.saved_tensors
         if torch.is_grad_enabled():
             with torch.enable_grad():
                 y = gru_scan_reference(told, weight, bias)
-            return torch.autograd.grad(y, (told, weight, bias), grad, create_graph=True)  # type: ignore[return-value]
+            wanted = [x for x, needed in zip((told, weight, bias), ctx.needs_input_grad, strict=True) if needed]
+            found = iter(torch.autograd.grad(y, wanted, grad, create_graph=True))
+            return tuple(next(found) if needed else None for needed in ctx.needs_input_grad)
         steps, batch, size = n.shape
         r, z = gates.chunk(2, dim=-1)
         of_candidate = (1 - z) * (1 - n * n)  # of n's argument by h'

@@ -31,6 +31,8 @@ def test_gradients_and_their_gradients_are_what_differences_give():
     arguments = [torch.randn(*shape).double().requires_grad_() for shape in ((3, 2, 6), (6, 2), (6,))]
     assert torch.autograd.gradcheck(gru_scan, arguments)
     assert torch.autograd.gradgradcheck(gru_scan, arguments)
+    told, weight, bias = arguments  # and where some are not asked for
+    assert torch.autograd.gradgradcheck(lambda w: gru_scan(told.detach(), w, bias.detach()), [weight])
 
 
 def test_half_precision_is_left_to_torch():
