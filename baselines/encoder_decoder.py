@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from baselines.transformer import PositionEncoding, Positions, TransformerLayer
 from snail.attention.scores import Additive
 from snail.attention.selection import record_weights, weights_wanted
-from snail.classifier import EmbeddingClassifier, FewShotEpisodes, labelled
+from snail.classifier import EmbeddingClassifier, with_labels
 from snail.sequence import ReadOut, at_least_float32
 
 
@@ -34,9 +34,9 @@ class EncoderDecoderClassifier(EmbeddingClassifier):
         super().__init__(embedding, ways)
         self.model = model
 
-    def predict(self, encoded: FewShotEpisodes) -> Tensor:
+    def predict(self, support: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
         """Embeddings (B, S, E), labels (B, S), embeddings (B, Q, E) -> logits (B, Q, N)."""
-        return at_least_float32(self.model(*labelled(encoded, self.ways)))
+        return at_least_float32(self.model(*with_labels(support, labels, queries, self.ways)))
 
 
 class RecurrentEncoderDecoder(nn.Module):

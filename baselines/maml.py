@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from baselines.learn2learn import import_learn2learn
 from envs.trials import require_positive
-from snail.classifier import EpisodeModel, FewShotEpisodes
+from snail.classifier import EpisodeModel
 
 
 class EpisodeNorm(nn.Module):
@@ -99,15 +99,15 @@ class MAML(EpisodeModel):
         if self.transductive and queries < 2:
             raise ValueError("a transductive MAML needs at least 2 queries in an episode, got 1")
 
-    def predict(self, encoded: FewShotEpisodes) -> Tensor:
-        """Logits (B, Q, N) of episodes of images.
+    def predict(self, support: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
+        """Support images (B, S, ...), labels (B, S), queries (B, Q, ...) -> logits (B, Q, N).
 
         Raises:
             ValueError: for a single query, if it is to be normalised by its own statistics.
         """
-        self.check_queries(encoded.query_x.shape[1])
-        episodes = zip(encoded.support_x, encoded.support_y, encoded.query_x, strict=True)
-        with torch.autocast(encoded.query_x.device.type, enabled=False):  # bfloat16 would round small steps away
+        self.check_queries(queries.shape[1])
+        episodes = zip(support, labels, queries, strict=True)
+        with torch.autocast(queries.device.type, enabled=False):  # bfloat16 would round small steps away
             return torch.stack([self._classify(*episode) for episode in episodes])  # (B, Q, N)
 
     def _classify(self, support: Tensor, labels: Tensor, queries: Tensor) -> Tensor:

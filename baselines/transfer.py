@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from snail.classifier import EmbeddingClassifier, FewShotEpisodes
+from snail.classifier import EmbeddingClassifier
 from snail.sequence import at_least_float32
 
 
@@ -46,9 +46,9 @@ class TransferClassifier(EmbeddingClassifier):
         self.steps, self.learning_rate = steps, learning_rate
 
     @torch.no_grad()
-    def predict(self, encoded: FewShotEpisodes) -> Tensor:
-        """Logits (B, Q, N) of episodes whose images have been embedded; they carry no gradient."""
-        support, query = (F.normalize(at_least_float32(x), dim=-1) for x in (encoded.support_x, encoded.query_x))
-        with torch.autocast(query.device.type, enabled=False):
-            weight, bias = fit_linear_classifier(support, encoded.support_y, self.ways, self.steps, self.learning_rate)
-            return query @ weight.transpose(1, 2) + bias[:, None]
+    def predict(self, support: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
+        """Embeddings (B, S, E), labels (B, S), embeddings (B, Q, E) -> logits (B, Q, N), which carry no gradient."""
+        support, queries = (F.normalize(at_least_float32(x), dim=-1) for x in (support, queries))
+        with torch.autocast(queries.device.type, enabled=False):
+            weight, bias = fit_linear_classifier(support, labels, self.ways, self.steps, self.learning_rate)
+            return queries @ weight.transpose(1, 2) + bias[:, None]

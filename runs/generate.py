@@ -54,7 +54,8 @@ def headline(results: Sequence[Result]) -> str:
         for row in table_rows(table, results, False, agents=("snail",)):
             if row.ours is None or row.paper is None or row.ours.budget != "full":
                 continue
-            ours = f"{table.scale * row.ours.mean:.{table.digits}f} ± {table.scale * row.ours.ci95:.{table.digits}f}"
+            mean, digits = row.ours.mean.scaled(table.scale), table.digits
+            ours = f"{mean.value:.{digits}f} ± {mean.half:.{digits}f}"
             share = f"{100 * row.ours.share.value:.1f}" if row.ours.share and table.shares else ""
             config = "current" if row.ours.current else "outdated"
             cells = (f"{TITLES[name]} {row.cell.label}", row.paper, ours, row.verdict(table.scale), share, config)

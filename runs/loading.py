@@ -17,7 +17,7 @@ from runs.system.machine import Machine
 from runs.tasks import FewShotTask
 from runs.training import build_learner, load_model
 from snail.actor_critic import ActorCritic
-from snail.classifier import EncodedEpisodes, EpisodeModel
+from snail.classifier import EpisodeModel
 
 
 class Actor:
@@ -97,9 +97,8 @@ class Classifier:
         """
         if labels.min() < 0 or labels.max() >= self.ways:
             raise ValueError(f"labels must be from 0 to {self.ways - 1}, got {labels.min()} to {labels.max()}")
-        episode = EncodedEpisodes(support_images[None], labels[None], query_images[None])  # that they are not yet
         with torch.autocast(query_images.device.type, torch.bfloat16, enabled=self.bfloat16):
-            logits = self.model(episode)[0]
+            logits = self.model(support_images[None], labels[None], query_images[None])[0]
         return logits.float().softmax(-1)
 
 

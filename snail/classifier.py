@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,45 +11,20 @@ from torch import Tensor, nn
 from snail.sequence import SequenceModel, at_least_float32
 
 
-class FewShotEpisodes(Protocol):
-    """What a learner needs of B episodes: S labelled support items and Q queries each."""
-
-    @property
-    def support_x(self) -> Tensor:
-        """Support items (B, S, ...)."""
-
-    @property
-    def support_y(self) -> Tensor:
-        """Their labels (B, S), integers."""
-
-    @property
-    def query_x(self) -> Tensor:
-        """Queries (B, Q, ...)."""
-
-
-@dataclass(frozen=True)
-class EncodedEpisodes:
-    """Episodes whose images have been encoded."""
-
-    support_x: Tensor
-    support_y: Tensor
-    query_x: Tensor
-
-
 class EpisodeModel(nn.Module, ABC):
-    """A few-shot learner, however it learns: episodes in, logits out."""
+    """A few-shot learner, however it learns: B episodes of S labelled support images and Q queries in, logits out."""
 
-    def forward(self, episodes: FewShotEpisodes) -> Tensor:
-        """Logits (B, Q, N) of the queries."""
-        return self.predict(self.encode_episodes(episodes))
+    def forward(self, support: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
+        """Support images (B, S, ...), labels (B, S) integers, queries (B, Q, ...) -> logits (B, Q, N)."""
+        support, queries = self.encode_episodes(support, queries)
+        return self.predict(support, labels, queries)
 
-    def encode_episodes(self, episodes: FewShotEpisodes) -> EncodedEpisodes:
-        """The episodes with all their images encoded, as one batch."""
-        sizes = [episodes.support_x.shape[1], episodes.query_x.shape[1]]
-        images = torch.cat([episodes.support_x, episodes.query_x], dim=1)  # (B, S + Q, ...)
+    def encode_episodes(self, support: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode all images as one batch: (B, S, ...), (B, Q, ...) -> (B, S, ...), (B, Q, ...)."""
+        images = torch.cat([support, queries], dim=1)  # (B, S + Q, ...)
         encoded = self.encode(images.flatten(0, 1)).unflatten(0, images.shape[:2])  # (B, S + Q, ...)
-        support, query = encoded.split(sizes, dim=1)
-        return EncodedEpisodes(support, episodes.support_y, query)
+        support, queries = encoded.split([support.shape[1], queries.shape[1]], dim=1)
+        return support, queries
 
     def check_queries(self, queries: int) -> None:
         """Raise ValueError if the model cannot learn from episodes of so many queries."""
@@ -61,16 +34,18 @@ class EpisodeModel(nn.Module, ABC):
         return images
 
     @abstractmethod
-    def predict(self, encoded: FewShotEpisodes) -> Tensor:
-        """Logits (B, Q, N) of episodes whose images have been encoded."""
+    def predict(self, support: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
+        """Encoded support (B, S, ...), labels (B, S), encoded queries (B, Q, ...) -> logits (B, Q, N)."""
 
 
-def labelled(encoded: FewShotEpisodes, ways: int) -> tuple[Tensor, Tensor]:
-    """Embeddings with their one-hot labels, zeros for the queries': (B, S, E + N) and (B, Q, E + N)."""
-    support, query = encoded.support_x, encoded.query_x
-    labels = F.one_hot(encoded.support_y, ways).to(support.dtype)  # (B, S, N)
-    unlabelled = query.new_zeros(*query.shape[:2], ways)
-    return torch.cat([support, labels], dim=-1), torch.cat([query, unlabelled], dim=-1)
+def with_labels(support: Tensor, labels: Tensor, queries: Tensor, ways: int) -> tuple[Tensor, Tensor]:
+    """Embeddings with their one-hot labels, zeros for the queries'.
+
+    (B, S, E), (B, S) integers below N, (B, Q, E) -> (B, S, E + N), (B, Q, E + N).
+    """
+    one_hot = F.one_hot(labels, ways).to(support.dtype)  # (B, S, N)
+    unlabelled = queries.new_zeros(*queries.shape[:2], ways)
+    return torch.cat([support, one_hot], dim=-1), torch.cat([queries, unlabelled], dim=-1)
 
 
 class EmbeddingClassifier(EpisodeModel):
@@ -106,8 +81,8 @@ class SequenceClassifier(EmbeddingClassifier):
         super().__init__(embedding, ways)
         self.model = model
 
-    def predict(self, encoded: FewShotEpisodes) -> Tensor:
+    def predict(self, support: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
         """Embeddings (B, S, E), labels (B, S), embeddings (B, Q, E) -> logits (B, Q, N)."""
-        past, queries = labelled(encoded, self.ways)
+        past, queries = with_labels(support, labels, queries, self.ways)
         _, cache = self.model.prefill(past, max_len=past.shape[1])
         return at_least_float32(self.model.branch(queries, cache))  # (B, Q, N)

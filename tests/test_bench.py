@@ -114,7 +114,7 @@ def test_classifiers_agree_in_logits_and_gradients():
     models = Classifiers.build(TINY.few, episodes)
     logits, gradients = [], []
     for model in (models.ours, models.rerun, models.plain):
-        out = model.eval()(episodes)
+        out = model.eval()(*episodes.inputs)
         F.cross_entropy(out.flatten(0, 1), episodes.query_y.flatten()).backward()
         logits.append(out)
         gradients.append(model.embedding.blocks[0].weight.grad)

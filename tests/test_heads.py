@@ -181,7 +181,7 @@ def classifier(request) -> SequenceClassifier:
 def test_each_query_ends_a_sequence_of_its_own(classifier):
     """The paper's form: N K labelled images, then one image with zeros for a label; its step's output counts."""
     task = episodes()
-    logits = classifier(task)
+    logits = classifier(*task.inputs)
     assert logits.shape == (2, QUERIES, WAYS)
     for b in range(2):
         for q in range(QUERIES):
@@ -201,7 +201,7 @@ def test_gradients_are_those_of_separate_sequences(classifier):
     lasts = torch.cat([classifier.embedding(task.query_x), torch.zeros(2, QUERIES, WAYS)], dim=-1)
     separate = torch.cat([pasts.repeat_interleave(QUERIES, 0), lasts.flatten(0, 1)[:, None]], dim=1)
     found = []
-    for logits in (classifier(task).flatten(0, 1), classifier.model(separate)[:, -1]):
+    for logits in (classifier(*task.inputs).flatten(0, 1), classifier.model(separate)[:, -1]):
         loss = F.cross_entropy(logits, task.query_y.flatten())
         found.append(
             torch.autograd.grad(loss, list(classifier.parameters()), allow_unused=True, materialize_grads=True)
@@ -212,14 +212,14 @@ def test_gradients_are_those_of_separate_sequences(classifier):
 def test_queries_in_another_order_give_logits_in_that_order(classifier):
     task, order = episodes(), torch.tensor([2, 0, 3, 1])
     shuffled = replace(task, query_x=task.query_x[:, order])
-    torch.testing.assert_close(classifier(shuffled), classifier(task)[:, order])
+    torch.testing.assert_close(classifier(*shuffled.inputs), classifier(*task.inputs)[:, order])
 
 
 def test_a_query_changes_its_own_logits_only(classifier):
     task = episodes()
     changed = task.query_x.clone()
     changed[:, 1] += 1
-    before, after = classifier(task), classifier(replace(task, query_x=changed))
+    before, after = classifier(*task.inputs), classifier(*replace(task, query_x=changed).inputs)
     others = [0, 2, 3]
     torch.testing.assert_close(after[:, others], before[:, others])
     assert not torch.allclose(after[:, 1], before[:, 1], atol=1e-3)
@@ -227,15 +227,16 @@ def test_a_query_changes_its_own_logits_only(classifier):
 
 def test_labels_are_seen_of_the_support_and_never_of_the_queries(classifier):
     task = episodes()
-    logits = classifier(task)
-    assert torch.equal(classifier(replace(task, query_y=(task.query_y + 1) % WAYS)), logits)
-    assert not torch.allclose(classifier(replace(task, support_y=(task.support_y + 1) % WAYS)), logits, atol=1e-3)
+    logits = classifier(*task.inputs)
+    assert torch.equal(classifier(*replace(task, query_y=(task.query_y + 1) % WAYS).inputs), logits)
+    relabelled = replace(task, support_y=(task.support_y + 1) % WAYS)
+    assert not torch.allclose(classifier(*relabelled.inputs), logits, atol=1e-3)
 
 
 def test_fewer_shots_than_the_model_was_made_for(classifier):
     task = episodes()
     one_shot = replace(task, support_x=task.support_x[:, :WAYS], support_y=task.support_y[:, :WAYS])
-    assert classifier(one_shot).shape == (2, QUERIES, WAYS)
+    assert classifier(*one_shot.inputs).shape == (2, QUERIES, WAYS)
 
 
 def test_an_episode_does_not_depend_on_the_rest_of_the_batch():
@@ -247,16 +248,16 @@ def test_an_episode_does_not_depend_on_the_rest_of_the_batch():
     for training in (False, True):
         classifier.train(training)
         with torch.no_grad():
-            same = torch.allclose(classifier(first), classifier(task)[:1], atol=1e-5)
+            same = torch.allclose(classifier(*first.inputs), classifier(*task.inputs)[:1], atol=1e-5)
         assert same != training
 
 
 def test_logits_are_single_precision_under_autocast(classifier):
     task = episodes()
     with torch.autocast("cpu", torch.bfloat16):
-        logits = classifier(task)
+        logits = classifier(*task.inputs)
     assert logits.dtype == torch.float32
-    torch.testing.assert_close(logits, classifier(task), rtol=0.1, atol=0.05)
+    torch.testing.assert_close(logits, classifier(*task.inputs), rtol=0.1, atol=0.05)
 
 
 # ----- acting

@@ -237,9 +237,9 @@ def test_transfer_learns_an_episode_and_nothing_of_its_queries():
     labels = torch.arange(5).repeat_interleave(2).expand(2, -1)
     episodes = Episodes(support, labels, means + 0.3 * torch.randn(2, 5, 8), torch.arange(5).expand(2, -1))
     model = TransferClassifier(nn.Identity(), 5)
-    assert (model(episodes).argmax(-1) == episodes.query_y).all()
+    assert (model(*episodes.inputs).argmax(-1) == episodes.query_y).all()
     one = replace(episodes, query_x=episodes.query_x[:, :1], query_y=episodes.query_y[:, :1])
-    torch.testing.assert_close(model(one), model(episodes)[:, :1])
+    torch.testing.assert_close(model(*one.inputs), model(*episodes.inputs)[:, :1])
 
 
 def test_transfer_is_trained_on_classes_alone(monkeypatch):
@@ -410,9 +410,9 @@ def test_every_variant_learns_what_only_the_support_tells(agent):
         episodes = labelled_episodes(32, generator)
         optimizer.zero_grad()
         with recording() as tape:
-            cost = F.cross_entropy(model(episodes).transpose(1, 2), episodes.query_y, reduction="none")
+            cost = F.cross_entropy(model(*episodes.inputs).transpose(1, 2), episodes.query_y, reduction="none")
         (cost.mean() + score_function_loss(tape, cost)).backward()
         optimizer.step()
     model.eval()
     test = labelled_episodes(500, generator)
-    assert (model(test).argmax(-1) == test.query_y).float().mean() > 0.9
+    assert (model(*test.inputs).argmax(-1) == test.query_y).float().mean() > 0.9

@@ -56,10 +56,8 @@ def test_a_classifier_classifies_as_in_the_test(tmp_path, monkeypatch):
     found = agent.classify(support, labels, queries)
     assert found.shape == (6, 2)
     torch.testing.assert_close(found.sum(1), torch.ones(6))
-    from snail.classifier import EncodedEpisodes
-
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        expected = learner.model(EncodedEpisodes(support[None], labels[None], queries[None]))[0]
+        expected = learner.model(support[None], labels[None], queries[None])[0]
     torch.testing.assert_close(found, expected.float().softmax(-1))
     with pytest.raises(ValueError, match="labels must be from 0 to 1"):
         agent.classify(support, torch.tensor([0, 2]), queries)

@@ -86,7 +86,7 @@ def test_meta_gradients_are_those_of_torch_func(steps, first_order):
         return outer_loss(torch.stack([query_logits(w, b) for b in range(B)]), batch)
 
     expected, expected_loss = torch.func.grad_and_value(loss)(weights)
-    found_loss = outer_loss(model(batch), batch)
+    found_loss = outer_loss(model(*batch.inputs), batch)
     found_loss.backward()
     torch.testing.assert_close(found_loss, expected_loss)
     for name, p in network.named_parameters():
@@ -99,7 +99,7 @@ def test_second_order_differs_from_first_order():
     gradients = []
     for first_order in (False, True):
         model, batch = agent(first_order=first_order), episodes()
-        outer_loss(model(batch), batch).backward()
+        outer_loss(model(*batch.inputs), batch).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     exact, approximate = gradients
     assert (exact - approximate).norm() > 0.1 * exact.norm()
@@ -112,7 +112,7 @@ def test_a_step_of_a_linear_model_is_the_formula(training):
     model = MAML(nn.Flatten(), C * 36, N, inner_lr=0.05, inner_steps=1, test_steps=1).double().train(training)
     batch = episodes()
     W, b = (p.detach() for p in model.parameters())
-    for i, found in enumerate(model(batch)):
+    for i, found in enumerate(model(*batch.inputs)):
         x = batch.support_x[i].flatten(1)  # (S, C')
         error = torch.softmax(x @ W.T + b, -1) - F.one_hot(batch.support_y[i], N)  # (S, N)
         adapted_W, adapted_b = W - 0.05 * error.T @ x / len(x), b - 0.05 * error.mean(0)
@@ -127,14 +127,14 @@ def test_gradients_are_those_of_finite_differences(transductive):
     parameters = list(model.parameters())
     torch.manual_seed(1)
     directions = [torch.randn_like(p) for p in parameters]
-    gradients = torch.autograd.grad(outer_loss(model(batch), batch), parameters)
+    gradients = torch.autograd.grad(outer_loss(model(*batch.inputs), batch), parameters)
     slope = sum((g * d).sum() for g, d in zip(gradients, directions, strict=True))
 
     def at(distance: float) -> Tensor:
         with torch.no_grad():
             for p, d in zip(parameters, directions, strict=True):
                 p.add_(d, alpha=distance)
-            loss = outer_loss(model(batch), batch)
+            loss = outer_loss(model(*batch.inputs), batch)
             for p, d in zip(parameters, directions, strict=True):
                 p.sub_(d, alpha=distance)
         return loss
@@ -150,11 +150,11 @@ def test_gradients_are_those_of_finite_differences(transductive):
 @EACH_NORM
 def test_evaluation_without_gradients_gives_the_same_logits(transductive):
     model, batch = agent(transductive=transductive), episodes()
-    trained = model.train()(batch)
+    trained = model.train()(*batch.inputs)
     assert trained.requires_grad
-    torch.testing.assert_close(model.eval()(batch), trained)
+    torch.testing.assert_close(model.eval()(*batch.inputs), trained)
     with torch.no_grad():
-        found = model(batch)
+        found = model(*batch.inputs)
     assert not found.requires_grad
     torch.testing.assert_close(found, trained)
 
@@ -162,9 +162,9 @@ def test_evaluation_without_gradients_gives_the_same_logits(transductive):
 @needs_learn2learn
 def test_each_mode_takes_its_number_of_steps():
     model, batch = agent(inner_steps=1, test_steps=3), episodes()
-    assert torch.equal(model.train()(batch), agent(inner_steps=1)(batch))
-    assert torch.equal(model.eval()(batch), agent(inner_steps=3)(batch))
-    assert not torch.allclose(model.train()(batch), model.eval()(batch))
+    assert torch.equal(model.train()(*batch.inputs), agent(inner_steps=1)(*batch.inputs))
+    assert torch.equal(model.eval()(*batch.inputs), agent(inner_steps=3)(*batch.inputs))
+    assert not torch.allclose(model.train()(*batch.inputs), model.eval()(*batch.inputs))
 
 
 @needs_learn2learn
@@ -173,9 +173,9 @@ def test_each_mode_takes_its_number_of_steps():
 def test_predicting_changes_nothing_in_the_model(transductive, training):
     model = agent(transductive=transductive).train(training)
     before = {name: x.clone() for name, x in model.state_dict().items()}
-    model(episodes(1)).sum().backward()
+    model(*episodes(1).inputs).sum().backward()
     with torch.no_grad():
-        model(episodes(2))
+        model(*episodes(2).inputs)
     assert model.state_dict().keys() == before.keys()
     assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
     assert all(m.reference is None for m in model.modules() if isinstance(m, EpisodeNorm))
@@ -186,8 +186,8 @@ def test_predicting_changes_nothing_in_the_model(transductive, training):
 def test_under_autocast_the_steps_are_in_float32():
     model, batch = agent(torch.float32), episodes(dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        found = model(batch)
-    assert found.dtype == torch.float32 and torch.equal(found, model(batch))
+        found = model(*batch.inputs)
+    assert found.dtype == torch.float32 and torch.equal(found, model(*batch.inputs))
 
 
 # ----- who sees whom
@@ -196,9 +196,9 @@ def test_under_autocast_the_steps_are_in_float32():
 def seen(model: MAML, change: str, row: int) -> Tensor:
     """Whether (B, Q) logits change with what is at [0, row] of support or queries."""
     batch = episodes()
-    before = model(batch)
+    before = model(*batch.inputs)
     getattr(batch, change)[0, row] += 1
-    return (model(batch) != before).any(-1)
+    return (model(*batch.inputs) != before).any(-1)
 
 
 @needs_learn2learn
@@ -238,9 +238,9 @@ def test_a_single_query_has_no_statistics_of_its_own():
     batch = episodes()
     single = Episodes(batch.support_x, batch.support_y, batch.query_x[:, :1], batch.query_y[:, :1])
     with pytest.raises(ValueError, match="at least 2 queries in an episode, got 1"):
-        agent()(single)
+        agent()(*single.inputs)
     alone = agent(transductive=False)
-    torch.testing.assert_close(alone(single), alone(batch)[:, :1])
+    torch.testing.assert_close(alone(*single.inputs), alone(*batch.inputs)[:, :1])
 
 
 # ----- in the suite

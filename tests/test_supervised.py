@@ -129,13 +129,14 @@ def gradients_of_auxiliary_losses(model: SNAILConfig) -> tuple[dict[str, torch.T
     assert isinstance(built, FewShotLearner)
     shots = CONFIG.task.shots[int(torch.randint(2, (), generator=built.shots_generator))]
     indices = built.sampler.sample_indices(training.batch_size, shots, built.generator)
-    encoded = built.model.train().encode_episodes(built.sampler.gather(indices))
-    x = torch.cat([encoded.support_x, encoded.query_x], dim=1).flatten(0, 1)
-    classes = torch.cat([indices.support, indices.query], dim=1).flatten() // 5
+    episodes = built.sampler.gather(indices)
+    support, queries = built.model.train().encode_episodes(episodes.support_x, episodes.query_x)
+    x = torch.cat([support, queries], dim=1).flatten(0, 1)
+    classes = torch.cat([indices.support_x, indices.query_x], dim=1).flatten() // 5
     chance = built.class_head(x).softmax(-1)[torch.arange(len(x)), classes]
     class_loss = -chance.log().mean()
     prototype_loss = torch.zeros(())
-    for sx, sy, qx, qy in zip(encoded.support_x, encoded.support_y, encoded.query_x, indices.query_y, strict=True):
+    for sx, sy, qx, qy in zip(support, indices.support_y, queries, indices.query_y, strict=True):
         centres = torch.stack([sx[sy == way].mean(0) for way in range(2)])
         chance = (-torch.cdist(qx, centres).square()).softmax(-1)[torch.arange(len(qy)), qy]
         prototype_loss = prototype_loss - chance.log().mean() / training.batch_size

@@ -19,13 +19,19 @@ from torch import Tensor
 class Episodes:
     """A batch of few-shot tasks.
 
-    The support is in random order, and so are the queries. Labels are int64 in 0 ... ways-1.
+    The support is in random order, and so are the queries. Labels are int64 in 0 ... ways-1. An item is an image, its
+    embedding, or its position in the data, ``class * per_class + example`` in int64: small to keep, and easy to hash.
     """
 
     support_x: Tensor  # (B, S, *X)
     support_y: Tensor  # (B, S)
     query_x: Tensor  # (B, Q, *X)
     query_y: Tensor  # (B, Q)
+
+    @property
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What a learner is shown: support items, their labels, queries."""
+        return self.support_x, self.support_y, self.query_x
 
     def to(self, device: torch.device | str) -> "Episodes":
         """The same episodes on another device."""
@@ -35,19 +41,6 @@ class Episodes:
             self.query_x.to(device),
             self.query_y.to(device),
         )
-
-
-@dataclass(frozen=True)
-class EpisodeIndices:
-    """A batch of few-shot tasks as positions in the data: small to keep, and easy to hash.
-
-    An index is ``class * per_class + example``; all four tensors are int64.
-    """
-
-    support: Tensor  # (B, S)
-    support_y: Tensor  # (B, S)
-    query: Tensor  # (B, Q)
-    query_y: Tensor  # (B, Q)
 
 
 def distinct_integers(rows: int, count: int, population: int, generator: torch.Generator) -> Tensor:
@@ -98,7 +91,7 @@ class EpisodeSampler:
         self.max_shots = self.per_class - self.pool_per_class
         self._items = data.flatten(0, 1)  # (classes * per_class, *X)
 
-    def sample_indices(self, batch_size: int, shots: int, generator: torch.Generator) -> EpisodeIndices:
+    def sample_indices(self, batch_size: int, shots: int, generator: torch.Generator) -> Episodes:
         """Draw ``batch_size`` episodes as positions in the data; the generator alone decides which.
 
         They are drawn on the generator's device, whose kind decides its numbers: a generator on the CPU draws
@@ -117,20 +110,20 @@ class EpisodeSampler:
 
         support_order = distinct_integers(B, N * shots, N * shots, generator)  # (B, S)
         query_order = distinct_integers(B, self.queries, N * pool, generator)  # (B, Q)
-        return EpisodeIndices(
+        return Episodes(
             items[:, :, :shots].flatten(1).gather(1, support_order),
             labels[:, :, :shots].flatten(1).gather(1, support_order),
             items[:, :, shots:].flatten(1).gather(1, query_order),
             labels[:, :, shots:].flatten(1).gather(1, query_order),
         )
 
-    def gather(self, indices: EpisodeIndices) -> Episodes:
+    def gather(self, indices: Episodes) -> Episodes:
         """The episodes at these positions of the data, on its device and of its type."""
         device = self._items.device
         return Episodes(
-            self._items[indices.support.to(device)],  # (B, S, *X)
+            self._items[indices.support_x.to(device)],  # (B, S, *X)
             indices.support_y.to(device),  # (B, S)
-            self._items[indices.query.to(device)],  # (B, Q, *X)
+            self._items[indices.query_x.to(device)],  # (B, Q, *X)
             indices.query_y.to(device),  # (B, Q)
         )
 
@@ -142,7 +135,7 @@ class EpisodeSampler:
         return self.gather(self.sample_indices(batch_size, shots, generator))
 
 
-def task_set_hash(data_fingerprint: str, batches: Iterable[EpisodeIndices]) -> str:
+def task_set_hash(data_fingerprint: str, batches: Iterable[Episodes]) -> str:
     """Name a fixed set of tasks: 16 hexadecimal digits of a SHA-256 over the data, the items and the labels.
 
     ``data_fingerprint`` is that of the data which the indices point into (``ImageClasses.fingerprint``). The
@@ -151,8 +144,8 @@ def task_set_hash(data_fingerprint: str, batches: Iterable[EpisodeIndices]) -> s
     digest = hashlib.sha256(data_fingerprint.encode())
     for batch in batches:
         # Each row carries the sizes, so that support and queries cannot be mistaken for one another.
-        sizes = torch.tensor([batch.support.shape[1], batch.query.shape[1]]).expand(len(batch.support), 2)
-        parts = (batch.support, batch.support_y, batch.query, batch.query_y)
+        sizes = torch.tensor([batch.support_x.shape[1], batch.query_x.shape[1]]).expand(len(batch.support_x), 2)
+        parts = (batch.support_x, batch.support_y, batch.query_x, batch.query_y)
         rows = torch.cat([sizes, *(part.cpu() for part in parts)], dim=1)  # (B, 2 + 2S + 2Q)
         digest.update(rows.numpy().astype("<i8").tobytes())
     return digest.hexdigest()[:16]

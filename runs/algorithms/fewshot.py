@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from baselines.prototypical import pooled_prototypical_logits, prototypical_logits
 from envs.fewshot.augmentation import UNCHANGED, Augmentation
 from envs.fewshot.datasets.base import ImageClasses
-from envs.fewshot.episodes import EpisodeIndices, Episodes, EpisodeSampler, task_set_hash
+from envs.fewshot.episodes import Episodes, EpisodeSampler, task_set_hash
 from envs.trials import require_positive
 from runs.agents import FewShotAgent
 from runs.algorithms.attention_maps import EpisodeAttention
@@ -25,7 +25,7 @@ from runs.system.distributed.layers import use_distributed_layers
 from runs.system.machine import Machine
 from runs.tasks import FewShotTask, Task
 from snail.attention.selection import recording, score_function_loss
-from snail.classifier import EmbeddingClassifier, EncodedEpisodes
+from snail.classifier import EmbeddingClassifier
 
 Selection = Literal["best", "final"]
 Pool = Literal["episode", "batch"]
@@ -173,7 +173,7 @@ class FewShotLearner:
         indices = self.sampler.sample_indices(self.training.batch_size, shots, self.generator)
         episodes = self.sampler.gather(indices).to(self.machine.device)
         episodes = self._part(self._augmented(episodes))
-        images = self.group.shard(torch.cat([indices.support, indices.query], dim=1))  # (B, S + Q)
+        images = self.group.shard(torch.cat([indices.support_x, indices.query_x], dim=1))  # (B, S + Q)
         classes = images // self.sampler.per_class
         self.trained.train()
         total, logs = self._losses(episodes, classes)
@@ -190,17 +190,18 @@ class FewShotLearner:
     def _losses(self, episodes: Episodes, classes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of the losses that are asked for, and what to log; ``classes`` (B, S + Q) are those of the images."""
         with self._autocast(), recording() as tape:
-            encoded = self.model.encode_episodes(episodes)
-            logits = self.model.predict(encoded)  # (B, Q, N)
+            support, queries = self.model.encode_episodes(episodes.support_x, episodes.query_x)
+            logits = self.model.predict(support, episodes.support_y, queries)  # (B, Q, N)
         cost = F.cross_entropy(logits.transpose(1, 2), episodes.query_y, reduction="none")  # (B, Q)
         loss = cost.mean()
         total = loss + score_function_loss(tape, cost)
         if self.class_weight:
-            embedded = torch.cat([encoded.support_x, encoded.query_x], dim=1)  # (B, S + Q, E)
+            embedded = torch.cat([support, queries], dim=1)  # (B, S + Q, E)
             class_logits = self.class_head(embedded.float())  # (B, S + Q, classes)
             total = total + self.class_weight * F.cross_entropy(class_logits.flatten(0, 1), classes.flatten())
         if self.prototype_weight:
-            total = total + self.prototype_weight * self._prototype_loss(encoded, episodes.query_y, classes)
+            embedded_episodes = replace(episodes, support_x=support, query_x=queries)
+            total = total + self.prototype_weight * self._prototype_loss(embedded_episodes, classes)
         accuracy = (logits.detach().argmax(-1) == episodes.query_y).float().mean()
         return total, {"loss": loss.detach(), "train_accuracy": accuracy}
 
@@ -216,16 +217,18 @@ class FewShotLearner:
 
         return not_finite(self.trained, compute, in_float32 if self._half else None)
 
-    def _prototype_loss(self, encoded: EncodedEpisodes, query_y: Tensor, classes: Tensor) -> Tensor:
+    def _prototype_loss(self, embedded: Episodes, classes: Tensor) -> Tensor:
         """Cross-entropy of the queries' nearest prototypes; ``classes`` (B, S + Q) are those of the images."""
-        ways = self.task.ways
+        ways, query_y = self.task.ways, embedded.query_y
         if self.training.prototype_pool == "episode":
-            return F.cross_entropy(prototypical_logits(encoded, ways).flatten(0, 1), query_y.flatten())
-        parts = encoded.support_x.float(), encoded.support_y, encoded.query_x.float()
-        encoded = EncodedEpisodes(*map(self.group.gather, parts))
+            return F.cross_entropy(prototypical_logits(*embedded.inputs, ways).flatten(0, 1), query_y.flatten())
+        support, labels, queries = map(
+            self.group.gather, (embedded.support_x.float(), embedded.support_y, embedded.query_x.float())
+        )
         query_y, classes = self.group.gather(query_y), self.group.gather(classes)
+        logits = pooled_prototypical_logits(support, labels, queries, classes, ways)
         first = torch.arange(len(query_y), device=query_y.device)[:, None] * ways  # of an episode, among all
-        return F.cross_entropy(pooled_prototypical_logits(encoded, classes, ways), (first + query_y).flatten())
+        return F.cross_entropy(logits, (first + query_y).flatten())
 
     def _augmented(self, episodes: Episodes) -> Episodes:
         def change(x: Tensor) -> Tensor:
@@ -277,7 +280,7 @@ class FewShotLearner:
     @torch.no_grad()
     def _accuracies(
         self, split: str, shots: int, episodes: int, queries: int, progress: Any = lambda done, of: None
-    ) -> tuple[Tensor, list[EpisodeIndices]]:
+    ) -> tuple[Tensor, list[Episodes]]:
         """Accuracy (episodes,) on frozen episodes of a split, and these.
 
         The episodes are drawn on the host, so that they are the same whatever the device; then every image that
@@ -292,30 +295,28 @@ class FewShotLearner:
         found = []
         for i, indices in enumerate(batches):
             batch = sampler.gather(indices).to(self.machine.device)
-            logits = self._finite(self.model.predict, batch)  # (B, Q, N)
+            logits = self._finite(self.model.predict, *batch.inputs)  # (B, Q, N)
             found.append((logits.argmax(-1) == batch.query_y).float().mean(1))
             progress(i + 1, len(batches))
         return torch.cat(found), batches
 
-    def _finite(self, method: Callable[[Any], Tensor], x: Any) -> Tensor:
-        """What a method of the model makes of ``x``; NotFinite where the argmax of a NaN would pass for a class."""
+    def _finite(self, method: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """What a method of the model makes of inputs; NotFinite where the argmax of a NaN would pass for a class."""
 
         def result() -> Tensor:
-            shown = x
-            if not self._half and not isinstance(x, Tensor):  # what was encoded in half precision, too
-                shown = replace(x, support_x=x.support_x.float(), query_x=x.query_x.float())
+            shown = inputs if self._half else [x.float() if x.is_floating_point() else x for x in inputs]
             with self._autocast():
-                return method(shown)
+                return method(*shown)
 
         found = result()
         if not found.isfinite().all():
             raise self._not_finite(result)
         return found
 
-    def _encode(self, images: Tensor, batches: list[EpisodeIndices]) -> Tensor:
+    def _encode(self, images: Tensor, batches: list[Episodes]) -> Tensor:
         """Encodings (classes, per_class, ...) of the images that occur in the episodes; zeros for the others."""
         self.model.eval()
-        used = torch.cat([torch.cat([b.support.flatten(), b.query.flatten()]) for b in batches]).unique()
+        used = torch.cat([torch.cat([b.support_x.flatten(), b.query_x.flatten()]) for b in batches]).unique()
         flat = images.flatten(0, 1)  # (classes * per_class, C, H, W)
         at_once = max(1, 1000 * 28 * 28 // images[0, 0].numel())  # some memory for the activations
         parts = []
@@ -354,9 +355,9 @@ class FewShotLearner:
         shown = episodes.to(self.machine.device)
         with self._autocast():
             with recording(weights=True) as of_images:
-                encoded = self.model.encode_episodes(shown)
+                support_x, query_x = self.model.encode_episodes(shown.support_x, shown.query_x)
             with recording(weights=True) as of_episode:
-                predicted = self.model.predict(encoded)[0].argmax(-1).cpu()
+                predicted = self.model.predict(support_x, shown.support_y, query_x)[0].argmax(-1).cpu()
         layers = (w[0, :, :, :support] for w in of_episode.weights if w.shape[2] == queries)
         side = [round(w.shape[-1] ** 0.5) for w in of_images.weights]
         glimpses = (w[:, 0, 0].unflatten(-1, (n, n)) for w, n in zip(of_images.weights, side, strict=True))

@@ -31,16 +31,16 @@ class RerunClassifier(nn.Module):
         super().__init__()
         self.embedding, self.model, self.ways = embedding, model, ways
 
-    def forward(self, episodes: Episodes) -> Tensor:
-        """Logits (B, Q, N) of the queries."""
-        queries = episodes.query_x.shape[1]
-        support = episodes.support_x.repeat_interleave(queries, dim=0)  # (B Q, S, ...)
-        images = torch.cat([support, episodes.query_x.flatten(0, 1)[:, None]], dim=1)  # (B Q, S + 1, ...)
+    def forward(self, support: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
+        """Support images (B, S, ...), labels (B, S), queries (B, Q, ...) -> logits (B, Q, N)."""
+        Q = queries.shape[1]
+        images = torch.cat([support.repeat_interleave(Q, dim=0), queries.flatten(0, 1)[:, None]], dim=1)
+        # (B Q, S + 1, ...)
         embedded = self.embedding(images.flatten(0, 1)).unflatten(0, images.shape[:2])  # (B Q, S + 1, E)
-        labels = F.one_hot(episodes.support_y.repeat_interleave(queries, dim=0), self.ways)  # (B Q, S, N)
-        labels = F.pad(labels, (0, 0, 0, 1)).to(embedded.dtype)  # (B Q, S + 1, N)
-        logits = self.model(torch.cat([embedded, labels], dim=-1))[:, -1]  # (B Q, N)
-        return logits.unflatten(0, (-1, queries)).float()
+        one_hot = F.one_hot(labels.repeat_interleave(Q, dim=0), self.ways)  # (B Q, S, N)
+        one_hot = F.pad(one_hot, (0, 0, 0, 1)).to(embedded.dtype)  # (B Q, S + 1, N)
+        logits = self.model(torch.cat([embedded, one_hot], dim=-1))[:, -1]  # (B Q, N)
+        return logits.unflatten(0, (-1, Q)).float()
 
 
 def noise_sampler(sizes: EpisodeSizes, device: torch.device) -> EpisodeSampler:
@@ -53,7 +53,7 @@ def noise_sampler(sizes: EpisodeSizes, device: torch.device) -> EpisodeSampler:
 def training_step(model: nn.Module, optimizer: torch.optim.Optimizer, episodes: Episodes, precision: Precision) -> None:
     """Forward, backward, gradient clipping and a step of the optimiser."""
     with torch.autocast(episodes.query_x.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        logits = model(episodes)  # (B, Q, N)
+        logits = model(*episodes.inputs)  # (B, Q, N)
     loss = F.cross_entropy(logits.flatten(0, 1), episodes.query_y.flatten())
     optimizer.zero_grad()
     loss.backward()
@@ -107,7 +107,7 @@ def fewshot_differences(classifiers: Classifiers, episodes: Episodes) -> dict[st
     In training the batch statistics differ: a support image counts once in ours, and once a query otherwise.
     """
     models = [classifiers.ours, classifiers.plain]
-    ours, plain = (model.eval()(episodes) for model in models)
+    ours, plain = (model.eval()(*episodes.inputs) for model in models)
     for model in models:
         model.train()
     return {"logits": largest(ours - plain)}

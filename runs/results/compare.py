@@ -21,7 +21,7 @@ from runs.config.serialization import flat
 from runs.results.folder import RunFolder
 from runs.results.metrics import with_units
 from runs.results.plots import Curve
-from runs.results.records import Result, read_results, task_optimum
+from runs.results.records import Result, mean_over_tasks, read_results, task_optimum
 from runs.results.statistics import (
     Estimate,
     interquartile_mean,
@@ -47,10 +47,8 @@ class Number:
 
     @cached_property
     def over_tasks(self) -> Estimate:
-        """Seeds are tested on the same tasks: averaging them does not narrow the interval."""
-        mean = statistics.fmean(r.mean for r in self.results)
-        half = statistics.fmean(r.ci95 for r in self.results)
-        return Estimate(mean, mean - half, mean + half)
+        """Over seeds and test tasks."""
+        return mean_over_tasks(self.results)
 
     @cached_property
     def samples(self) -> np.ndarray | None:

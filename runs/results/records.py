@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import platform
+import statistics
 import subprocess
 import sys
 import zipfile
@@ -22,6 +23,7 @@ import torch
 from runs.algorithms.learner import Learner, Measurement
 from runs.catalogue import RunConfig, as_catalogued
 from runs.config.serialization import from_dict, to_dict
+from runs.results.statistics import Estimate
 from runs.results.stored import RESTORE, Damaged, read_record, unsealed
 from runs.system.errors import RunError
 from runs.system.machine import device_name
@@ -147,6 +149,15 @@ class Result:
         except RunError as e:
             print(f"warning: {e}; its mean is shown without comparison", file=sys.stderr)
             return None
+
+
+def mean_over_tasks(results: Sequence[Result]) -> Estimate:
+    """The mean of several seeds, with its interval over test tasks.
+
+    Seeds are tested on the same tasks: averaging them does not narrow the interval.
+    """
+    mean, half = (statistics.fmean(getattr(r, name) for r in results) for name in ("mean", "ci95"))
+    return Estimate(mean, mean - half, mean + half)
 
 
 LARGEST_SAMPLES = 2**28

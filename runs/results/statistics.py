@@ -34,6 +34,10 @@ class Estimate:
         """Half the length of the interval."""
         return (self.high - self.low) / 2
 
+    def scaled(self, factor: float) -> Estimate:
+        """In another unit; ``factor`` is positive."""
+        return Estimate(factor * self.value, factor * self.low, factor * self.high)
+
 
 @dataclass(frozen=True)
 class PairedDifference:

@@ -58,13 +58,13 @@ def _position(row: Row, shares: bool) -> tuple[float, float, float | None]:
     """Where a row stands, half the length of its interval, and where the paper's number stands."""
     assert row.ours is not None
     if row.optimum is None or not shares:
-        scale = 100.0 if row.ours.mean <= 1 else 1.0
-        return scale * row.ours.mean, scale * row.ours.ci95, row.paper.value if row.paper else None
+        mean = row.ours.mean.scaled(100.0 if row.ours.mean.value <= 1 else 1.0)
+        return mean.value, mean.half, row.paper.value if row.paper else None
     unit = 1.0 if row.optimum == 1 else 100 / row.optimum  # accuracies are printed in per cent
     paper = row.paper.value * unit if row.paper else None
     share = row.ours.share
     if share is None:  # the optimum is known from other tasks alone
-        return 100 * row.ours.mean / row.optimum, 100 * row.ours.ci95 / row.optimum, paper
+        share = row.ours.mean.scaled(1 / row.optimum)
     return 100 * share.value, 0.0 if math.isnan(share.half) else 100 * share.half, paper
 
 

@@ -82,7 +82,7 @@ def _columns(table: Table, rows: list[Row], strong: Callable[[str], str]) -> lis
     def ours(row: Row) -> str:
         if row.ours is None:
             return "not run"
-        shown = f"{number(row.ours.mean)} ± {number(row.ours.ci95)}"
+        shown = f"{number(row.ours.mean.value)} ± {number(row.ours.mean.half)}"
         return strong(shown) if row.ours.best else shown
 
     def over_seeds(row: Row) -> str:
@@ -99,7 +99,7 @@ def _columns(table: Table, rows: list[Row], strong: Callable[[str], str]) -> lis
         return f"{100 * found.value:.2f}" + ("%" if math.isnan(found.low) else f" ± {100 * found.half:.2f}%")
 
     def fraction(row: Row) -> str:
-        return f"{row.ours.mean / row.cell.paper_unit:.3f}" if row.ours and row.cell.paper_unit else ""
+        return f"{row.ours.mean.value / row.cell.paper_unit:.3f}" if row.ours and row.cell.paper_unit else ""
 
     def budget(row: Row) -> str:
         if row.ours is None:
@@ -169,8 +169,9 @@ def _pivot(table: Table, rows: list[Row]) -> str:
             return ""
         ours = "not run"
         if row.ours is not None:
-            ours = f"{table.scale * row.ours.mean:.{digits}f}"
-            ours = (f"**{ours}**" if row.ours.best else ours) + f" ± {table.scale * row.ours.ci95:.{digits}f}"
+            mean = row.ours.mean.scaled(table.scale)
+            ours = f"{mean.value:.{digits}f}"
+            ours = (f"**{ours}**" if row.ours.best else ours) + f" ± {mean.half:.{digits}f}"
             ours += {"": "", "smaller budget": " †", "outdated config": " ‡"}.get(row.marks, " † ‡")
         return ours if row.paper is None else f"{ours}<br>*{row.paper}*"
 
@@ -254,9 +255,9 @@ def _csv(table: Table, rows: list[Row]) -> str:
         if m is None:
             writer.writerow([*key, *[None] * 7, optimum, *[None] * 6])
             continue
-        seeds = m.over_seeds and scale * m.over_seeds.half
+        mean, seeds = m.mean.scaled(scale), m.over_seeds and scale * m.over_seeds.half
         share = [None, None] if m.share is None else [m.share.value, m.share.half]
-        numbers = [scale * m.mean, scale * m.ci95, m.n, m.seeds, seeds, row.verdict(scale), m.best, optimum, *share]
+        numbers = [mean.value, mean.half, m.n, m.seeds, seeds, row.verdict(scale), m.best, optimum, *share]
         writer.writerow([*key, *numbers, m.budget, m.current, m.seconds, m.parameters])
     return file.getvalue().rstrip("\n")
 

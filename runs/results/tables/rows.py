@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from runs.catalogue import BUDGETS, CATALOGUE
-from runs.results.records import Result
+from runs.results.records import Result, mean_over_tasks
 from runs.results.statistics import Estimate, ratio_of_means, t_interval, t_quantile, welch_p
 from runs.results.tables.cells import Cell, Printed, Table, learns
 
@@ -24,17 +24,14 @@ LEVEL = 0.05
 class Measured:
     """What the runs of an agent give in a cell, in the units of the records.
 
-    mean: over seeds and test tasks.
-    ci95: half-width of its interval over test tasks. Seeds are tested on the same tasks, so that averaging them does
-        not narrow it.
+    mean: of all seeds, with its interval over test tasks.
     over_seeds: the mean with its interval over seeds, where there are several.
     n: test tasks.
     share: of the optimum, with its interval where it has one.
     best: no agent of the cell is better at the papers' level, but for what stands for the optimum.
     """
 
-    mean: float
-    ci95: float
+    mean: Estimate
     n: int
     seeds: int
     over_seeds: Estimate | None
@@ -66,8 +63,9 @@ class Row:
         """
         if self.ours is None or self.paper is None:
             return ""
-        difference = scale * self.ours.mean - self.paper.value
-        if abs(difference) <= math.hypot(scale * self.ours.ci95, self.paper.half or 0.0) + self.paper.rounding:
+        mean = self.ours.mean.scaled(scale)
+        difference = mean.value - self.paper.value
+        if abs(difference) <= math.hypot(mean.half, self.paper.half or 0.0) + self.paper.rounding:
             return "matches"
         return "above" if difference > 0 else "below"
 
@@ -158,8 +156,7 @@ def _differences(chosen: list[Result], minus: str, results: list[Result]) -> lis
 def _measured(chosen: list[Result], share: Estimate | None) -> Measured:
     means = [r.mean for r in chosen]
     return Measured(
-        mean=statistics.fmean(means),
-        ci95=statistics.fmean(r.ci95 for r in chosen),
+        mean=mean_over_tasks(chosen),
         n=chosen[0].n,
         seeds=len(means),
         over_seeds=t_interval(means) if len(means) > 1 else None,
@@ -172,20 +169,19 @@ def _measured(chosen: list[Result], share: Estimate | None) -> Measured:
 
 
 def share_of_optimum(chosen: list[Result], optimum: float | list[Result]) -> Estimate | None:
-    """The mean as a share of a optimum, or of a reference method's mean on the same tasks.
+    """The mean as a share of an optimum, or of a reference method's mean on the same tasks.
 
     Against a method the interval is that of the ratio of means of paired samples. Without its samples there is none;
     on other tasks nothing is comparable.
     """
-    mean = statistics.fmean(r.mean for r in chosen)
+    mean = mean_over_tasks(chosen)
     if isinstance(optimum, float):
-        half = statistics.fmean(r.ci95 for r in chosen)
-        return Estimate(mean / optimum, (mean - half) / optimum, (mean + half) / optimum)
+        return mean.scaled(1 / optimum)
     if not optimum or optimum[0].task_set != chosen[0].task_set:
         return None
     samples = [x for r in (*chosen, optimum[0]) if (x := r.samples()) is not None]
     if len(samples) <= len(chosen):
-        return Estimate(mean / optimum[0].mean, float("nan"), float("nan"))
+        return Estimate(mean.value / optimum[0].mean, float("nan"), float("nan"))
     *ours, theirs = (x.astype(np.float64) for x in samples)
     return ratio_of_means(np.mean(ours, axis=0), theirs)
 
@@ -218,14 +214,14 @@ def _mark_best(rows: list[Row], over_seeds: bool) -> list[Row]:
 
     def sample(m: Measured) -> tuple[float, float, int]:
         if over_seeds and m.over_seeds is not None:
-            return sign * m.mean, m.over_seeds.half / t_quantile(m.seeds), m.seeds
-        return sign * m.mean, m.ci95 / 1.96, m.n
+            return sign * m.mean.value, m.over_seeds.half / t_quantile(m.seeds), m.seeds
+        return sign * m.mean.value, m.mean.half / 1.96, m.n
 
     competing = [row.ours for row in rows if competes(row) and row.ours is not None]
     if len(competing) < 2 or (over_seeds and any(m.seeds < 2 for m in competing)):
         return rows
     sign = -1 if rows[0].cell.lower else 1
-    top = max(competing, key=lambda m: sign * m.mean)
+    top = max(competing, key=lambda m: sign * m.mean.value)
     return [
         replace(row, ours=replace(row.ours, best=True))
         if row.ours is not None and competes(row) and welch_p(*sample(top), *sample(row.ours)) >= LEVEL
