@@ -7,6 +7,7 @@ Katharopoulos et al. 2020 (arXiv:2006.16236), Schlag et al. 2021 (arXiv:2102.111
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import repeat
 
 import torch
@@ -17,6 +18,8 @@ from baselines.residual import EPS, Memory, RMSNorm, ShortConvolution, State, ex
 
 CHUNK = 64
 """Steps that are computed at once; from one chunk to the next only the matrix is passed on."""
+Rule = Callable[..., tuple[Tensor, Tensor]]
+"""`read_and_write` or `read_branches`."""
 
 
 def read_and_write(
@@ -56,6 +59,18 @@ def read_and_write(
     return torch.cat(found, dim=2), memory
 
 
+def read_branches(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, memory: Tensor, beta: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """What T alternatives for one step read after each has written, by `read_and_write`'s recurrence and arguments.
+
+    ``o = (a S + k u^T)^T q = a S^T q + (k q) u``: no memory is written, and that of before is returned.
+    """
+    decay = log_decay.exp()[..., None]  # (B, H, T, 1)
+    u = v if beta is None else beta[..., None] * (v - decay * (k @ memory))
+    return decay * (q @ memory) + (q * k).sum(-1, keepdim=True) * u, memory
+
+
 class LinearAttention(Memory):
     """A head's memory is a matrix (K, K), read by queries; keys and queries have length 1.
 
@@ -86,17 +101,26 @@ class LinearAttention(Memory):
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """(B, T, W) -> (B, T, W)."""
-        batch, steps, _ = x.shape
         mixed, inputs = self.convolution(self.qkv(x), state[0])
+        y, memory = self._read(x, mixed, state[1], read_and_write)
+        return y, (inputs, memory)
+
+    def branch(self, x: Tensor, state: State) -> Tensor:
+        """(B, Q, W) -> (B, Q, W)."""
+        mixed = self.convolution.branch(self.qkv(x), state[0])
+        return self._read(x, mixed, state[1], read_branches)[0]
+
+    def _read(self, x: Tensor, mixed: Tensor, memory: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
+        batch, steps, _ = x.shape
         q, k, v = mixed.view(batch, steps, 3, self.heads, self.size).permute(2, 0, 3, 1, 4)  # (B, H, T, K) each
         log_decay = x.new_zeros(batch, self.heads, steps) if self.decay is None else self.decay(x)
         beta = None if self.beta is None else self.beta(x).sigmoid().mT
         with torch.autocast(x.device.type, enabled=False):
-            q, k, v, log_decay, memory = exact(q, k, v, log_decay, state[1])
+            q, k, v, log_decay, memory = exact(q, k, v, log_decay, memory)
             beta = None if beta is None else exact(beta)[0]
-            read, memory = read_and_write(unit(q), unit(k), v, log_decay, memory, beta)
+            read, memory = rule(unit(q), unit(k), v, log_decay, memory, beta)
             read = self.norm(read).transpose(1, 2).flatten(2).to(x.dtype)  # (B, T, W)
-        return self.output(read * F.silu(self.gate(x))), (inputs, memory)
+        return self.output(read * F.silu(self.gate(x))), memory
 
 
 class Decay(nn.Module):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.linear_attention import inverse_softplus, read_and_write
+from baselines.linear_attention import Rule, inverse_softplus, read_and_write, read_branches
 from baselines.residual import Memory, RMSNorm, ShortConvolution, State, exact
 
 
@@ -46,16 +46,28 @@ class Mamba2(Memory):
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """(B, T, W) -> (B, T, W)."""
-        sizes = [self.inner, self.inner + 2 * self.states, self.heads]
-        z, mixed, step = self.input(x).split(sizes, dim=-1)
+        z, mixed, step = self._inputs(x)
         mixed, inputs = self.convolution(mixed, state[0])
-        with torch.autocast(x.device.type, enabled=False):
-            mixed, step, memory = exact(mixed, step, state[1])
+        y, memory = self._read(z, mixed, step, state[1], read_and_write)
+        return y, (inputs, memory)
+
+    def branch(self, x: Tensor, state: State) -> Tensor:
+        """(B, Q, W) -> (B, Q, W)."""
+        z, mixed, step = self._inputs(x)
+        return self._read(z, self.convolution.branch(mixed, state[0]), step, state[1], read_branches)[0]
+
+    def _inputs(self, x: Tensor) -> tuple[Tensor, ...]:
+        """z, then x, B and C, then dt before its softplus."""
+        return self.input(x).split([self.inner, self.inner + 2 * self.states, self.heads], dim=-1)
+
+    def _read(self, z: Tensor, mixed: Tensor, step: Tensor, memory: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
+        with torch.autocast(z.device.type, enabled=False):
+            mixed, step, memory = exact(mixed, step, memory)
             u, b, c = mixed.split([self.inner, self.states, self.states], dim=-1)
             u = u.unflatten(-1, (self.heads, self.head_size)).transpose(1, 2)  # (B, H, T, P)
             dt = F.softplus(step + self.step_bias).mT  # (B, H, T)
             q, k = (m[:, None].expand(-1, self.heads, -1, -1) for m in (c, b))  # (B, H, T, N)
             log_decay = -self.log_rate.exp()[:, None] * dt
-            y, memory = read_and_write(q, k, dt[..., None] * u, log_decay, memory)
-            y = (y + self.skip[:, None, None] * u).transpose(1, 2).flatten(2).to(x.dtype)  # (B, T, 2 W)
-        return self.output(self.norm(y * F.silu(z))), (inputs, memory)
+            y, memory = rule(q, k, dt[..., None] * u, log_decay, memory)
+            y = (y + self.skip[:, None, None] * u).transpose(1, 2).flatten(2).to(z.dtype)  # (B, T, 2 W)
+        return self.output(self.norm(y * F.silu(z))), memory

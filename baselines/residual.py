@@ -30,6 +30,15 @@ class Memory(nn.Module, ABC):
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """(B, T, W) from a state -> (B, T, W) and the state after it."""
 
+    def branch(self, x: Tensor, state: State) -> Tensor:
+        """Q alternative next steps from one state: (B, Q, W) -> (B, Q, W).
+
+        Each gets a copy of the state; where that is a large matrix, a subclass does without.
+        """
+        batch, queries, _ = x.shape
+        repeated = tuple(s.repeat_interleave(queries, dim=0) for s in state)  # (B Q, ...)
+        return self(x.flatten(0, 1)[:, None], repeated)[0].unflatten(0, (batch, queries))[:, :, 0]
+
 
 class Residual(SequenceModel):
     """Pre-norm layers ``x + memory(norm(x))``, then ``x + mlp(norm(x))``: (B, T, C) -> (B, T, D).
@@ -68,6 +77,13 @@ class Residual(SequenceModel):
         y, cache = self._run(x_t[:, None], cache)
         return y[:, 0], cache
 
+    def branch(self, x_q: Tensor, cache: tuple[State, ...]) -> Tensor:
+        """(B, Q, C), cache -> (B, Q, D)."""
+        x = self.embed(x_q)
+        for layer, state in zip(self.layers, cache, strict=True):
+            x = layer.branch(x, state)
+        return self.head(self.norm(x))
+
     def _run(self, x: Tensor, cache: tuple[State, ...]) -> tuple[Tensor, tuple[State, ...]]:
         x, states = self.embed(x), []
         for layer, state in zip(self.layers, cache, strict=True):
@@ -84,8 +100,13 @@ class _Layer(nn.Module):
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         y, state = self.memory(self.norm(x), state)
-        x = x + y
-        return x if self.mlp is None else x + self.mlp(x), state
+        return self._after(x + y), state
+
+    def branch(self, x: Tensor, state: State) -> Tensor:
+        return self._after(x + self.memory.branch(self.norm(x), state))
+
+    def _after(self, x: Tensor) -> Tensor:
+        return x if self.mlp is None else x + self.mlp(x)
 
 
 class SwiGLU(nn.Module):
@@ -135,6 +156,11 @@ class ShortConvolution(nn.Module):
         taps = self.weight.shape[-1]
         y = sum(x[:, i : x.shape[1] - taps + 1 + i] * self.weight[:, 0, i] for i in range(taps)) + self.bias
         return F.silu(y), x[:, x.shape[1] - taps + 1 :].clone()  # not a view that keeps all of x
+
+    def branch(self, x: Tensor, last: Tensor) -> Tensor:
+        """Q alternatives for the input after ``last``: (B, Q, W) -> same."""
+        past = (last.to(x.dtype) * self.weight[:, 0, :-1].T).sum(1, keepdim=True)  # (B, 1, W)
+        return F.silu(past + x * self.weight[:, 0, -1] + self.bias)
 
 
 def exact(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -50,15 +51,37 @@ class MatrixLSTM(Memory):
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """(B, T, W) -> (B, T, W)."""
         smooth, inputs = self.convolution(x, state[0])
+        y, memory = self._read(x, smooth, state[1:], self._chunks)
+        return y, (inputs, *memory)
+
+    def branch(self, x: Tensor, state: State) -> Tensor:
+        """(B, Q, W) -> (B, Q, W)."""
+        return self._read(x, self.convolution.branch(x, state[0]), state[1:], self._branches)[0]
+
+    def _read(
+        self, x: Tensor, smooth: Tensor, state: State, rule: Callable[..., tuple[Tensor, Sequence[Tensor]]]
+    ) -> tuple[Tensor, Sequence[Tensor]]:
         split = (self.heads, self.size)
         q, k = (m.unflatten(-1, split).transpose(1, 2) for m in self.qk(smooth).chunk(2, dim=-1))  # (B, H, T, K)
         v = self.v(x).unflatten(-1, split).transpose(1, 2)
         forget, admit = self.gates(smooth).mT.chunk(2, dim=1)  # (B, H, T)
         with torch.autocast(x.device.type, enabled=False):
-            q, k, v, forget, admit, *memory = exact(q, k, v, forget, admit, *state[1:])
-            read, memory = self._chunks(q, k / math.sqrt(self.size), v, F.logsigmoid(forget), admit, memory)
+            q, k, v, forget, admit, *memory = exact(q, k, v, forget, admit, *state)
+            read, kept = rule(q, k / math.sqrt(self.size), v, F.logsigmoid(forget), admit, memory)
             read = self.norm(read).transpose(1, 2).flatten(2).to(x.dtype)
-        return self.output(self.open(x).sigmoid() * read), (inputs, *memory)
+        return self.output(self.open(x).sigmoid() * read), kept
+
+    def _branches(
+        self, q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, log_i: Tensor, memory: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """What every one of T alternatives for a step reads, (B, H, T, K); C, n and m stay as they are."""
+        matrix, norm, m = memory
+        before = log_f + m[..., None]  # (B, H, T), as in `_chunks`
+        largest = torch.maximum(before, log_i)
+        weight, before = (log_i - largest).exp()[..., None], (before - largest).exp()[..., None]
+        score = weight * (q * k).sum(-1, keepdim=True)  # (B, H, T, 1)
+        total = score + before * (q @ norm[..., None])
+        return (score * v + before * (q @ matrix)) / torch.maximum(total.abs(), (-largest).exp()[..., None]), memory
 
     def _chunks(
         self, q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, log_i: Tensor, memory: list[Tensor]
