@@ -7,19 +7,17 @@ Katharopoulos et al. 2020 (arXiv:2006.16236), Schlag et al. 2021 (arXiv:2102.111
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from itertools import repeat
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from baselines.flash import Rule, fastest
 from baselines.residual import EPS, Memory, RMSNorm, ShortConvolution, State, exact, head_size
 
 CHUNK = 64
 """Steps that are computed at once; from one chunk to the next only the matrix is passed on."""
-Rule = Callable[..., tuple[Tensor, Tensor]]
-"""`read_and_write` or `read_branches`."""
 
 
 def read_and_write(
@@ -102,7 +100,7 @@ class LinearAttention(Memory):
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """(B, T, W) -> (B, T, W)."""
         mixed, inputs = self.convolution(self.qkv(x), state[0])
-        y, memory = self._read(x, mixed, state[1], read_and_write)
+        y, memory = self._read(x, mixed, state[1], fastest(read_and_write, mixed))
         return y, (inputs, memory)
 
     def branch(self, x: Tensor, state: State) -> Tensor:

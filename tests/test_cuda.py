@@ -8,6 +8,8 @@ import pytest
 import torch
 from tiny_runs import learner_for
 
+from baselines.flash import kernels
+from baselines.linear_attention import read_and_write, unit
 from runs.agents import AGENTS
 from runs.algorithms.fewshot import FewShotTest, SupervisedTraining
 from runs.algorithms.meta_rl import TrialTest
@@ -35,6 +37,23 @@ def test_step_prefill_and_branch_equal_forward():
         torch.testing.assert_close(torch.stack(steps, dim=1), expected, atol=1e-4, rtol=1e-4)
         _, cache = model.prefill(x[:, :6])
         torch.testing.assert_close(model.branch(x[:, 6:], cache), expected[:, 6:], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("delta", [True, False])
+def test_kernels_of_flash_linear_attention_are_our_recurrence(delta):
+    pytest.importorskip("fla")
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 4, 150, 32, device="cuda")
+    inputs = [unit(q), unit(k), v, -torch.rand(2, 4, 150, device="cuda"), torch.randn(2, 4, 32, 32, device="cuda")]
+    inputs += [torch.rand(2, 4, 150, device="cuda")] if delta else []
+    weights = torch.randn(2, 4, 150, 32, device="cuda")
+    found = []
+    for rule in (kernels, read_and_write):
+        leaves = [x.clone().requires_grad_() for x in inputs]
+        read, memory = rule(*leaves)
+        found.append([read, memory, *torch.autograd.grad((read * weights).sum() + memory.square().sum(), leaves)])
+    for ours, expected in zip(*found, strict=True):
+        assert (ours - expected).abs().max() < 0.01 * expected.abs().max()  # TF32
 
 
 @pytest.mark.parametrize("agent", AGENTS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from baselines import linear_attention, min_recurrent, xlstm
+from baselines.flash import Replaced
 from baselines.linear_attention import LinearAttention, read_and_write, unit
 from baselines.mamba import Mamba2
 from baselines.min_recurrent import MinGRU, MinLSTM, log_scan
@@ -267,6 +269,49 @@ def test_a_delta_rule_stores_what_it_is_told():
     v = torch.randn(1, 1, 100, 3, dtype=torch.float64)
     o, _ = read_and_write(k, k, v, torch.zeros(1, 1, 100), torch.randn(1, 1, 4, 3).double(), torch.ones(1, 1, 100))
     torch.testing.assert_close(o, v, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("delta", [True, False])
+def test_a_replaced_rule_keeps_all_derivatives(delta):
+    """By a stand-in for the kernels, whose derivatives are not differentiable either: the loop, step by step."""
+    calls = []
+
+    def loop(q, k, v, log_decay, memory, beta=None):
+        calls.append("loop")
+        found = []
+        for t in range(q.shape[2]):
+            decay = log_decay[:, :, t, None, None].exp()
+            written = v[:, :, t]
+            if beta is not None:
+                stored = ((decay * memory).mT @ k[:, :, t, :, None])[..., 0]
+                written = beta[:, :, t, None] * (written - stored)
+            memory = decay * memory + k[:, :, t, :, None] * written[:, :, None]
+            found.append((memory.mT @ q[:, :, t, :, None])[..., 0])
+        return torch.stack(found, 2), memory
+
+    def plain(*args):
+        calls.append("plain")
+        return read_and_write(*args)
+
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 1, 2, 5, 3, dtype=torch.float64)
+    inputs = [q, unit(k), v, -torch.rand(1, 2, 5).double(), torch.randn(1, 2, 3, 3).double()]
+    inputs += [torch.rand(1, 2, 5).double()] if delta else []
+    for x in inputs:
+        x.requires_grad_()
+    rule = partial(Replaced.apply, loop, plain)
+    for ours, expected in zip(rule(*inputs), read_and_write(*inputs), strict=True):
+        torch.testing.assert_close(ours, expected)
+    assert torch.autograd.gradcheck(rule, inputs, fast_mode=True)
+    first = torch.autograd.grad(sum(y.square().sum() for y in rule(*inputs)), inputs)
+    for ours, expected in zip(
+        first, torch.autograd.grad(sum(y.square().sum() for y in loop(*inputs)), inputs), strict=True
+    ):
+        torch.testing.assert_close(ours, expected)
+    assert "plain" not in calls
+    assert torch.autograd.gradgradcheck(rule, inputs, fast_mode=True)
+    with torch.no_grad():
+        assert not rule(*inputs)[0].requires_grad
 
 
 def test_rotated_products_depend_on_distances():
