@@ -378,6 +378,18 @@ def test_former_names_of_settings_are_read(tmp_path):
         from_dict(RunConfig, data)
 
 
+def test_former_names_of_types_are_read():
+    """The published records of SNAIL with glimpses are older than the present name."""
+    config = find("omniglot/5way-1shot").config("snail-glimpses", budget="short")
+    data = to_dict(config)
+    assert data["model"]["type"] == "EmbeddingSNAILConfig"
+    data["model"]["type"] = "LookingSNAILConfig"
+    assert from_dict(RunConfig, data) == config
+    data["model"]["type"] = "SNAILConfig"
+    with pytest.raises(RunError, match="unknown key 'embedding'"):
+        from_dict(RunConfig, data)
+
+
 def test_former_options_are_hidden_aliases(capsys):
     train = Train.defaults(["bandit/n10-k5", "--budget", "smoke"])
     for words in (["--training.clip", "0.3"], ["--training.clip=0.3"], ["--training.clip-eps", "0.3"]):

@@ -10,7 +10,7 @@ from tiny_runs import learner_for
 
 from baselines.flash import kernels
 from baselines.linear_attention import read_and_write, unit
-from runs.agents import AGENTS
+from runs.agents import AGENTS, ActorCriticSpec
 from runs.algorithms.fewshot import FewShotTest, SupervisedTraining
 from runs.algorithms.meta_rl import TrialTest
 from runs.algorithms.ppo import PPOTraining
@@ -82,7 +82,8 @@ def test_the_recorded_rollout_plays_what_the_plain_one_plays(agent, experiment):
         torch.manual_seed(0)
         env = config.task.make_env(16, "cuda")
         env.reset(seed=1)
-        model = config.model.build_actor_critic(env.num_observations, env.num_actions, env.horizon, False, False)
+        spec = ActorCriticSpec(env.num_observations, env.num_actions, env.horizon)
+        model = config.model.build_actor_critic(spec)
         return model.cuda(), env, torch.Generator("cuda").manual_seed(2)
 
     plain, recorded = parts(), parts()

@@ -20,7 +20,7 @@ from baselines.encoder_decoder import (
 from baselines.set_attention import SetTransformer
 from baselines.transfer import TransferClassifier, fit_linear_classifier
 from envs.fewshot.episodes import Episodes
-from runs.agents import FEWSHOT_AGENTS, FEWSHOT_VARIANTS, LookingSNAILConfig, SNAILConfig
+from runs.agents import FEWSHOT_AGENTS, FEWSHOT_VARIANTS, EmbeddingSNAILConfig, SNAILConfig
 from runs.agents.embeddings import GlimpseEmbeddingConfig
 from runs.catalogue import find
 from runs.system.errors import RunError
@@ -359,7 +359,7 @@ def test_hard_attention_has_no_place_in_trials():
 
 
 def test_an_embedding_of_its_own_must_be_as_wide_as_the_tasks():
-    model = LookingSNAILConfig(embedding=GlimpseEmbeddingConfig(size=32))
+    model = EmbeddingSNAILConfig(embedding=GlimpseEmbeddingConfig(size=32))
     config = replace(find("glyphs/5way-1shot").config("snail", budget="smoke"), model=model)
     with pytest.raises(RunError, match="embeddings have 64 channels, this one 32"):
         build_learner(config, Machine.named("cpu"))

@@ -11,7 +11,7 @@ from gymnasium.wrappers.vector.array_conversion import ArrayConversion
 
 import envs
 from envs.rl2 import RL2Observation
-from runs.agents import AGENTS
+from runs.agents import AGENTS, ActorCriticSpec
 
 NAMES = {
     "snail/BernoulliBandit-v0": {"arms": 3, "pulls": 6},
@@ -25,7 +25,7 @@ def test_it_is_what_our_own_agents_read(name):
     plain, wrapped = (gymnasium.make(name, **NAMES[name]) for _ in range(2))
     wrapped = RL2Observation(wrapped)
     observations = int(plain.observation_space.n)
-    model = AGENTS["gru"].build_actor_critic(observations, 3, 6)
+    model = AGENTS["gru"].build_actor_critic(ActorCriticSpec(observations, 3, 6))
     observation, _ = plain.reset(seed=3)
     x, _ = wrapped.reset(seed=3)
     assert x in wrapped.observation_space and torch.equal(

@@ -38,7 +38,7 @@ from runs.agents.fewshot import (
     SetAttentionConfig,
     TransferConfig,
 )
-from runs.agents.interface import FewShotAgent, SequenceAgent, TrialAgent
+from runs.agents.interface import ActorCriticSpec, FewShotAgent, SequenceAgent, TrialAgent
 from runs.agents.maml_policy import MAMLPolicyConfig
 from runs.agents.memories import (
     LinearAttentionConfig,
@@ -48,7 +48,7 @@ from runs.agents.memories import (
     S5Config,
     XLSTMConfig,
 )
-from runs.agents.sequence import GRUConfig, LookingSNAILConfig, LSTMConfig, SNAILConfig, TransformerConfig
+from runs.agents.sequence import EmbeddingSNAILConfig, GRUConfig, LSTMConfig, SNAILConfig, TransformerConfig
 from snail.attention.scores import SCORE_NAMES
 
 __all__ = [
@@ -63,11 +63,12 @@ __all__ = [
     "MEMORIES",
     "METHODS",
     "TRIAL_AGENTS",
+    "ActorCriticSpec",
     "AnyAgentConfig",
+    "EmbeddingSNAILConfig",
     "FewShotAgent",
     "GRUConfig",
     "LSTMConfig",
-    "LookingSNAILConfig",
     "MAMLConfig",
     "MAMLPolicyConfig",
     "PrototypicalConfig",
@@ -135,9 +136,9 @@ FEWSHOT_VARIANTS: dict[str, FewShotAgent] = {
     "snail-local-p": SNAILConfig(window_type="local-p", window=3),
     "snail-hard": SNAILConfig(selection="hard"),
     "snail-gumbel": SNAILConfig(selection="gumbel"),
-    "snail-glimpses": LookingSNAILConfig(),
-    "snail-hard-glimpses": LookingSNAILConfig(embedding=GlimpseEmbeddingConfig(selection="hard")),
-    "snail-self-attention": LookingSNAILConfig(embedding=OmniglotEmbeddingConfig(self_attention=True)),
+    "snail-glimpses": EmbeddingSNAILConfig(),
+    "snail-hard-glimpses": EmbeddingSNAILConfig(embedding=GlimpseEmbeddingConfig(selection="hard")),
+    "snail-self-attention": EmbeddingSNAILConfig(embedding=OmniglotEmbeddingConfig(self_attention=True)),
     "seq2seq": Seq2SeqConfig(),
     "seq2seq-aligned": AligningSeq2SeqConfig(),
     "encoder-decoder": EncoderDecoderConfig(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
@@ -28,26 +29,31 @@ class FewShotAgent(ABC):
         """
 
 
+@dataclass(frozen=True)
+class ActorCriticSpec:
+    """What an actor-critic is built for.
+
+    observations, actions: their encoding and distribution; numbers: so many discrete ones.
+    horizon: steps of a trial.
+    shared: with one trunk for policy and value.
+    predicts_rewards: with an output for the reward of every action, where they can be counted.
+    told: channels that the value network alone is told of the task in training.
+    """
+
+    observations: int | OneHot | RunningNormalizer
+    actions: int | ActionHead
+    horizon: int
+    shared: bool = False
+    predicts_rewards: bool = False
+    told: int = 0
+
+
 class TrialAgent(ABC):
     """An agent that learns to act in trials."""
 
     @abstractmethod
-    def build_actor_critic(
-        self,
-        observations: int | OneHot | RunningNormalizer,
-        actions: int | ActionHead,
-        horizon: int,
-        shared: bool = False,
-        predicts_rewards: bool = False,
-        told: int = 0,
-    ) -> ActorCritic:
-        """What plays trials of ``horizon`` steps.
-
-        observations, actions: their encoding and distribution; numbers: so many discrete ones.
-        shared: with one trunk for policy and value.
-        predicts_rewards: with an output for the reward of every action, where they can be counted.
-        told: channels that the value network alone is told of the task in training.
-        """
+    def build_actor_critic(self, spec: ActorCriticSpec) -> ActorCritic:
+        """What plays trials."""
 
 
 class SequenceAgent(FewShotAgent, TrialAgent):
@@ -62,19 +68,11 @@ class SequenceAgent(FewShotAgent, TrialAgent):
         model = self.build("classifier", embedding_size + ways, ways, max_support + 1)
         return SequenceClassifier(embedding, model, ways)
 
-    def build_actor_critic(
-        self,
-        observations: int | OneHot | RunningNormalizer,
-        actions: int | ActionHead,
-        horizon: int,
-        shared: bool = False,
-        predicts_rewards: bool = False,
-        told: int = 0,
-    ) -> ActorCritic:
+    def build_actor_critic(self, spec: ActorCriticSpec) -> ActorCritic:
         """A policy and a value function, each a model of its own unless shared."""
-        head = Categorical(actions) if isinstance(actions, int) else actions
-        channels = ActorCritic.input_size(observations, head)
-        outputs = head.outputs + predicts_rewards * head.predictable + shared
-        policy = self.build("policy", channels, outputs, horizon)
-        value = None if shared else self.build("value", channels + told, 1, horizon)
-        return ActorCritic(policy, value, observations, head)
+        head = Categorical(spec.actions) if isinstance(spec.actions, int) else spec.actions
+        channels = ActorCritic.input_size(spec.observations, head)
+        outputs = head.outputs + spec.predicts_rewards * head.predictable + spec.shared
+        policy = self.build("policy", channels, outputs, spec.horizon)
+        value = None if spec.shared else self.build("value", channels + spec.told, 1, spec.horizon)
+        return ActorCritic(policy, value, spec.observations, head)

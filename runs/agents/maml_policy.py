@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from baselines.maml_policy import MAMLPolicy
-from runs.agents.interface import TrialAgent
+from runs.agents.interface import ActorCriticSpec, TrialAgent
 from runs.agents.sequence import GRUConfig
-from snail.actions import ActionHead, Categorical
+from snail.actions import Categorical
 from snail.actor_critic import ActorCritic
-from snail.observations import OneHot, RunningNormalizer
+from snail.observations import OneHot
 
 
 @dataclass(frozen=True)
@@ -32,30 +32,22 @@ class MAMLPolicyConfig(TrialAgent):
     first_order: bool = False
     """Do not differentiate through the gradients of the steps: less time and memory."""
 
-    def build_actor_critic(
-        self,
-        observations: int | OneHot | RunningNormalizer,
-        actions: int | ActionHead,
-        horizon: int,
-        shared: bool = False,
-        predicts_rewards: bool = False,
-        told: int = 0,
-    ) -> ActorCritic:
-        """What plays trials of ``horizon`` steps; it predicts no rewards.
+    def build_actor_critic(self, spec: ActorCriticSpec) -> ActorCritic:
+        """What plays trials; it predicts no rewards.
 
         Raises:
             ValueError: for a shared trunk, or without room for so many gradient steps.
         """
-        if shared:
+        if spec.shared:
             raise ValueError("MAML adapts the policy alone; give --training.no-shared-trunk")
-        if self.inner_steps >= horizon:
-            raise ValueError(f"inner_steps must be below the trial's {horizon} steps, got {self.inner_steps}")
-        encoder = OneHot(observations) if isinstance(observations, int) else observations
-        head = Categorical(actions) if isinstance(actions, int) else actions
+        if self.inner_steps >= spec.horizon:
+            raise ValueError(f"inner_steps must be below the trial's {spec.horizon} steps, got {self.inner_steps}")
+        encoder = OneHot(spec.observations) if isinstance(spec.observations, int) else spec.observations
+        head = Categorical(spec.actions) if isinstance(spec.actions, int) else spec.actions
         policy = MAMLPolicy(
             encoder.channels,
             head,
-            horizon,
+            spec.horizon,
             hidden_size=self.hidden_size,
             layers=self.layers,
             inner_lr=self.inner_lr,
@@ -63,5 +55,5 @@ class MAMLPolicyConfig(TrialAgent):
             discount=self.inner_discount,
             first_order=self.first_order,
         )
-        value = GRUConfig().build("value", policy.input_size + told, 1, horizon)
+        value = GRUConfig().build("value", policy.input_size + spec.told, 1, spec.horizon)
         return ActorCritic(policy, value, encoder, head)

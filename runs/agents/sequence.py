@@ -95,8 +95,10 @@ class SNAILConfig(AttentiveConfig, SequenceAgent):
 
 
 @dataclass(frozen=True)
-class LookingSNAILConfig(SNAILConfig):
+class EmbeddingSNAILConfig(SNAILConfig):
     """SNAIL with an image embedding of its own instead of the task's; for few-shot classification."""
+
+    FORMER_NAME: ClassVar[str] = "LookingSNAILConfig"
 
     embedding: OmniglotEmbeddingConfig | GlimpseEmbeddingConfig = GLIMPSES
     """The image embedding."""

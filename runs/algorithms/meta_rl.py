@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from envs.gym_trials import GymTrialVectorEnv
 from envs.trials import TrialVectorEnv, require_positive
-from runs.agents import TrialAgent
+from runs.agents import ActorCriticSpec, TrialAgent
 from runs.algorithms.attention_maps import PlayedTrial
 from runs.algorithms.finite import require_finite
 from runs.algorithms.learner import Measurement, RunConfig, Test, Training
@@ -233,7 +233,8 @@ class MetaRLLearner(ABC):
         self.horizon, self.episodes = env.horizon, env.horizon // env.episode_length
         torch.manual_seed(seed)
         agent = cast(TrialAgent, run.model)
-        model = agent.build_actor_critic(*task.encodings(env), env.horizon, shared_trunk, predicts_rewards, told)
+        spec = ActorCriticSpec(*task.encodings(env), env.horizon, shared_trunk, predicts_rewards, told)
+        model = agent.build_actor_critic(spec)
         use_distributed_layers(model, self.group)
         self.model = model.to(machine.device)
         self.return_normalizer = ReturnNormalizer(env.horizon).to(machine.device)

@@ -14,7 +14,7 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import TimeLimit
 
-from runs.agents import AGENTS
+from runs.agents import AGENTS, ActorCriticSpec
 from runs.algorithms.rollout import rollout
 from runs.bench.measure import Benchmark, Candidate, Sizes, measure
 from runs.bench.recurrent_ppo import NOT_INSTALLED, RecurrentPPO
@@ -79,7 +79,7 @@ def bench_control(device: torch.device, repetitions: int, sizes: Sizes) -> Bench
     ]
     for name, agent in AGENTS.items():
         torch.manual_seed(0)
-        model = agent.build_actor_critic(*task.encodings(env), env.horizon).to(device)
+        model = agent.build_actor_critic(ActorCriticSpec(*task.encodings(env), env.horizon)).to(device)
         play = partial(rollout, model, env, generator)
         candidates.append(Candidate(f"ours: {name}", "float32", trials, trials * steps, play))
     other = RecurrentPPO.if_installed(lambda: TimeLimit(task.make(), steps), device, sizes.recurrent_ppo_steps, trials)

@@ -159,7 +159,7 @@ def _read_named(kinds: tuple[Any, ...], data: dict[str, Any], where: str) -> Any
     """The dataclass that ``data`` names, which may be of any of the kinds."""
     found = {(k.__module__, k.__qualname__): k for kind in kinds for k in _choices(kind)}
     choices = found.values()  # of a class that is defined again, in a notebook say, the last
-    named = [k for k in choices if k.__name__ == data.get("type")]
+    named = [k for k in choices if data.get("type") in _names_of(k)]
     if len(named) > 1:
         modules = " and ".join(k.__module__ for k in named)
         raise RunError(f"{where}.type {data['type']!r} is the name of classes in {modules}; rename one")
@@ -168,6 +168,11 @@ def _read_named(kinds: tuple[Any, ...], data: dict[str, Any], where: str) -> Any
         hint = "; if it is of an extension: snail --extend FILE ..." if any(map(_is_abstract, kinds)) else ""
         raise RunError(f"{where}.type must be one of {names}, got {data.get('type')!r}{hint}")
     return _read_dataclass(named[0], data, where)
+
+
+def _names_of(kind: type) -> tuple[str, ...]:
+    """The name of a dataclass, and the one it had before, which it keeps as its ``FORMER_NAME``."""
+    return kind.__name__, *([vars(kind)["FORMER_NAME"]] if "FORMER_NAME" in vars(kind) else [])
 
 
 def _is_abstract(kind: Any) -> bool:
@@ -198,7 +203,7 @@ def _field_types(kind: Any) -> dict[str, Any]:
 def _read_dataclass(kind: Any, data: Any, where: str) -> Any:
     if not isinstance(data, dict):
         raise RunError(f"{where} must be an object, got {data!r}")
-    if data.get("type", kind.__name__) != kind.__name__:
+    if data.get("type", kind.__name__) not in _names_of(kind):
         raise RunError(f"{where}.type must be {kind.__name__}, got {data['type']!r}")
     names = old_names(kind)
     if twice := [old for old, new in names.items() if old in data and new in data]:
