@@ -99,8 +99,9 @@ class LinearAttention(Memory):
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """(B, T, W) -> (B, T, W)."""
-        mixed, inputs = self.convolution(self.qkv(x), state[0])
-        y, memory = self._read(x, mixed, state[1], fastest(read_and_write, mixed))
+        qkv = self.qkv(x)
+        mixed, inputs = self.convolution(qkv, state[0])
+        y, memory = self._read(x, mixed, state[1], fastest(read_and_write, qkv))
         return y, (inputs, memory)
 
     def branch(self, x: Tensor, state: State) -> Tensor:

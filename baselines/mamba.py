@@ -49,7 +49,7 @@ class Mamba2(Memory):
         """(B, T, W) -> (B, T, W)."""
         z, mixed, step = self._inputs(x)
         mixed, inputs = self.convolution(mixed, state[0])
-        y, memory = self._read(z, mixed, step, state[1], fastest(read_and_write, mixed))
+        y, memory = self._read(z, mixed, step, state[1], fastest(read_and_write, z))
         return y, (inputs, memory)
 
     def branch(self, x: Tensor, state: State) -> Tensor:

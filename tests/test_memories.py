@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from baselines import linear_attention, min_recurrent, xlstm
+from baselines import linear_attention, mamba, min_recurrent, xlstm
 from baselines.flash import Replaced
 from baselines.linear_attention import LinearAttention, read_and_write, unit
 from baselines.mamba import Mamba2
@@ -269,6 +269,21 @@ def test_a_delta_rule_stores_what_it_is_told():
     v = torch.randn(1, 1, 100, 3, dtype=torch.float64)
     o, _ = read_and_write(k, k, v, torch.zeros(1, 1, 100), torch.randn(1, 1, 4, 3).double(), torch.ones(1, 1, 100))
     torch.testing.assert_close(o, v, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["linear-attention", "gated-deltanet", "mamba2"])
+@torch.no_grad()
+def test_what_chooses_kernels_is_in_half_precision_under_autocast(name, monkeypatch):
+    """On a processor they are never chosen; so far the same must hold there."""
+    seen = []
+    for module in (linear_attention, mamba):
+        monkeypatch.setattr(module, "fastest", lambda plain, inputs: seen.append(inputs) or plain)
+    torch.manual_seed(0)
+    model, x = Residual(5, 3, W, [MEMORIES[name]]), torch.randn(2, 7, 5)
+    model(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(x)
+    assert [(x.dtype, *x.shape[:2]) for x in seen] == [(torch.float32, 2, 7), (torch.bfloat16, 2, 7)]
 
 
 @pytest.mark.parametrize("delta", [True, False])
