@@ -56,8 +56,11 @@ class Replaced(torch.autograd.Function):
         """What ``fast`` makes of the inputs."""
         ctx.plain, ctx.given = plain, [x is not None for x in inputs]
         ctx.save_for_backward(*(x for x in inputs if x is not None))
-        with torch.enable_grad():
-            ctx.inputs = [None if x is None else x.detach().requires_grad_() for x in inputs]
+        wanted = ctx.needs_input_grad[2:]
+        with torch.set_grad_enabled(any(wanted)):
+            ctx.inputs = [
+                None if x is None else x.detach().requires_grad_(w) for x, w in zip(inputs, wanted, strict=True)
+            ]
             ctx.outputs = fast(*ctx.inputs)
         return tuple(y.detach() for y in ctx.outputs)
 

@@ -127,6 +127,15 @@ def test_unequal_training_is_marked_and_does_not_compete():
     assert " *" in row(render(tables()["3"], [result(), result(agent="gru", mean=6.3)]), "N=10 K=5", "snail")
 
 
+def test_minutes_of_training_are_not_shown_beside_hours():
+    short = result(agent="lstm", budget="short", mean=5.0)
+    for larger in ("full", "demo"):
+        text = render(tables()["3"], [result(budget=larger), short])
+        assert "not run" in row(text, "N=10 K=5", "lstm") and "5.000" not in text
+    method = result(agent="thompson", budget="full")  # which learns nothing: its budget says nothing of training
+    assert "5.000" in row(render(tables()["3"], [method, short]), "N=10 K=5", "lstm")
+
+
 def test_tables_are_drawn(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     path = tmp_path / "table.png"

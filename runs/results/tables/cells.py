@@ -305,7 +305,7 @@ def _models() -> Table:
         (
             "All rows of a task have the same short budget, seed, test tasks and settings, which are SNAIL's: they "
             "show what is learned soon, not what can be reached.",
-            "Seconds of training: on one core of a machine that did other work beside; they may be a third too long.",
+            "Seconds of training: on one core of a machine that did other work beside, so that they compare roughly.",
             "A step and a cache: of a policy for bandits of five arms after 1,000 steps, on one core.",
         ),
         budget="short",

@@ -116,8 +116,12 @@ def _cell_rows(table: Table, cell: Cell, results: list[Result], missing: bool) -
             return runs_of(cell.reference, cell.reference_experiment, BUDGETS, "return")
         return runs_of(cell.reference, cell.experiment, BUDGETS, cell.metric)
 
+    learners = [r for r in results if r.experiment == cell.experiment and learns(r.experiment, r.agent)]
+    # what was trained for minutes is not shown beside what was trained for an hour
+    comparable = BUDGETS[:2] if any(r.budget in BUDGETS[:2] for r in learners) else BUDGETS
+
     def shown(agent: str) -> list[Result]:
-        budgets = BUDGETS if table.budget is None or agent == cell.reference else (table.budget,)
+        budgets = comparable if table.budget is None or agent == cell.reference else (table.budget,)
         found = runs_of(agent, cell.experiment, budgets, cell.metric)
         return found if cell.minus is None else _differences(found, cell.minus, results)
 
