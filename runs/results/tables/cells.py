@@ -90,7 +90,7 @@ class Table:
     bound: what the optimum is called.
     optional: agents that have a row only where they are run.
     costs: whether to set what a step and a cache cost beside the numbers.
-    budget: the only one to show; None: the largest that was run.
+    budget: the only one to show; None: the largest that was run, but not the short one beside longer ones.
     """
 
     name: str
