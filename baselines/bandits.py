@@ -59,7 +59,7 @@ class BanditMethod(ClassicalAgent):
 
     @abstractmethod
     def index(self, trials: Trials, generator: torch.Generator) -> Tensor:
-        """How good it looks to pull each arm next, (B, K) float32."""
+        """Index of each arm, (B, K) float32; the arm with the largest is pulled."""
 
     def choose(self, trials: Trials, generator: torch.Generator) -> Tensor:
         """The arms to pull, (B,) int64: those of the largest index, ties broken uniformly."""
@@ -172,8 +172,8 @@ class UCB1(BanditMethod):
 
 @dataclass(frozen=True)
 class Thompson(BanditMethod):
-    """Each arm with the probability that it is the best (Thompson, 1933, "On the likelihood that one unknown
-    probability exceeds another in view of the evidence of two samples"), by a draw of all chances:
+    """Probability matching: each arm with the probability that it is the best (Thompson, 1933, "On the likelihood that
+    one unknown probability exceeds another in view of the evidence of two samples"), by a draw of all chances:
 
         index ~ Beta(s + 1, f + 1)
     """
@@ -185,12 +185,12 @@ class Thompson(BanditMethod):
 
 @dataclass(frozen=True)
 class OptimisticThompson(BanditMethod):
-    """RL^2's optimistic Thompson sampling: of several draws of all chances, the likeliest one is believed.
+    """RL^2's optimistic Thompson sampling: of several posterior samples of all arms, use the most probable.
 
         index = X^j,  j = argmax over j = 1, .., k of  prod_i (X^j_i)^s_i (1 - X^j_i)^f_i,
         X^1, .., X^k independent draws of all arms' chances from the posterior
 
-    The product over arms i is the posterior density, up to a factor. That is to the letter what RL^2 says of it, that
+    The product over arms i is the posterior density, up to a factor. This follows RL^2's description literally, that
     it "samples N times from the posterior, and takes the one with the highest probability", and reproduces their
     results. The method cited there (May, Korda, Lee & Leslie, 2012, "Optimistic Bayesian sampling in
     contextual-bandit problems") is another, index = max(X, mean).
@@ -208,7 +208,7 @@ class OptimisticThompson(BanditMethod):
         return tuple(cls(samples) for samples in range(1, 21))
 
     def index(self, trials: Trials, generator: torch.Generator) -> Tensor:
-        """The likeliest of the draws."""
+        """The most probable of the samples."""
         likeliest = _posterior_draw(trials, generator)  # (B, K)
         largest = _log_density(trials, likeliest)  # (B, 1)
         for _ in range(self.samples - 1):
@@ -243,7 +243,7 @@ class Gittins(BanditMethod):
 
 @dataclass(frozen=True)
 class FiniteHorizonGittins(BanditMethod):
-    """The finite-horizon index: what an arm is worth with so many pulls left; see `baselines.gittins`."""
+    """The finite-horizon index: the value of an arm given the number of remaining pulls; see `baselines.gittins`."""
 
     def index(self, trials: Trials, generator: torch.Generator) -> Tensor:
         """The index for the pulls that are left, from its table."""
@@ -253,13 +253,13 @@ class FiniteHorizonGittins(BanditMethod):
 
 @lru_cache(maxsize=16)
 def _gittins_indices(pulls: int, discount: float, device: torch.device) -> Tensor:
-    """The table where it is needed: copied there once, not at every pull."""
+    """The table on the given device: copied once, not at every pull."""
     return gittins_indices(pulls, discount).to(device)
 
 
 @lru_cache(maxsize=4)
 def _finite_horizon_indices(pulls: int, device: torch.device) -> FiniteHorizonTables:
-    """The tables where they are needed."""
+    """The tables on the given device."""
     return finite_horizon_indices(pulls).to(device)
 
 

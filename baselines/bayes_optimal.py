@@ -1,7 +1,7 @@
-"""Exact Bayes-optimal play of Bernoulli bandits with a uniform prior: what no agent can beat on average.
+"""Exact Bayes-optimal play of Bernoulli bandits with a uniform prior: an upper bound for every agent's mean.
 
 With a uniform prior, an arm with s successes and f failures pays 1 next time with probability
-p = (s + 1) / (s + f + 2). The counts of all arms are thus all that the past has to say, and the value of n
+p = (s + 1) / (s + f + 2). The counts of all arms are thus a sufficient statistic, and the value of n
 remaining pulls obeys the Bellman equation
 
     V_0(b) = 0
@@ -125,7 +125,7 @@ def _values(pulls: int, arms: int) -> list[dict[Belief, float]]:
                 for success in (True, False)
             }
         )
-    values: list[dict[Belief, float]] = [{}]  # nothing is worth anything after the last pull
+    values: list[dict[Belief, float]] = [{}]  # no reward after the last pull
     for layer in reversed(layers):
         later = values[-1]
         values.append({belief: max(_worth(belief, arm, later) for arm in _choices(belief, arms)) for belief in layer})
@@ -133,7 +133,7 @@ def _values(pulls: int, arms: int) -> list[dict[Belief, float]]:
 
 
 def _choices(belief: Belief, arms: int) -> set[Arm]:
-    """Arms worth telling apart: one of each count, and one untouched if any is left."""
+    """Arms up to symmetry: one for each count, and one untouched if any is left."""
     return {*belief, UNTOUCHED} if len(belief) < arms else set(belief)
 
 

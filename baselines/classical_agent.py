@@ -1,4 +1,4 @@
-"""Classical agents: they act in trials without having been trained."""
+"""Classical agents, which act in trials without training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class ClassicalAgent(ABC):
     """A classical agent with its setting. A subclass is a frozen dataclass of plain values that defines `play`."""
 
     def grid(self) -> Sequence[ClassicalAgent]:
-        """The settings to choose from by tuning; this one alone where there is nothing to choose."""
+        """The settings to tune over; only this one if there is nothing to tune."""
         return (self,)
 
     @abstractmethod

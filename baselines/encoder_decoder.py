@@ -1,7 +1,7 @@
-"""Encoder-decoders, the line that attention comes from: the support is a source, each query a target of its own.
+"""Encoder-decoders, the models that attention was invented for: the support is the source, each query a target.
 
-Three steps of it: all of the source squeezed into one vector (Sutskever et al. 2014; Cho et al. 2014), attention over
-the encoder's states (Bahdanau et al. 2015), and nothing but attention (Vaswani et al. 2017). All read a source
+Three generations: the source compressed into one vector (Sutskever et al. 2014; Cho et al. 2014), attention over
+the encoder's states (Bahdanau et al. 2015), and attention only (Vaswani et al. 2017). All read a source
 (B, S, C) and Q alternative targets (B, Q, C), which do not see each other, and write (B, Q, D).
 """
 
@@ -22,7 +22,7 @@ from snail.sequence import ReadOut, at_least_float32
 
 
 class EncoderDecoderClassifier(EmbeddingClassifier):
-    """Episodes to logits with an encoder-decoder: it encodes the labelled support and decodes each query.
+    """Few-shot classification with an encoder-decoder: it encodes the labelled support and decodes each query.
 
     Args:
         embedding: (M, ...) images -> (M, E).
@@ -40,7 +40,7 @@ class EncoderDecoderClassifier(EmbeddingClassifier):
 
 
 class RecurrentEncoderDecoder(nn.Module):
-    """A GRU reads the source; another goes on from its last state, which is all that it knows of the source.
+    """A GRU encodes the source; another decodes each target from its last state.
 
     Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", arXiv:1406.1078.
 
@@ -65,11 +65,11 @@ class RecurrentEncoderDecoder(nn.Module):
 
 
 class AligningEncoderDecoder(nn.Module):
-    """A bidirectional GRU reads the source; the decoder aligns each target with its states (Bahdanau et al. 2015).
+    """A bidirectional GRU encodes the source; the decoder aligns each target with its states (Bahdanau et al. 2015).
 
-    "Neural Machine Translation by Jointly Learning to Align and Translate", arXiv:1409.0473: the decoder's state asks
-    ``v . tanh(W s + U h)`` of all states h, and reads their mean so weighted. The state that asks has read the target
-    already, for a target is a single step here. A tape gets the alignment, (B, 1, Q, S).
+    "Neural Machine Translation by Jointly Learning to Align and Translate", arXiv:1409.0473: the decoder's state s
+    scores all encoder states h by ``v . tanh(W s + U h)``, and reads their weighted mean. This state has already read
+    the target, since a target is a single step here. A tape records the alignment, (B, 1, Q, S).
 
     Args:
         input_size: channels C.
@@ -90,7 +90,7 @@ class AligningEncoderDecoder(nn.Module):
         """(B, S, C), (B, Q, C) -> (B, Q, D)."""
         queries = targets.shape[1]
         states, last = self.encoder(source)  # (B, S, 2 H), (2, B, H)
-        backward = last[1][:, None].expand(-1, queries, -1).to(targets.dtype)  # (B, Q, H): has read all, the first last
+        backward = last[1][:, None].expand(-1, queries, -1).to(targets.dtype)  # (B, Q, H): the backward direction
         state = self.first(torch.cat([backward, targets], dim=-1)).tanh()  # (B, Q, H)
         places = torch.arange(source.shape[1], device=source.device)
         scores = self.score(self.query(state)[:, None], self.key(states)[:, None], places)  # (B, 1, Q, S)
@@ -122,12 +122,12 @@ class DecoderLayer(nn.Module):
         return x + self.mlp(self.norm3(x))
 
     def _heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """(B, T, parts W) -> so many (B, H, T, W / H)."""
+        """(B, T, parts W) -> ``parts`` tensors (B, H, T, W / H)."""
         return tuple(part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in x.chunk(parts, dim=-1))
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Scaled dot-product attention. A tape that wants weights gets those over the source, which have no mask."""
+    """Scaled dot-product attention. A tape records the weights over the source, which are not masked."""
     if mask is None and weights_wanted():
         weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(-1)
         record_weights(weights)
@@ -136,17 +136,17 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 class TransformerEncoderDecoder(nn.Module):
-    """Transformer with both its halves (Vaswani et al. 2017, arXiv:1706.03762, figure 1), in the pre-norm arrangement.
+    """Encoder-decoder Transformer (Vaswani et al. 2017, arXiv:1706.03762, figure 1), with pre-norm.
 
-    The encoder's self-attention is not masked; without positions it does not see the order of the source at all.
+    The encoder's self-attention is not masked; without positions it is invariant to the order of the source.
 
     Args:
         input_size: channels C.
         output_size: channels D.
         width: channels between the layers; a multiple of ``heads``.
-        layers: of the encoder, and as many of the decoder.
+        layers: number of encoder layers, and of decoder layers.
         heads: attention heads in each.
-        max_len: longest source or target; binding for learned positions only.
+        max_len: longest source or target; a limit only for learned positions.
         positions: "sinusoidal", "learned" or "none".
     """
 
@@ -180,14 +180,14 @@ class TransformerEncoderDecoder(nn.Module):
         return self.encoder_norm(x)
 
     def decode(self, targets: Tensor, positions: Tensor, mask: Tensor, memory: Tensor) -> Tensor:
-        """Targets (B, T, C) at positions (T,), which see which (T, T), encoded source (B, S, W) -> (B, T, D)."""
+        """Targets (B, T, C) at positions (T,), their mask (T, T), encoded source (B, S, W) -> (B, T, D)."""
         x = self.position(self.embed(targets), positions)
         for layer in self.decoder:
             x = layer(x, memory, mask)
         return self.head(self.norm(x))
 
     def translate(self, source: Tensor, target: Tensor) -> Tensor:
-        """One target of T successive steps: (B, S, C), (B, T, C) -> (B, T, D), causal in the target."""
+        """One target of T steps: (B, S, C), (B, T, C) -> (B, T, D), causal in the target."""
         steps = torch.arange(target.shape[1], device=target.device)
         return self.decode(target, steps, steps[:, None] >= steps, self.encode(source))
 

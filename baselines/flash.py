@@ -1,7 +1,7 @@
-"""The recurrence of `baselines.linear_attention` by the kernels of flash-linear-attention, where that is installed.
+"""The recurrence of `baselines.linear_attention` by the kernels of flash-linear-attention, if installed.
 
-They need a GPU and round products to TF32, so that they serve inputs in half precision alone. Their derivatives have no
-derivatives: where these are asked for, the plain form is computed again.
+They need a GPU and round products to TF32, so they are used for half-precision inputs only. They have no second
+derivatives: if these are requested, the plain form is used instead.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Rule = Callable[..., tuple[Tensor, Tensor]]
 
 
 def fastest(plain: Rule, inputs: Tensor) -> Rule:
-    """The plain rule, or its kernels for inputs (B, T, ...) in half precision on a GPU."""
+    """The fastest implementation: the kernels for half-precision inputs (B, T, ...) on a GPU, else the plain rule."""
     if inputs.is_cuda and inputs.dtype == torch.bfloat16 and inputs.shape[1] > 1 and installed():
         return lambda *args: Replaced.apply(kernels, plain, *args)
     return plain
@@ -27,14 +27,14 @@ def fastest(plain: Rule, inputs: Tensor) -> Rule:
 
 @cache
 def installed() -> bool:
-    """Whether flash-linear-attention is there."""
+    """Whether flash-linear-attention is installed."""
     return find_spec("fla") is not None
 
 
 def kernels(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, memory: Tensor, beta: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Arguments and results of `read_and_write`, which has (B, H, T, K) where the package has (B, T, H, K)."""
+    """`read_and_write` by the package's kernels, which expect (B, T, H, K) instead of (B, H, T, K)."""
     q, k, v, g = (x.transpose(1, 2).contiguous() for x in (q, k, v, log_decay))
     options = {"g": g, "scale": 1.0, "initial_state": memory.contiguous(), "output_final_state": True}
     if beta is None:
@@ -49,11 +49,11 @@ def kernels(
 
 
 class Replaced(torch.autograd.Function):
-    """A fast function in place of a plain one, which is differentiated where a second derivative may be asked for."""
+    """A fast function that is differentiated through its plain form when second derivatives are requested."""
 
     @staticmethod
     def forward(ctx: Any, fast: Rule, plain: Rule, *inputs: Tensor | None) -> tuple[Tensor, ...]:
-        """What ``fast`` makes of the inputs."""
+        """The result of ``fast``."""
         ctx.plain, ctx.given = plain, [x is not None for x in inputs]
         ctx.save_for_backward(*(x for x in inputs if x is not None))
         wanted = ctx.needs_input_grad[2:]
@@ -66,7 +66,7 @@ class Replaced(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """By the graph of ``fast``, or by a new one of ``plain``."""
+        """Through the graph of ``fast``, or through a new graph of ``plain``."""
         again = torch.is_grad_enabled()
         if again:
             saved = iter(ctx.saved_tensors)

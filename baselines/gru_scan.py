@@ -1,4 +1,4 @@
-"""The GRU's recurrence with a backward pass of its own: on processors torch records some twenty operations a step.
+"""The GRU's recurrence with a custom backward pass: on CPUs, autograd records about twenty operations per step.
 
 Letters of the shapes: T steps, B sequences, H units.
 """
@@ -12,17 +12,17 @@ from torch import Tensor
 
 
 def gru_scan(told: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The states (T, B, H) of a GRU that starts from zero, as `gru_scan_reference` has them, in less time.
+    """The states (T, B, H) of a GRU that starts from zero: `gru_scan_reference`, but faster.
 
     Args:
-        told: (T, B, 3 H) what the input says to reset gate, update gate and candidate, input bias included.
-        weight, bias: (3 H, H) and (3 H,) of the state, in the same order.
+        told: (T, B, 3 H) the input's contribution to reset gate, update gate and candidate, including its bias.
+        weight, bias: (3 H, H) and (3 H,) for the state, in the same order.
     """
     return _GRUScan.apply(told, weight, bias)
 
 
 def gru_scan_reference(told: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Step by step as Cho et al. 2014 have it, in torch's variant: the reset gate scales ``U h + b``, not h.
+    """Step by step as in Cho et al. 2014, in torch's variant: the reset gate scales ``U h + b``, not h.
 
     r = sigmoid(told_r + U_r h + b_r),  z = sigmoid(told_z + U_z h + b_z),  n = tanh(told_n + r (U_n h + b_n)),
     h' = (1 - z) n + z h
@@ -39,7 +39,7 @@ def gru_scan_reference(told: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 class _GRUScan(torch.autograd.Function):
-    """Where a gradient of the gradient is asked for (``create_graph=True``), backward differentiates the reference."""
+    """With ``create_graph=True``, backward differentiates the reference."""
 
     @staticmethod
     def forward(ctx: Any, told: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class _GRUScan(torch.autograd.Function):
         size = weight.shape[1]
         states = told.new_zeros(steps + 1, batch, size)
         gates, candidate, offered = (told.new_empty(steps, batch, n * size) for n in (2, 1, 1))
-        columns = weight.mT.contiguous()  # as small products read it fastest
+        columns = weight.mT.contiguous()  # the layout in which small products are fastest
         for t in range(steps):
             h = states[t]
             said = torch.addmm(bias, h, columns)
@@ -62,7 +62,7 @@ class _GRUScan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Of the gates all that does not depend on later steps is computed for all steps at once."""
+        """All that does not depend on later steps is computed for all steps at once."""
         (grad,) = gradients
         told, weight, bias, states, gates, n, offered = ctx.saved_tensors
         if torch.is_grad_enabled():
@@ -73,7 +73,7 @@ class _GRUScan(torch.autograd.Function):
             return tuple(next(found) if needed else None for needed in ctx.needs_input_grad)
         steps, batch, size = n.shape
         r, z = gates.chunk(2, dim=-1)
-        of_candidate = (1 - z) * (1 - n * n)  # of n's argument by h'
+        of_candidate = (1 - z) * (1 - n * n)  # derivative of h' by n's argument
         of_offer = of_candidate * r
         slopes = torch.stack([of_offer * offered * (1 - r), (states[:-1] - n) * z * (1 - z), of_offer], dim=2)
         said = torch.zeros_like(slopes)  # (T, B, 3, H) gradients of U h + b; products may read beside their operands
@@ -84,5 +84,5 @@ class _GRUScan(torch.autograd.Function):
             later = torch.addmm(dh * z[t], said[t].flatten(1), weight)
         flat = said.view(steps * batch, 3 * size)
         grad_weight, grad_bias = flat.mT @ states[:-1].reshape(-1, size), flat.sum(0)
-        said[:, :, 2] = of_state * of_candidate  # the same for what the input says, but for the candidate
+        said[:, :, 2] = of_state * of_candidate  # the same for the input, except for the candidate
         return said.view(steps, batch, -1), grad_weight, grad_bias

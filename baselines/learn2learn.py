@@ -1,4 +1,4 @@
-"""learn2learn, imported when an agent first asks for it: it takes seconds, and is optional."""
+"""learn2learn, imported on first use: it takes seconds, and is optional."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 
 
 class MissingLibrary(ImportError, ValueError):
-    """learn2learn is not to be had: one line with what to do.
+    """learn2learn is not available: one line with what to do.
 
-    A ValueError as well: a run that asks for it is refused as is one with any other setting that cannot be.
+    It is a ValueError, so that a run that needs it is rejected like one with an invalid setting.
     """
 
 
@@ -29,15 +29,15 @@ def import_learn2learn() -> Any:
 
 
 def _import_torchvision() -> None:
-    """Import torchvision, which learn2learn imports, where torch was built without CUDA too.
+    """Import torchvision, which learn2learn needs, even if torch was built without CUDA.
 
-    The wheels of PyPI are built for CUDA. Without it their compiled operators do not load, and the import then fails
-    at describing two of them. MAML calls neither, so that it is enough to declare them.
+    The wheels on PyPI are built for CUDA. Without it their compiled operators do not load, and the import fails
+    when it describes two of them. MAML calls neither, so it is enough to declare them.
     """
     try:
         importlib.import_module("torchvision")
     except RuntimeError:
-        if torch.version.cuda is not None:  # it is of another version of torch
+        if torch.version.cuda is not None:  # it is built for another version of torch
             raise
         for operator in ("nms", "qnms"):
             schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"

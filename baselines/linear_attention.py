@@ -1,4 +1,4 @@
-"""Linear attention, DeltaNet, and both with a gate that forgets: memories that are a matrix, written and read by keys.
+"""Linear attention, DeltaNet and their gated forms: memories with a matrix state that maps keys to values.
 
 Katharopoulos et al. 2020 (arXiv:2006.16236), Schlag et al. 2021 (arXiv:2102.11174), Yang et al. 2024
 (arXiv:2412.06464).
@@ -17,17 +17,17 @@ from baselines.flash import Rule, fastest
 from baselines.residual import EPS, Memory, RMSNorm, ShortConvolution, State, exact, head_size
 
 CHUNK = 64
-"""Steps that are computed at once; from one chunk to the next only the matrix is passed on."""
+"""Steps per chunk. Chunks are computed in parallel inside, and pass the matrix state on to the next."""
 
 
 def read_and_write(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, memory: Tensor, beta: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """What each step reads after it has written, and the memory after the last: chunk by chunk, each in parallel.
+    """The output of each step after its own write, and the final memory; chunk by chunk, each in parallel.
 
         S_t = a_t S_{t-1} + k_t u_t^T,   o_t = S_t^T q_t
 
-    with ``u_t = v_t``, or by the delta rule ``u_t = beta_t (v_t - a_t S_{t-1}^T k_t)``: what is missing of the value.
+    with ``u_t = v_t``, or by the delta rule ``u_t = beta_t (v_t - a_t S_{t-1}^T k_t)``: the error of the stored value.
 
     Args:
         q, k: (B, H, T, K).
@@ -41,12 +41,12 @@ def read_and_write(
     """
     found = []
     beta_chunks = repeat(None) if beta is None else beta[..., None].split(CHUNK, dim=2)
-    parts = (x.split(CHUNK, dim=2) for x in (q, k, v, log_decay))  # not slices: each would give all of x a gradient
+    parts = (x.split(CHUNK, dim=2) for x in (q, k, v, log_decay))  # each slice would give all of x a gradient
     for qs, ks, us, decay, b in zip(*parts, beta_chunks, strict=False):
         g = decay.cumsum(-1)
         future = torch.ones(g.shape[-1], g.shape[-1], dtype=torch.bool, device=g.device).triu(1)
-        kept = (g[..., :, None] - g[..., None, :]).masked_fill(future, -math.inf).exp()  # (B, H, L, L), of step j at t
-        since = g.exp()[..., None]  # of the chunk's start
+        kept = (g[..., :, None] - g[..., None, :]).masked_fill(future, -math.inf).exp()  # (B, H, L, L), from j to t
+        since = g.exp()[..., None]  # decay since the chunk's start
         if b is not None:
             # u_t + beta_t sum_{j<t} kept (k_t k_j) u_j = beta_t (v_t - since_t S^T k_t): triangular
             mixed = b * (kept * (ks @ ks.mT)).tril(-1)
@@ -60,9 +60,9 @@ def read_and_write(
 def read_branches(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, memory: Tensor, beta: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """What T alternatives for one step read after each has written, by `read_and_write`'s recurrence and arguments.
+    """`read_and_write` for T alternatives of a single step.
 
-    ``o = (a S + k u^T)^T q = a S^T q + (k q) u``: no memory is written, and that of before is returned.
+    ``o = (a S + k u^T)^T q = a S^T q + (k q) u``, so no new memory is formed; the old one is returned.
     """
     decay = log_decay.exp()[..., None]  # (B, H, T, 1)
     u = v if beta is None else beta[..., None] * (v - decay * (k @ memory))
@@ -70,12 +70,12 @@ def read_branches(
 
 
 class LinearAttention(Memory):
-    """A head's memory is a matrix (K, K), read by queries; keys and queries have length 1.
+    """Each head's memory is a matrix (K, K), read by queries; keys and queries are normalised to length 1.
 
-    With ``delta`` a value replaces what is stored under its key, else it is added; with ``gated`` the memory fades by
-    a factor that each step chooses. Both are Gated DeltaNet, delta alone is DeltaNet, neither is linear attention,
-    whose normaliser is left out as in its successors: what is read is normalised instead. Queries, keys and values
-    pass a short convolution, and the output a gate.
+    With ``delta`` a value replaces the one stored under its key, else it is added; with ``gated`` the memory decays by
+    an input-dependent factor. Both are Gated DeltaNet, delta only is DeltaNet, neither is linear attention,
+    whose normaliser is replaced by a norm of the output, as in its successors. Queries, keys and values
+    pass through a short convolution, and the output through a gate.
 
     Args:
         width: channels W, a multiple of ``heads``.
@@ -123,13 +123,13 @@ class LinearAttention(Memory):
 
 
 class Decay(nn.Module):
-    """log a_t = -exp(A) softplus(w x_t + b) of every head, as in Mamba: (B, T, W) -> (B, H, T)."""
+    """log a_t = -exp(A) softplus(w x_t + b) for every head, as in Mamba: (B, T, W) -> (B, H, T)."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.step = nn.Linear(width, heads)
         self.log_rate = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
-        with torch.no_grad():  # steps between 0.001 and 0.1 at first
+        with torch.no_grad():  # initial steps between 0.001 and 0.1
             self.step.bias.copy_(inverse_softplus(torch.empty(heads).uniform_(math.log(1e-3), math.log(1e-1)).exp()))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ class Decay(nn.Module):
 
 
 def unit(x: Tensor) -> Tensor:
-    """Vectors of length 1, about."""
+    """Normalise to length 1, approximately."""
     return x * (x.square().sum(-1, keepdim=True) + EPS).rsqrt()
 
 

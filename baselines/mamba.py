@@ -1,4 +1,4 @@
-"""Mamba-2: a state space whose every step chooses what to keep (Dao & Gu 2024, arXiv:2405.21060)."""
+"""Mamba-2: a selective state-space model (Dao & Gu 2024, arXiv:2405.21060)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from baselines.residual import Memory, RMSNorm, ShortConvolution, State, exact
 
 
 class Mamba2(Memory):
-    """The structured state-space duality in its chunked form: linear attention with a decay.
+    """Structured state-space duality in its chunked form: linear attention with decay.
 
         S_t = exp(-A dt_t) S_{t-1} + dt_t B_t x_t^T,   y_t = S_t^T C_t + D x_t
 
     for H heads with P channels each, which share B and C (N); then ``norm(y silu(z))`` and a linear layer. All of
-    x, B, C, z and dt are linear in the input; x, B and C pass a short convolution.
+    x, B, C, z and dt are linear in the input; x, B and C pass through a short convolution.
 
     Args:
         width: channels W.

@@ -1,4 +1,4 @@
-"""MAML: weights from which a few gradient steps on the support lead to a classifier (Finn, Abbeel, Levine 2017)."""
+"""MAML: initial weights from which a few gradient steps on the support give a classifier (Finn et al. 2017)."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from snail.classifier import EpisodeModel
 
 
 class EpisodeNorm(nn.Module):
-    """Batch normalisation by the statistics of the batch at hand, in training and in evaluation: it keeps no averages.
+    """Batch normalisation by the statistics of the current batch, in training and evaluation, without running averages.
 
     Args:
-        norm: the normalisation whose scale and shift it takes over.
+        norm: the normalisation whose scale and shift it uses.
     """
 
     def __init__(self, norm: _BatchNorm):
         super().__init__()
         self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
         self.reference: int | None = None
-        """The statistics are those of so many items at the head of the batch; None: of all."""
+        """Take the statistics from the first ``items`` of the batch; None: from all."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(M, C, ...) -> (M, C, ...)."""
         if self.reference is None:
             return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
-        # by hand: F.batch_norm does not differentiate through statistics that it is given
+        # by hand: F.batch_norm does not differentiate through given statistics
         axes, channels = [0, *range(2, x.ndim)], (-1, *(1,) * (x.ndim - 2))
         variance, mean = torch.var_mean(x[: self.reference], axes, correction=0, keepdim=True)  # (1, C, 1, ...)
         scale = self.weight.view(channels) * (variance + self.eps).rsqrt()
@@ -37,7 +37,7 @@ class EpisodeNorm(nn.Module):
 
 
 def with_episode_norms(module: nn.Module) -> nn.Module:
-    """The module, in which each batch normalisation has become an ``EpisodeNorm``."""
+    """Replace each batch normalisation of the module by an ``EpisodeNorm``."""
     if isinstance(module, _BatchNorm):
         return EpisodeNorm(module)
     for name, child in module.named_children():
@@ -46,14 +46,14 @@ def with_episode_norms(module: nn.Module) -> nn.Module:
 
 
 class MAML(EpisodeModel):
-    """An embedding and a linear layer, all of whose weights take gradient steps on the support before they classify.
+    """An embedding and a linear layer, whose weights all take gradient steps on the support before classifying.
 
     After steps ``w <- w - inner_lr * gradient of the support's mean cross-entropy at w``, the adapted weights give the
-    logits, through which training differentiates with respect to the weights of before. Finn et al., "Model-Agnostic
-    Meta-Learning for Fast Adaptation of Deep Networks", arXiv:1703.03400, algorithm 2; the steps are those of
-    ``learn2learn.algorithms.MAML``. They are taken in float32, also under autocast.
+    logits, and training differentiates through the steps with respect to the initial weights. Finn et al.,
+    "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks", arXiv:1703.03400, algorithm 2; the steps are
+    those of ``learn2learn.algorithms.MAML``. They are taken in float32, also under autocast.
 
-    As in the authors' code, normalisations keep no running averages. The queries of an episode are normalised by
+    As in the authors' code, normalisations have no running averages. The queries of an episode are normalised by
     their own statistics, and so **see each other** (transduction), as they did for the published numbers. With
     ``transductive=False`` they are normalised by the support's, each alone (MetaBN of Bronskill et al.,
     arXiv:2003.03284).
@@ -62,11 +62,11 @@ class MAML(EpisodeModel):
         embedding: (M, ...) images -> (M, embedding_size); its batch normalisations are replaced.
         embedding_size: channels E of an embedding.
         ways: classes N in an episode.
-        inner_lr: length of a step, in gradients.
+        inner_lr: learning rate of the inner steps.
         inner_steps: steps in training mode.
         test_steps: steps in evaluation mode.
-        first_order: take the inner gradients as constants when differentiating.
-        transductive: whether the queries of an episode see each other.
+        first_order: treat the inner gradients as constants.
+        transductive: whether the queries of an episode share their batch statistics.
 
     Raises:
         MissingLibrary: if learn2learn is not installed.
@@ -95,7 +95,7 @@ class MAML(EpisodeModel):
         self.first_order, self.transductive = first_order, transductive
 
     def check_queries(self, queries: int) -> None:
-        """Raise ValueError for a single query that is to be normalised by its own statistics."""
+        """Raise ValueError for a single query that would be normalised by its own statistics."""
         if self.transductive and queries < 2:
             raise ValueError("a transductive MAML needs at least 2 queries in an episode, got 1")
 
@@ -103,7 +103,7 @@ class MAML(EpisodeModel):
         """Support images (B, S, ...), labels (B, S), queries (B, Q, ...) -> logits (B, Q, N).
 
         Raises:
-            ValueError: for a single query, if it is to be normalised by its own statistics.
+            ValueError: for a single query that would be normalised by its own statistics.
         """
         self.check_queries(queries.shape[1])
         episodes = zip(support, labels, queries, strict=True)
@@ -115,14 +115,14 @@ class MAML(EpisodeModel):
         adapted = self._adapted(support, labels)
         if self.transductive:
             return adapted(queries)
-        for module in adapted.modules():  # its own: those of self stay as they are
+        for module in adapted.modules():  # a copy: the weights of self stay unchanged
             if isinstance(module, EpisodeNorm):
                 module.reference = len(support)
         return adapted(torch.cat([support, queries]))[len(support) :]
 
     def _adapted(self, support: Tensor, labels: Tensor) -> nn.Module:
         """The network after its steps on a support (S, ...) with labels (S,)."""
-        first_order = self.first_order or not torch.is_grad_enabled()  # not differentiated: keep no graph
+        first_order = self.first_order or not torch.is_grad_enabled()  # no outer gradient, so keep no graph
         with torch.enable_grad():
             learner = self.learner.clone(first_order=first_order)
             for _ in range(self.inner_steps if self.training else self.test_steps):

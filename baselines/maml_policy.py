@@ -1,4 +1,4 @@
-"""MAML for trials: a policy whose memory is its weights, which take policy-gradient steps as the trial goes on."""
+"""MAML for trials: a policy whose weights take policy-gradient steps during the trial."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from snail.actions import ActionHead
 from snail.sequence import SequenceModel, at_least_float32
 
 Weights = tuple[Tensor, ...]
-"""Weight and bias of every layer, each (B, ...): those of every trial."""
+"""Weight and bias of every layer, each (B, ...), one set per trial."""
 
 
 class MAMLPolicy(SequenceModel):
-    """A network without memory of its own that adapts to a trial by gradient steps.
+    """A memoryless network that adapts to a trial by gradient steps.
 
-    The trial is cut into phases of equal length. After each, every trial's weights move along the policy gradient of
-    what it did and got in that phase (REINFORCE with a baseline, within episodes):
+    The trial is divided into phases of equal length. After each, the trial's weights move along the policy gradient of
+    that phase (REINFORCE with a baseline, within episodes):
 
         w <- w + rate * mean_t grad log pi_w(a_t | s_t) A_t,   A_t = sum_j discount^j (r_{t+j} - b(s_t)) / scale
 
     over the rest of the episode, ``scale`` being the phase's mean of ``sum_j discount^j``. Initial weights, the rate of
-    each layer and the baseline b are learned by the outer loss, which differentiates through the steps. As a sequence
-    model its outputs are a function of all that happened in the trial, so that PPO and TRPO give the exact gradient of
-    the whole trial's return, what exploration is worth included: E-MAML (Stadie et al. 2018, arXiv:1803.01118) rather
-    than the original (Finn et al. 2017, arXiv:1703.03400, algorithm 3), which counts the adapted episodes alone.
+    each layer and the baseline b are trained by the outer loss, which differentiates through the steps. As a sequence
+    model, its outputs are a function of the whole past of the trial, so PPO and TRPO give the exact gradient of
+    the whole trial's return, including the value of exploration: E-MAML (Stadie et al. 2018, arXiv:1803.01118) rather
+    than the original (Finn et al. 2017, arXiv:1703.03400, algorithm 3), which counts only the adapted episodes.
 
-    Computed in at least float32, also under autocast. The cache is the weights and the phase's inputs.
+    Computed in at least float32, even under autocast. The cache holds the weights and the phase's inputs.
 
     Args:
-        observations: channels O of the encoded observation, the first of the input.
-        actions: the distribution of actions; it stays the caller's, whose optimiser trains it.
+        observations: channels O of the encoded observation, which come first in the input.
+        actions: the distribution of actions; owned by the caller, whose optimiser trains it.
         max_len: steps of a trial.
         hidden_size, layers: units and number of hidden layers, tanh.
-        inner_lr: rate of the steps before training.
+        inner_lr: initial learning rate of the inner steps.
         inner_steps: gradient steps in a trial.
-        discount: of rewards within an episode.
-        first_order: take the inner gradients as constants when differentiating.
+        discount: discount factor within an episode.
+        first_order: treat the inner gradients as constants.
     """
 
     actions: ActionHead
@@ -68,13 +68,13 @@ class MAMLPolicy(SequenceModel):
         self.phase = math.ceil(max_len / (inner_steps + 1))
         sizes = [observations, *[hidden_size] * layers, actions.outputs]
         self.layers = nn.ModuleList(_Layer(n, m) for n, m in pairwise(sizes))
-        _silence(self.layers[-1])  # every action is tried at first
+        _silence(self.layers[-1])  # start from a uniform policy
         self.log_rates = nn.Parameter(torch.full((2 * len(self.layers),), math.log(inner_lr)))
         self.baseline = nn.Sequential(_Layer(observations, 32), nn.Tanh(), _Layer(32, 1))
         _silence(self.baseline[-1])
 
     def init_cache(self, batch_size: int, max_len: int | None = None) -> tuple[Weights, Tensor]:
-        """The initial weights, and no inputs yet."""
+        """The initial weights, and an empty phase."""
         weights = tuple(w.expand(batch_size, *w.shape) for w in self.layers.parameters())
         return weights, self.log_rates.new_empty(batch_size, 0, self.input_size)
 
@@ -100,35 +100,35 @@ class MAMLPolicy(SequenceModel):
         return torch.cat(outputs, dim=1), (weights, seen)
 
     def _outputs(self, weights: Weights, x: Tensor) -> Tensor:
-        """The network with the weights of every trial: (B, n, C) -> (B, n, D)."""
+        """The network with each trial's weights: (B, n, C) -> (B, n, D)."""
         h = x[..., : self.observations]
         for i in range(0, len(weights), 2):
             h = torch.baddbmm(weights[i + 1][:, None], h.tanh() if i else h, weights[i].transpose(1, 2))
         return h
 
     def _adapted(self, weights: Weights, seen: Tensor, following: Tensor) -> Weights:
-        """One step from a phase's inputs (B, n, C) and the one after them (B, 1, C), which tells its last reward."""
+        """One inner step from a phase's inputs (B, n, C) and the next input (B, 1, C), which has the last reward."""
         outer = torch.is_grad_enabled()
         with torch.enable_grad():
             if not outer:
                 weights = tuple(w.detach().requires_grad_() for w in weights)
-            objective = self._objective(weights, seen, following).sum()  # each trial's depends on its weights alone
+            objective = self._objective(weights, seen, following).sum()  # each depends on its trial's weights only
             gradients = torch.autograd.grad(objective, weights, create_graph=outer and not self.first_order)
         rates = self.log_rates.exp()
         return tuple(w + rate * g for w, g, rate in zip(weights, gradients, rates, strict=True))
 
     def _objective(self, weights: Weights, seen: Tensor, following: Tensor) -> Tensor:
-        """What a step climbs: (B,) means of log-probabilities times advantages."""
+        """The inner objective: (B,) means of log-probabilities times advantages."""
         last = self.observations + self.actions.channels  # where actions end
-        told = torch.cat([seen[:, 1:], following], dim=1)  # (B, n, C): what came of each step
+        told = torch.cat([seen[:, 1:], following], dim=1)  # (B, n, C): the outcome of each step
         actions = self.actions.decode(told[..., self.observations : last])
         rewards, ended = told[..., last], told[..., last + 1] > 0  # (B, n)
         steps = torch.arange(rewards.shape[1], device=rewards.device)
-        later = steps - steps[:, None]  # (n, n): how long after a step, the row, another is
-        episode = ended.cumsum(1) - ended.long()  # (B, n), counted from the phase's first
+        later = steps - steps[:, None]  # (n, n): time from the step of the row to that of the column
+        episode = ended.cumsum(1) - ended.long()  # (B, n), counted within the phase
         same = (episode[:, :, None] == episode[:, None, :]) & (later >= 0)
         ahead = torch.where(same, self.discount ** later.clamp(min=0).to(rewards.dtype), 0.0)  # (B, n, n)
-        time = ahead.sum(-1)  # (B, n), discounted steps that are left
+        time = ahead.sum(-1)  # (B, n), discounted number of remaining steps
         baseline = self.baseline(seen[..., : self.observations])[..., 0]
         advantages = ((ahead @ rewards[..., None])[..., 0] - time * baseline) / time.mean(1, keepdim=True)
         parameters = self.actions.parameters_of(self._outputs(weights, seen))
@@ -136,16 +136,16 @@ class MAMLPolicy(SequenceModel):
 
 
 def _silence(layer: nn.Module) -> None:
-    """Let a layer give zeros until it is trained."""
+    """Initialise a layer to output zeros."""
     for p in layer.parameters():
         nn.init.zeros_(p)
 
 
 class _Layer(nn.Linear):
-    """A linear layer, also of no channels: then its bias alone."""
+    """A linear layer; with no input channels, only its bias."""
 
     def reset_parameters(self) -> None:
-        """Weights of the scale that keeps variances; no bias."""
+        """Variance-preserving weights, zero bias."""
         if self.in_features:
             nn.init.xavier_uniform_(self.weight)
         nn.init.zeros_(self.bias)

@@ -77,7 +77,7 @@ class Statistics:
 
 
 class MDPMethod(ClassicalAgent):
-    """A way to act in MDPs that are not known in advance."""
+    """A learner that acts in unknown MDPs."""
 
     @abstractmethod
     def plan(self, seen: Statistics, horizon: int, generator: torch.Generator) -> Tensor:

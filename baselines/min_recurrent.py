@@ -1,4 +1,4 @@
-"""minGRU and minLSTM: gates that do not see the state, so that all steps can be computed at once.
+"""minGRU and minLSTM: gates that do not depend on the state, so that all steps can be computed in parallel.
 
 Feng et al. 2024, "Were RNNs all we needed?", arXiv:2410.01201; the scan in log space is its appendix B.
 """
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from baselines.residual import Memory, State, exact
 
 CHUNK = 32
-"""Steps that are summed at once: the longer, the more a sum of logarithms rounds."""
+"""Steps per chunk of the scan: longer ones have larger rounding errors."""
 
 
 class MinimalRecurrence(Memory):
-    """``h_t = f_t h_{t-1} + i_t g(W x_t)`` with gates of the input alone, and a linear read-out.
+    """``h_t = f_t h_{t-1} + i_t g(W x_t)`` with gates that depend on the input only, and a linear read-out.
 
-    All terms are positive, by ``g(x) = x + 1/2`` for x >= 0 and ``sigmoid(x)`` below, so that logarithms can be kept.
+    All terms are positive, with ``g(x) = x + 1/2`` for x >= 0 and ``sigmoid(x)`` below, so logarithms can be used.
     The state is log h, from h = g(0) = 1/2 on.
 
     Args:
@@ -38,7 +38,7 @@ class MinimalRecurrence(Memory):
 
     @abstractmethod
     def log_gates(self, *gates: Tensor) -> tuple[Tensor, Tensor]:
-        """log f and log i from what the input says of each gate."""
+        """log f and log i from the pre-activations of the gates."""
 
     def init_state(self, batch_size: int) -> State:
         """log 1/2: (B, S)."""
@@ -75,7 +75,7 @@ class MinLSTM(MinimalRecurrence):
 
 
 def log_g(x: Tensor) -> Tensor:
-    """log g: of a function that is positive everywhere."""
+    """log g."""
     return torch.where(x >= 0, (x.relu() + 0.5).log(), F.logsigmoid(x))
 
 

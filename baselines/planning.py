@@ -78,7 +78,7 @@ def optimistic_expectation(chances: Tensor, radius: Tensor, values: Tensor) -> T
     values, order = values.sort(-1)  # (B, S), from worst to best
     p = chances.gather(-1, order[:, None, None].expand_as(chances))  # (B, S, A, S)
     moved = torch.minimum(radius[..., None] / 2, 1 - p[..., -1:]).clamp(min=0)  # (B, S, A, 1)
-    # of the mass to move, each state gives what the worse ones could not, as far as it has it
+    # each state gives up the mass that worse states could not provide, as far as it has any
     taken = (moved - (p.cumsum(-1) - p)).clamp(min=0).minimum(p)  # (B, S, A, S)
     return _expectation(p - taken, values) + moved[..., 0] * values[:, -1, None, None]
 
@@ -108,7 +108,7 @@ def policy_value(chances: Tensor, rewards: Tensor, policy: Tensor) -> Tensor:
 
 
 def optimal_value(tasks: Tensor, horizon: int) -> Tensor:
-    """Most that any policy can expect of one inner episode, started in state 0 with the MDP known.
+    """Optimal expected return of one inner episode that starts in state 0, with the MDP known.
 
     Args:
         tasks: (B, S, A, S + 1) as in `envs.mdps.TabularMDPVectorEnv`: probabilities, then mean rewards.

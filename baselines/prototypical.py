@@ -33,15 +33,15 @@ def prototypical_logits(support: Tensor, labels: Tensor, queries: Tensor, ways: 
 def pooled_prototypical_logits(support: Tensor, labels: Tensor, queries: Tensor, classes: Tensor, ways: int) -> Tensor:
     """Logits (B Q, B N) of the queries of B episodes as if these were one, of B N ways.
 
-    Embeddings get better with more ways (Snell et al. 2017, section 3.1), and those of the other episodes are there
-    anyway. A class that several episodes have is told apart from none of its own: its queries see it in their own
-    episode alone, and minus infinity elsewhere.
+    Embeddings improve with more ways (Snell et al. 2017, section 3.1), and those of the other episodes are available
+    anyway. A class that occurs in several episodes does not compete with itself: its queries see it in their own
+    episode only, and minus infinity elsewhere.
 
     Args:
         support: embeddings (B, S, E).
         labels: (B, S) of these.
         queries: embeddings (B, Q, E).
-        classes: (B, S + Q) which of all classes the images are of.
+        classes: (B, S + Q) indices of the images' classes in the data set.
         ways: classes N in an episode.
     """
     support, queries = at_least_float32(support), at_least_float32(queries)
@@ -59,7 +59,7 @@ def pooled_prototypical_logits(support: Tensor, labels: Tensor, queries: Tensor,
 
 
 class PrototypicalNetwork(EmbeddingClassifier):
-    """Classifies by the nearest prototype. There is nothing to learn but the embedding."""
+    """Classifies by the nearest prototype; only the embedding is learned."""
 
     def predict(self, support: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
         """Embeddings (B, S, E), labels (B, S), embeddings (B, Q, E) -> logits (B, Q, N)."""

@@ -1,4 +1,4 @@
-"""The floor of every environment: actions drawn uniformly from the space."""
+"""A lower bound for every environment: uniformly random actions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from envs.trials import TrialVectorEnv
 
 @dataclass(frozen=True)
 class RandomActions(ClassicalAgent):
-    """Every action of the space is as likely as any other."""
+    """Draws actions uniformly from the space."""
 
     def play(
         self, env: TrialVectorEnv | GymTrialVectorEnv, generator: torch.Generator, tasks: Tensor | None = None

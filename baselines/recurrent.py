@@ -1,4 +1,4 @@
-"""LSTM and GRU as sequence models: what RL^2 (Duan et al. 2016) and MANN-style learners are built on."""
+"""LSTM and GRU as sequence models, as used by RL^2 (Duan et al. 2016) and memory-augmented networks."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Recurrent(SequenceModel):
         return self.head(self._run(x)[0])
 
     def _run(self, x: Tensor) -> tuple[Tensor, Any]:
-        """The layer's states at all steps and its last state; by torch's own kernels where oneDNN has none.
+        """The layer's states at all steps and its last state; by torch's own kernels if oneDNN has none.
 
-        It has none for half precision on processors without AVX-512, which torch sometimes learns too late.
+        It has none for half precision on CPUs without AVX-512, which torch sometimes detects too late.
         """
         try:
             return self.rnn(x)

@@ -1,4 +1,4 @@
-"""Deep models around a memory of fixed size: what state spaces, linear attention and gated recurrences share."""
+"""Deep residual models with a state of fixed size: state spaces, linear attention and gated recurrences."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from envs.trials import require_positive
 from snail.sequence import ReadOut, SequenceModel, at_least_float32
 
 EPS = 1e-5
-"""Added to what norms divide by: memories that hold little as yet are not blown up."""
+"""Added under the square root of norms, so that outputs of almost empty memories are not amplified."""
 State = tuple[Tensor, ...]
-"""Tensors (B, ...) of fixed size: all that a memory keeps of its past."""
+"""The state of a memory: tensors (B, ...) of fixed size."""
 
 
 class Memory(nn.Module, ABC):
-    """A causal map of sequences that goes on from a state. A subclass defines both methods, for any number of steps."""
+    """A causal map of sequences that continues from a state. A subclass defines ``init_state`` and ``forward``."""
 
     @abstractmethod
     def init_state(self, batch_size: int) -> State:
@@ -33,7 +33,7 @@ class Memory(nn.Module, ABC):
     def branch(self, x: Tensor, state: State) -> Tensor:
         """Q alternative next steps from one state: (B, Q, W) -> (B, Q, W).
 
-        Each gets a copy of the state; where that is a large matrix, a subclass does without.
+        By default each gets a copy of the state; subclasses with a large state avoid that.
         """
         batch, queries, _ = x.shape
         repeated = tuple(s.repeat_interleave(queries, dim=0) for s in state)  # (B Q, ...)
@@ -43,14 +43,14 @@ class Memory(nn.Module, ABC):
 class Residual(SequenceModel):
     """Pre-norm layers ``x + memory(norm(x))``, then ``x + mlp(norm(x))``: (B, T, C) -> (B, T, D).
 
-    Norms are RMSNorms (Zhang & Sennrich 2019), MLPs are SwiGLUs (Shazeer 2020). The cache is the states of all layers,
-    whatever max_len is; a step is a sequence of one.
+    Norms are RMSNorms (Zhang & Sennrich 2019), MLPs are SwiGLUs (Shazeer 2020). The cache holds the states of all
+    layers, independent of max_len; a step is a sequence of length 1.
 
     Args:
         input_size: channels C of the input.
         output_size: channels D of the output.
         width: channels W between the layers.
-        memories: one a layer.
+        memories: one per layer.
         mlp: whether layers have one.
     """
 
@@ -110,7 +110,7 @@ class _Layer(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """``out(silu(gate(x)) * up(x))`` with 8/3 W hidden channels, as many parameters as an MLP of 4 W has."""
+    """``out(silu(gate(x)) * up(x))`` with 8/3 W hidden channels, which has the parameters of an MLP with 4 W."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -124,7 +124,7 @@ class SwiGLU(nn.Module):
 
 
 class RMSNorm(nn.RMSNorm):
-    """``x / sqrt(mean(x^2) + EPS) * weight`` over the last dimension, in at least float32 also under autocast."""
+    """``x / sqrt(mean(x^2) + EPS) * weight`` over the last dimension, in at least float32 even under autocast."""
 
     def __init__(self, width: int):
         super().__init__(width, EPS)
@@ -135,7 +135,7 @@ class RMSNorm(nn.RMSNorm):
 
 
 class ShortConvolution(nn.Module):
-    """Causal depthwise convolution over the last steps, then SiLU, as Mamba and its kin have it: (B, T, W) -> same.
+    """Causal depthwise convolution over the last steps, then SiLU, as in Mamba: (B, T, W) -> (B, T, W).
 
     Its state is the last ``kernel_size - 1`` inputs.
     """
@@ -155,16 +155,16 @@ class ShortConvolution(nn.Module):
         x = torch.cat([last.to(x.dtype), x], dim=1)
         taps = self.weight.shape[-1]
         y = sum(x[:, i : x.shape[1] - taps + 1 + i] * self.weight[:, 0, i] for i in range(taps)) + self.bias
-        return F.silu(y), x[:, x.shape[1] - taps + 1 :].clone()  # not a view that keeps all of x
+        return F.silu(y), x[:, x.shape[1] - taps + 1 :].clone()  # a copy, since a view would keep all of x
 
     def branch(self, x: Tensor, last: Tensor) -> Tensor:
-        """Q alternatives for the input after ``last``: (B, Q, W) -> same."""
+        """Q alternatives for the input after ``last``: (B, Q, W) -> (B, Q, W)."""
         past = (last.to(x.dtype) * self.weight[:, 0, :-1].T).sum(1, keepdim=True)  # (B, 1, W)
         return F.silu(past + x * self.weight[:, 0, -1] + self.bias)
 
 
 def exact(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """In at least float32: what memories accumulate in."""
+    """Convert to at least float32, the precision in which memories accumulate."""
     return tuple(at_least_float32(x) for x in tensors)
 
 
@@ -172,7 +172,7 @@ def head_size(width: int, heads: int) -> int:
     """Channels of each head.
 
     Raises:
-        ValueError: if the width is no multiple of the heads.
+        ValueError: if the width is not a multiple of the heads.
     """
     if heads < 1 or width % heads:
         raise ValueError(f"width must be a multiple of heads, got {width} and {heads}")

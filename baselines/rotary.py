@@ -1,4 +1,4 @@
-"""The Transformer of today's language models: rotary positions, RMSNorm and SwiGLU (Touvron et al. 2023)."""
+"""A Llama-like Transformer: rotary positions, RMSNorm and SwiGLU (Touvron et al. 2023)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from snail.sequence import at_least_float32
 
 
 class RotaryLayer(TransformerLayer):
-    """Pre-norm layer with RMSNorm and SwiGLU, whose queries and keys are turned by their positions."""
+    """Pre-norm layer with RMSNorm, SwiGLU and rotary positions."""
 
     def __init__(self, width: int, heads: int, max_len: int, kind: AttentionKind = PLAIN):
         super().__init__(width, heads, max_len, kind)
@@ -27,9 +27,9 @@ class RotaryLayer(TransformerLayer):
 
 
 def rotate(x: Tensor, positions: Tensor, base: float = 10_000.0) -> Tensor:
-    """Turn pairs of channels by angles that grow with the position (Su et al. 2021, arXiv:2104.09864).
+    """Rotate pairs of channels by angles proportional to the position (Su et al. 2021, arXiv:2104.09864).
 
-    The product of a query and a key then depends on how far apart they are. x: (B, H, T, K) with even K, positions:
+    The product of a query and a key then depends on their relative position. x: (B, H, T, K) with even K, positions:
     (T,) -> (B, H, T, K).
     """
     half = x.shape[-1] // 2
@@ -42,7 +42,7 @@ def rotate(x: Tensor, positions: Tensor, base: float = 10_000.0) -> Tensor:
 
 
 class RotaryTransformer(Transformer):
-    """`Transformer` of such layers, with no other positions: (B, T, C) -> (B, T, D).
+    """`Transformer` of such layers, without other position encodings: (B, T, C) -> (B, T, D).
 
     Args:
         input_size, output_size, max_len, layers, kind: as of `Transformer`.

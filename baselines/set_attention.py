@@ -1,7 +1,7 @@
-"""Attention over the support as a set: a Transformer that sees no order, as a control for what order costs.
+"""Attention over the support as a set: a Transformer without order, a control for the cost of order.
 
-All labelled images of an episode read one another; each query reads all of them and itself (Lee et al. 2019, "Set
-Transformer", arXiv:1810.00825). Layers, sizes and what is read at the query are those of `baselines.transformer`, but
+All labelled images of an episode attend to each other; each query attends to them and itself (Lee et al. 2019, "Set
+Transformer", arXiv:1810.00825). Layers, sizes and read-out are those of `baselines.transformer`, but
 without positions and without the causal mask.
 """
 
@@ -26,7 +26,7 @@ class SetTransformer(nn.Module):
         input_size: channels C.
         output_size: channels D.
         width: channels W between the layers; a multiple of ``heads``.
-        layers: how many.
+        layers: number of layers.
         heads: attention heads in each.
     """
 
@@ -43,7 +43,7 @@ class SetTransformer(nn.Module):
     def forward(self, source: Tensor, targets: Tensor) -> Tensor:
         """(B, S, C), (B, Q, C) -> (B, Q, D)."""
         x, y = self.embed(source), self.embed(targets)  # (B, S, W), (B, Q, W)
-        nowhere = torch.zeros(1, device=x.device)  # these layers know no positions
+        nowhere = torch.zeros(1, device=x.device)  # unused: these layers have no positions
         for layer in self.layers:
             q, k, v = layer.project(x, nowhere)
             read = AttentionCache.of_sequence(k, v, k.shape[2])

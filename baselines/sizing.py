@@ -1,4 +1,4 @@
-"""Baselines of the same size: a comparison of mechanisms should not be one of parameter counts."""
+"""Sizes baselines to a given number of parameters, so that comparisons are not about parameter counts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from snail.sequence import parameter_count
 
 
 def matching_size(build: Callable[[int], nn.Module], parameters: int, multiple: int = 1) -> int:
-    """The size, a multiple of ``multiple``, for which ``build(size)`` comes closest to so many parameters.
+    """The size, a multiple of ``multiple``, for which ``build(size)`` comes closest to the given number of parameters.
 
-    The count must grow with the size. Nothing is allocated: the candidates are built on the meta device.
+    The number must increase with the size. Nothing is allocated: candidates are built on the meta device.
     """
 
     def count(units: int) -> int:

@@ -12,12 +12,12 @@ from baselines.residual import Memory, State, exact
 
 
 class DiagonalStateSpace(Memory):
-    """A multi-input, multi-output linear system with P complex states, discretised by a learned time step of each:
+    """A multi-input, multi-output linear system with P complex states, each discretised with its own learned time step:
 
         h_t = a h_{t-1} + ((a - 1) / l) B u_t,   a = exp(l delta),   y_t = 2 Re(C h_t) + D u_t
 
     then ``gelu(y) * sigmoid(G gelu(y))``. Eigenvalues l start at -1/2 + i pi p (S4D-Lin, Gu et al. 2022). In-context
-    reinforcement learning with it: Lu et al. 2023, arXiv:2303.03982; trials are one sequence here, so nothing resets.
+    reinforcement learning with it: Lu et al. 2023, arXiv:2303.03982; here a trial is one sequence, so no resets.
 
     Args:
         width: channels W.
@@ -27,7 +27,7 @@ class DiagonalStateSpace(Memory):
     def __init__(self, width: int, states: int):
         super().__init__()
         self.states = states
-        self.log_decay = nn.Parameter(torch.full((states,), math.log(0.5)))  # of the real part, which is negative
+        self.log_decay = nn.Parameter(torch.full((states,), math.log(0.5)))  # of the negated real part
         self.frequency = nn.Parameter(math.pi * torch.arange(states, dtype=torch.float32))
         self.log_step = nn.Parameter(torch.empty(states).uniform_(math.log(1e-3), math.log(1e-1)))
         self.input = nn.Linear(width, 2 * states, bias=False)  # real and imaginary parts
@@ -57,7 +57,7 @@ class DiagonalStateSpace(Memory):
 def scan(a: Tensor, x: Tensor) -> Tensor:
     """``h_t = a h_{t-1} + x_t`` for all t in log2 T rounds: (P,), (B, T, P) -> (B, T, P).
 
-    After the round with distance d, h_t holds the last 2 d terms of its sum (Hillis & Steele 1986).
+    After the round with distance d, h_t is the sum of its last 2 d terms (Hillis & Steele 1986).
     """
     distance = 1
     while distance < x.shape[1]:

@@ -1,4 +1,4 @@
-"""Transfer learning: an embedding from telling all training classes apart, and a new classifier for every episode."""
+"""Transfer learning: an embedding pre-trained on all training classes, and a new classifier for every episode."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def fit_linear_classifier(x: Tensor, y: Tensor, ways: int, steps: int, learning_
 
 
 class TransferClassifier(EmbeddingClassifier):
-    """Fits a linear classifier to the embedded support of each episode; the embedding is not learned from episodes.
+    """Fits a linear classifier to the embedded support of each episode; the embedding is pre-trained.
 
-    It is trained beforehand to tell all training classes apart (``--training.class-loss``), and its vectors are scaled
+    It is trained to classify all training classes (``--training.class-loss``), and its vectors are normalised
     to length 1: Tian et al., "Rethinking Few-Shot Image Classification: a Good Embedding Is All You Need?",
     arXiv:2003.11539; the baseline of Chen et al., "A Closer Look at Few-shot Classification", arXiv:1904.04232.
 
     Args:
         embedding: (M, ...) images -> (M, E).
         ways: classes N in an episode.
-        steps: of gradient descent on the support.
-        learning_rate: of these.
+        steps: gradient steps on the support.
+        learning_rate: learning rate of these steps.
     """
 
     def __init__(self, embedding: nn.Module, ways: int, steps: int = 100, learning_rate: float = 10.0):

@@ -26,7 +26,7 @@ def sinusoidal_encoding(positions: Tensor, size: int, dtype: torch.dtype = torch
 
 
 class PositionEncoding(nn.Module):
-    """Says where in the sequence a token stands: (B, T, W) and positions -> (B, T, width)."""
+    """Adds position encodings to tokens: (B, T, W) and positions -> (B, T, width)."""
 
     def __init__(self, width: int, max_len: int, kind: Positions, combination: Combination):
         super().__init__()
@@ -46,7 +46,7 @@ class PositionEncoding(nn.Module):
         if self.kind == "learned":
             if positions.numel() and int(positions.max()) >= self.max_len:
                 raise ValueError(
-                    f"learned positions end at max_len {self.max_len}, got a step {int(positions.max()) + 1}"
+                    f"learned positions support at most max_len {self.max_len} steps, got {int(positions.max()) + 1}"
                 )
             encoding = self.table[positions]
         else:
@@ -68,7 +68,7 @@ class TransformerLayer(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def project(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T, W) at positions (T,), which do not matter here -> query, key and value, each (B, H, T, W / H)."""
+        """(B, T, W) at positions (T,), unused here -> query, key and value, each (B, H, T, W / H)."""
         batch, steps, width = x.shape
         qkv = self.qkv(self.norm1(x)).view(batch, steps, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
@@ -86,13 +86,13 @@ class Transformer(SequenceModel):
     Args:
         input_size: channels C of the input.
         output_size: channels D of the output.
-        max_len: longest sequence; binding for learned positions only.
+        max_len: longest sequence; a limit only for learned positions.
         width: channels between the layers; a multiple of ``heads``.
-        layers: how many.
+        layers: number of layers.
         heads: attention heads in each.
         positions: "sinusoidal", "learned" or "none".
-        combination: positions are "add"-ed to the tokens or "concatenate"-d (then a quarter of the width is theirs).
-        kind: which attention.
+        combination: "add" positions to the tokens, or "concatenate" them (as a quarter of the width).
+        kind: score function, window and selection of attention.
     """
 
     layer: ClassVar[type[TransformerLayer]] = TransformerLayer
@@ -142,7 +142,7 @@ class Transformer(SequenceModel):
         return self.head(self.norm(x)), keys_values
 
     def init_cache(self, batch_size: int, max_len: int | None = None) -> tuple[AttentionCache, ...]:
-        """The state before the first step: one cache a layer."""
+        """The state before the first step: one cache per layer."""
         shape = (batch_size, self.heads, max_len or self.max_len, self.head_size)
         new = self.head.weight.new_zeros
         return tuple(AttentionCache(new(shape), new(shape)) for _ in self.layers)

@@ -1,4 +1,4 @@
-"""xLSTM: LSTMs with exponential gates, with a matrix or with mixing memories (Beck et al. 2024, arXiv:2405.04517)."""
+"""xLSTM: LSTMs with exponential gates and a matrix or scalar memory (Beck et al. 2024, arXiv:2405.04517)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from baselines.residual import Memory, RMSNorm, ShortConvolution, State, exact, head_size
 
 CHUNK = 64
-"""Steps of an mLSTM that are computed at once."""
+"""Steps per chunk of an mLSTM, which are computed in parallel."""
 
 
 class MatrixLSTM(Memory):
-    """mLSTM: a matrix memory for each head, which has a parallel form.
+    """mLSTM: one matrix memory per head, with a parallel form.
 
         C_t = f_t C_{t-1} + i_t k_t v_t^T,   n_t = f_t n_{t-1} + i_t k_t,   h_t = o_t C_t^T q_t / max(|n_t q_t|, 1)
 
-    with ``f = sigmoid`` and ``i = exp`` of what a step says. C and n are kept divided by exp(m), so that nothing
+    with ``f = sigmoid`` and ``i = exp`` of their pre-activations. C and n are stored divided by exp(m), so that nothing
     overflows: ``m_t = max(log f_t + m_{t-1}, log i_t)``, which changes no output.
 
     Args:
@@ -34,7 +34,7 @@ class MatrixLSTM(Memory):
         self.convolution = ShortConvolution(width)
         self.qk, self.v = nn.Linear(width, 2 * width, bias=False), nn.Linear(width, width, bias=False)
         self.gates, self.open = nn.Linear(width, 2 * heads), nn.Linear(width, width)
-        with torch.no_grad():  # long memories at first
+        with torch.no_grad():  # initialise to long memories
             self.gates.bias.copy_(torch.cat([torch.linspace(3, 6, heads), torch.zeros(heads)]))
         self.norm, self.output = RMSNorm(self.size), nn.Linear(width, width, bias=False)
 
@@ -74,7 +74,7 @@ class MatrixLSTM(Memory):
     def _branches(
         self, q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, log_i: Tensor, memory: list[Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
-        """What every one of T alternatives for a step reads, (B, H, T, K); C, n and m stay as they are."""
+        """The outputs of T alternatives for one step, (B, H, T, K); C, n and m do not change."""
         matrix, norm, m = memory
         before = log_f + m[..., None]  # (B, H, T), as in `_chunks`
         largest = torch.maximum(before, log_i)
@@ -86,7 +86,7 @@ class MatrixLSTM(Memory):
     def _chunks(
         self, q: Tensor, k: Tensor, v: Tensor, log_f: Tensor, log_i: Tensor, memory: list[Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
-        """What every step reads, (B, H, T, K), and C, n and m after the last."""
+        """The outputs of all steps, (B, H, T, K), and C, n and m after the last."""
         matrix, norm, m = memory
         found = []
         parts = (x.split(CHUNK, dim=2) for x in (q, k, v, log_f, log_i))
@@ -109,11 +109,11 @@ class MatrixLSTM(Memory):
 
 
 class ScalarLSTM(Memory):
-    """sLSTM: scalar memories whose gates see the last output of their head, so that steps follow each other.
+    """sLSTM: scalar memories whose gates depend on the last output of their head, hence sequential.
 
         c_t = f_t c_{t-1} + i_t tanh(z~_t),   n_t = f_t n_{t-1} + i_t,   h_t = sigmoid(o~_t) c_t / n_t
 
-    with ``i = exp(i~)``, ``f = sigmoid(f~)``, all four ``~`` linear in x_t and h_{t-1}; c and n are kept divided by
+    with ``i = exp(i~)``, ``f = sigmoid(f~)``, all four ``~`` linear in x_t and h_{t-1}; c and n are stored divided by
     exp(m), as in `MatrixLSTM`.
 
     Args:

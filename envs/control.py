@@ -1,7 +1,7 @@
 """Locomotion with a hidden task: the cheetah and the ant of Finn et al. 2017 (arXiv:1703.03400, section 5.3).
 
 Gymnasium's MuJoCo environments, an extra: ``pip install 'snail-suite[control]'``. A task is a direction, forwards or
-backwards, or a velocity to keep; only the reward tells it.
+backwards, or a target velocity; only the reward reveals it.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from gymnasium.spaces import Box
 Goal = Literal["direction", "velocity"]
 GOALS: tuple[Goal, ...] = ("direction", "velocity")
 FASTEST = {"HalfCheetah-v5": 2.0, "Ant-v5": 3.0}
-"""Velocities are drawn between 0 and these, in metres per second."""
+"""Target velocities are drawn between 0 and these, in metres per second."""
 CONTROL_COST = {"HalfCheetah-v5": 0.05, "Ant-v5": 0.005}
 ALIVE = {"HalfCheetah-v5": 0.0, "Ant-v5": 0.05}
 
 
 class Locomotion(gymnasium.Wrapper[npt.NDArray[np.float64], Any, Any, Any]):
-    """Rewards for a direction or a velocity in place of the environment's own.
+    """Replaces the reward by one for a direction or a velocity.
 
     direction: ``d v - c |a|^2 + alive`` with d = 1 or -1; velocity: ``-|v - g| - c |a|^2 + alive`` with g uniform. v is
     the velocity along x. ``info["score"]`` is v d, or the error |v - g|.
 
     Args:
         env_id: HalfCheetah-v5 or Ant-v5.
-        goal: which kind of task.
-        told: whether observations end with the task: for an agent that need not find out.
+        goal: the kind of task.
+        told: whether the task is appended to the observation, for an upper bound.
     """
 
     def __init__(self, env_id: str, goal: Goal, told: bool = False):
-        # without its wrappers: it is the trial that ends it, after fewer than its own 1000 steps
+        # unwrapped: the trial ends the episode, before its own limit of 1000 steps
         super().__init__(gymnasium.make(env_id, camera_name="track").unwrapped)
         self._goal, self._told, self._task = goal, told, 1.0
         self._fastest, self._cost, self._alive = FASTEST[env_id], CONTROL_COST[env_id], ALIVE[env_id]
@@ -44,7 +44,7 @@ class Locomotion(gymnasium.Wrapper[npt.NDArray[np.float64], Any, Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[npt.NDArray[np.float64], dict[str, Any]]:
-        """A new episode; with ``options["new_task"]`` on a new task, drawn by the environment's own randomness."""
+        """Start an episode; with ``options["new_task"]`` on a new task, drawn with the environment's own generator."""
         new = (options or {}).get("new_task", False)
         observation, info = self.env.reset(seed=seed)
         if new:

@@ -1,9 +1,9 @@
-"""Trials of any Gymnasium environment: many at a time, in processes of their own, as tensors.
+"""Batches of trials of any Gymnasium environment, stepped in worker processes, as tensors.
 
-A trial is a task that stays for some episodes. The environment draws the task when it is reset with a ``seed`` and
+A trial is several episodes on one task. The environment draws the task when it is reset with a ``seed`` and
 ``options={"new_task": True}``, from its own ``np_random``; a plain ``reset()`` starts the next episode on it. Episodes
-end when the environment says so, or after ``max_steps``. Trials whose episodes are over before those of others idle:
-their steps are not *valid*, and count for nothing.
+end when the environment ends them, or after ``max_steps``. Trials that finish before others idle:
+their steps are not *valid*, and are masked.
 """
 
 from __future__ import annotations
@@ -27,25 +27,26 @@ from envs.trials import require_positive
 
 Make = Callable[[], gymnasium.Env[Any, Any]]
 MOST_SEEDS = 2**24
-"""Tasks are seeds below it: float32 holds them all."""
+"""Tasks are seeds below this number, which float32 represents exactly."""
 
 
 class EnvironmentFailed(Exception):
-    """An environment cannot be used, or has failed while it was stepped: one line with what to do."""
+    """An environment is not supported or has failed: one line with what to do."""
 
 
 class Bundle(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[Any]]):
-    """Several trials in one process, stepped one after the other.
+    """Several trials stepped sequentially in one process.
 
-    An observation holds all that their step gave, so that Gymnasium's shared memory carries it: (k, D + 4), the
-    observation, ``info["score"]``, the reward, whether an episode has just ended, and whether the step was valid.
+    Everything that a step returns is packed into the observation, so that Gymnasium's shared memory carries it:
+    (k, D + 4), the observation, ``info["score"]``, the reward, whether an episode has just ended, and whether the step
+    was valid.
 
     Args:
         make: builds one environment.
         size: trials k.
-        first: index of the first of them among all.
-        episodes: of a trial.
-        max_steps: after which an episode ends in any case.
+        first: index of the first of them in the batch.
+        episodes: episodes per trial.
+        max_steps: maximum length of an episode.
     """
 
     def __init__(self, make: Make, size: int, first: int, episodes: int, max_steps: int):
@@ -60,12 +61,12 @@ class Bundle(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[Any]]):
             assert isinstance(actions, Box)
             low, high = (np.broadcast_to(end, (size, *actions.shape)) for end in (actions.low, actions.high))
             self.action_space = Box(low, high, dtype=np.float32)
-        self._episode, self._step = [0] * size, [0] * size  # of every trial
+        self._episode, self._step = [0] * size, [0] * size  # per trial
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
-        """New trials on the tasks ``options["seeds"]``, those of all bundles."""
+        """Start new trials on the tasks ``options["seeds"]``, given for all bundles."""
         assert options is not None
         self._episode, self._step = [0] * len(self.envs), [0] * len(self.envs)
         rows = self._rows()
@@ -76,7 +77,7 @@ class Bundle(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[Any]]):
         return rows, {}
 
     def step(self, action: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """One step of every trial whose episodes are not over."""
+        """Step every trial that is not finished."""
         rows = self._rows()
         told = [(0.0, 0.0, 0.0, 0.0)] * len(self.envs)
         for k, env in enumerate(self.envs):
@@ -105,12 +106,12 @@ class Bundle(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[Any]]):
 
 
 def observation_size(space: gymnasium.Space[Any]) -> int:
-    """Numbers of an observation; a discrete one is one."""
+    """Numbers in an observation; a discrete one has one."""
     return int(np.prod(space.shape, dtype=np.int64)) if isinstance(space, Box) else 1
 
 
 def check_spaces(env: gymnasium.Env[Any, Any]) -> None:
-    """Raise EnvironmentFailed for spaces that policies here have no form for."""
+    """Raise EnvironmentFailed for spaces that the policies do not support."""
     for what, space in (("observation", env.observation_space), ("action", env.action_space)):
         fits = isinstance(space, Discrete) and int(space.start) == 0
         if isinstance(space, Box):
@@ -123,18 +124,18 @@ def check_spaces(env: gymnasium.Env[Any, Any]) -> None:
 
 
 def check_behaviour(env: gymnasium.Env[Any, Any]) -> None:
-    """Raise EnvironmentFailed for what Gymnasium's own checker refuses."""
+    """Raise EnvironmentFailed if Gymnasium's own checker finds a fault."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             check_env(OnNewTasks(env), skip_render_check=True, skip_close_check=True)
-    except Exception as e:  # whatever a foreign environment raises
+    except Exception as e:  # anything that the environment may raise
         words = " ".join(f"{type(e).__name__}: {e}".split())[:300]
         raise EnvironmentFailed(f"the environment fails gymnasium.utils.env_checker.check_env, {words}") from e
 
 
 class OnNewTasks(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Draws a new task at every reset, whose options the checker does not know."""
+    """Draws a new task at every reset: the checker does not pass the options for it."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset to a new task."""
@@ -142,21 +143,21 @@ class OnNewTasks(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 class GymTrialVectorEnv:
-    """Trials of a Gymnasium environment, by the interface that learners know from `envs.trials.TrialVectorEnv`.
+    """Trials of a Gymnasium environment with the interface of `envs.trials.TrialVectorEnv`.
 
     Args:
         make: builds one environment; sent to the processes, so it must be picklable.
         num_envs: trials B.
-        episodes: of a trial.
-        max_steps: of an episode.
-        processes: to step them in; 1: this one.
-        device: where tensors are.
+        episodes: episodes per trial.
+        max_steps: maximum length of an episode.
+        processes: number of worker processes; 1: this one.
+        device: device of the tensors.
 
     Attributes:
         horizon: steps T of the longest trial.
 
     Raises:
-        EnvironmentFailed: if it cannot be built, its spaces are not supported or Gymnasium's checker refuses it.
+        EnvironmentFailed: if it cannot be built, its spaces are not supported or Gymnasium's checker finds a fault.
     """
 
     def __init__(
@@ -186,10 +187,10 @@ class GymTrialVectorEnv:
         firsts = np.cumsum([0, *sizes[:-1]])
         bundles = [partial(Bundle, make, max(sizes), int(f), episodes, max_steps) for f in firsts]
         self._sizes = sizes
-        # (W, k): the trials of each bundle; those that only fill one up do what its last does
+        # (W, k): the trials of each bundle; the last trial is repeated to fill up the bundles
         self._rows_of = np.minimum(firsts[:, None] + np.arange(max(sizes)), (firsts + sizes - 1)[:, None])
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about spaces that are no concern here
+            warnings.simplefilter("ignore")  # about spaces, which does not matter here
             self._vector: VectorEnv[Any, Any, Any] = (
                 AsyncVectorEnv(bundles, context="spawn", daemon=True, copy=False)
                 if len(bundles) > 1
@@ -206,7 +207,7 @@ class GymTrialVectorEnv:
 
     @property
     def episode_scores(self) -> Tensor:
-        """(B, episodes) means over its steps of ``info["score"]``, what the environment tells besides."""
+        """(B, episodes) means over steps of ``info["score"]``, the environment's own metric."""
         sums = self._episode_sums()
         return sums[..., 0] / sums[..., 3].clamp(min=1)
 
@@ -247,8 +248,8 @@ class GymTrialVectorEnv:
 
         Returns:
             observations (B,) or (B, D), where an episode has ended the first of the next; rewards (B,); two times
-            (B,) False, as a trial is over by ``valid``; and info: ``episode_end`` (B,) whether one has just ended, and
-            ``valid`` (B,) whether the step belongs to the trial.
+            (B,) False, since ``valid`` marks the end of a trial; and info: ``episode_end`` (B,) whether one has just
+            ended, and ``valid`` (B,) whether the step counts.
 
         Raises:
             EnvironmentFailed: if an environment or its process fails, or an observation or reward is not finite.
@@ -261,27 +262,27 @@ class GymTrialVectorEnv:
         return observations, rewards, self._never, self._never, info
 
     def close(self) -> None:
-        """End the processes, whatever they are at."""
+        """Stop the worker processes at once."""
         if isinstance(self._vector, AsyncVectorEnv):
             for process in self._vector.processes:
-                process.kill()  # they hold nothing that has to be kept
+                process.kill()  # they hold no state to be kept
             self._vector.closed = True
         else:
             self._vector.close()
 
     def _call(self, work: Callable[[], npt.NDArray[np.float32]]) -> Tensor:
-        """What all bundles gave, (B, D + 4), without those that only fill."""
+        """Results of all bundles, (B, D + 4), without the trials that only fill them."""
         try:
             found = work()  # (W, k, D + 4)
         except (EOFError, OSError, GymnasiumError) as e:
-            raise EnvironmentFailed(f"a process of environments died ({type(e).__name__}); go on with --resume") from e
+            raise EnvironmentFailed(f"an environment process died ({type(e).__name__}); continue with --resume") from e
         except Exception as e:
             words = " ".join(f"{type(e).__name__}: {e}".split())
-            raise EnvironmentFailed(f"an environment failed: {words[:300]}; mend it, and go on with --resume") from e
+            raise EnvironmentFailed(f"an environment failed: {words[:300]}; fix it and continue with --resume") from e
         rows = np.concatenate([part[:size] for part, size in zip(found, self._sizes, strict=True)])
         if not np.isfinite(rows).all():
             what = "reward" if np.isfinite(rows[:, :-4]).all() else "observation"
-            raise EnvironmentFailed(f"an environment's {what} is not finite; mend it, and go on with --resume")
+            raise EnvironmentFailed(f"an environment's {what} is not finite; fix it and continue with --resume")
         return torch.from_numpy(rows).to(self.device)
 
     def _read(self, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Associative recall: keys and values are shown, then some of the keys, whose values are to be told."""
+"""Associative recall: pairs of keys and values, then queries for the value of a key."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from envs.trials import TrialVectorEnv, require_positive
 class AssociativeRecallVectorEnv(TrialVectorEnv):
     """Multi-query associative recall (Arora et al. 2023, arXiv:2312.04927) as trials of one episode.
 
-    A trial shows a blank, then ``pairs`` different keys, each followed by its value, then ``queries`` of the keys, in
-    random order and, as far as there are enough, different ones. To each query the action is to be the key's value,
-    which pays 1; nothing else pays. A perfect memory earns ``queries``, guessing ``queries / values``.
+    A trial shows a blank, then ``pairs`` different keys, each followed by its value, then ``queries`` of the keys in
+    random order, distinct as far as possible. The right action at a query is the key's value,
+    which pays 1; all else pays 0. A perfect memory earns ``queries``, guessing ``queries / values``.
 
-    Observations: 0 is the blank, then keys, then values. A task is what is shown and what is to be told at each step,
-    (T, 2) with -1 where nothing is asked.
+    Observations: 0 is the blank, then keys, then values. A task is the observation and the right answer of each step,
+    (T, 2), with answer -1 at steps without a query.
 
     Args:
         num_envs: rows B.
@@ -81,9 +81,9 @@ class AssociativeRecallVectorEnv(TrialVectorEnv):
             raise ValueError(f"answers must be -1 or below {self.num_actions}")
 
     def transition(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Tell values (B,): 1 for the right one where one is asked for, and the next observations (B,)."""
+        """Answer with values (B,): reward 1 for the right answer to a query, and the next observations (B,)."""
         clock = self._clock
-        if (clock == clock[0]).all():  # the host knows which step it is, and nothing is transferred
+        if (clock == clock[0]).all():  # the host knows the step, so nothing is transferred
             now, after = (self.tasks[:, min(int(clock[0]) + d, self.horizon - 1)] for d in (0, 1))
         else:
             rows, t = torch.arange(self.num_envs, device=self.device), self._to_device(clock)

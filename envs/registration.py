@@ -12,7 +12,7 @@ _ENTRY_POINTS = {
 
 
 def register() -> None:
-    """Make the environments known to `gymnasium.make` and `make_vec`; repeated calls change nothing.
+    """Register the environments for `gymnasium.make` and `make_vec`; repeated calls have no effect.
 
     ``import envs`` calls it, so ``gymnasium.make("envs:snail/BernoulliBandit-v0")`` needs no import at all.
     """

@@ -1,4 +1,4 @@
-"""The input of RL^2 for anybody's agent: previous action, reward and end flag beside the observation."""
+"""RL^2's input for agents of other libraries: observation, previous action, reward and end flag."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Input = npt.NDArray[np.float32]
 
 
 class RL2Observation(gymnasium.Wrapper[Input, np.int64, Any, np.int64]):
-    """Shows what `snail.actor_critic.ActorCritic` reads, so that any recurrent agent can learn across inner episodes.
+    """Gives the input of `snail.actor_critic.ActorCritic`, so that any recurrent agent can learn across inner episodes.
 
     The observation is one vector (Duan et al. 2016, arXiv:1611.02779, section 2.2): the wrapped environment's,
-    one-hot if it is discrete and left out if it is always the same; the previous action, one-hot; the previous
+    one-hot if it is discrete and omitted if it is constant; the previous action, one-hot; the previous
     reward; and 1 where an inner episode has just ended. At the start of a trial that is action 0, reward 0 and flag 1.
 
     Args:

@@ -1,12 +1,12 @@
 """Batched meta-RL task families: many trials at once, as tensors on any device.
 
-A *trial* is what one task is given for: a number of inner episodes of fixed length on a task that stays. One
-Gymnasium episode is one trial, so ``reset`` samples new tasks, and inner episodes restart by themselves,
+A *trial* is a number of inner episodes of fixed length on one task. One
+Gymnasium episode is one trial: ``reset`` samples new tasks, and inner episodes restart automatically,
 announced by ``info["episode_end"]``. The agent is expected to keep its memory across them (Duan et al., 2016,
 "RL^2: Fast reinforcement learning via slow reinforcement learning", arXiv:1611.02779, section 2.2).
 
-`TrialVectorEnv` holds everything that task families share. A family adds how tasks are sampled and what one
-step does. `TrialEnv` turns a family into an ordinary, single `gymnasium.Env`.
+`TrialVectorEnv` holds everything that task families share. A family defines how tasks are sampled and what one
+step does. `TrialEnv` turns a family into a single `gymnasium.Env`.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class TrialVectorEnv(VectorEnv[Tensor, Tensor, Tensor], ABC):
     """Base of batched task families with discrete observations and actions. B stands for ``num_envs``.
 
     ``step`` never makes the host wait for the device. All randomness comes from one `torch.Generator` on the
-    device, which ``reset(seed=...)`` seeds; how much of it a step uses does not depend on actions, so what
-    one row does cannot change what another sees.
+    device, which ``reset(seed=...)`` seeds; how many numbers a step draws does not depend on actions, so the actions
+    of one row cannot affect another.
 
     A task is one row of one float tensor (for several quantities: stacked in its last axis), so that task
-    sets can be stored, hashed and put back by ``reset(options={"tasks": ...})``.
+    sets can be stored, hashed and restored by ``reset(options={"tasks": ...})``.
 
-    A subclass defines `sample_tasks` and `transition`; `check_tasks`, if not every tensor of that shape is a task, and
-    `start_observation`, if that is not 0.
+    A subclass defines `sample_tasks` and `transition`; `check_tasks`, if not every tensor of that shape is valid, and
+    `start_observation`, if it is not 0.
 
     Args:
         num_envs: Rows B, each its own trial on its own task.
@@ -108,18 +108,18 @@ class TrialVectorEnv(VectorEnv[Tensor, Tensor, Tensor], ABC):
 
         self.generator = torch.Generator(self.device)
         self.generator.seed()  # a new Generator always starts from the same seed; unseeded runs should differ
-        self._tasks: Tensor | None = None  # none before the first reset
+        self._tasks: Tensor | None = None  # unset before the first reset
         self._observations = torch.full((num_envs,), self.start_observation, device=self.device)
-        # Steps taken in the current trial, per row. Lengths are fixed, so the host can keep this clock by
-        # itself and nothing has to be read back from the device to know which rows have ended.
+        # Steps taken in the current trial, per row. Lengths are fixed, so the host can count them
+        # itself, and nothing has to be read back from the device to know which rows have ended.
         self._clock = np.zeros(num_envs, dtype=np.int64)
 
     @abstractmethod
     def sample_tasks(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw ``n`` tasks, (n, *task_shape) float32 on the generator's device; changes nothing here."""
+        """Draw ``n`` tasks, (n, *task_shape) float32 on the generator's device, without using them."""
 
     def check_tasks(self, tasks: Tensor) -> None:
-        """Raise `ValueError` if a caller's ``tasks`` (B, *task_shape) are not tasks of this family; here any are."""
+        """Raise `ValueError` if ``tasks`` (B, *task_shape) are not valid; by default all are."""
 
     @abstractmethod
     def transition(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,22 +131,22 @@ class TrialVectorEnv(VectorEnv[Tensor, Tensor, Tensor], ABC):
 
         Returns:
             rewards: (B,) float32.
-            next_observations: (B,) int64; those after the last step of an inner episode are not used.
+            next_observations: (B,) int64; ignored after the last step of an inner episode.
         """
 
     @property
     def tasks(self) -> Tensor:
         """Current tasks, (B, *task_shape) float32."""
         if self._tasks is None:
-            raise ResetNeeded("there are no tasks yet, call reset() first")
+            raise ResetNeeded("no tasks yet: call reset() first")
         return self._tasks
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
         """Start new trials, on newly sampled tasks unless ``options`` give them.
 
         Args:
-            seed: Seeds all later randomness; without it the stream goes on.
-            options: May hold ``"reset_mask"`` (B,) bool, the rows to reset (default all; the others go on as
+            seed: Seeds all later randomness; by default the generator continues.
+            options: May hold ``"reset_mask"`` (B,) bool, the rows to reset (default all; the others continue as
                 they are), and ``"tasks"`` (B, *task_shape), tasks to use in place of sampled ones.
 
         Returns:
@@ -156,7 +156,7 @@ class TrialVectorEnv(VectorEnv[Tensor, Tensor, Tensor], ABC):
         Raises:
             ValueError: For an unknown option, or a mask or tasks of wrong shape or values.
             TypeError: For a mask that is not bool.
-            ResetNeeded: If the first reset of all is for some rows only.
+            ResetNeeded: If the very first reset is for some rows only.
         """
         options = options or {}
         if unknown := sorted(options.keys() - {"reset_mask", "tasks"}):
@@ -176,7 +176,7 @@ class TrialVectorEnv(VectorEnv[Tensor, Tensor, Tensor], ABC):
         """Take one step in every row.
 
         The trial's length is part of the task and known to the agent in principle, so its end is a
-        termination: there is nothing beyond it to bootstrap from.
+        termination: there is no value beyond it to bootstrap from.
 
         Args:
             actions: (B,) integers below ``num_actions``. Their range is checked if they are on the CPU;
@@ -187,7 +187,7 @@ class TrialVectorEnv(VectorEnv[Tensor, Tensor, Tensor], ABC):
             rewards: (B,) float32.
             terminated: (B,) bool, the trial has ended.
             truncated: (B,) bool, always False.
-            info: ``"episode_end"`` (B,) bool, RL^2's flag: the observation opens an inner episode, because
+            info: ``"episode_end"`` (B,) bool, RL^2's flag: the observation starts an inner episode, because
                 the previous one has ended with this step or because the trial is new.
 
         Raises:
@@ -211,7 +211,7 @@ class TrialVectorEnv(VectorEnv[Tensor, Tensor, Tensor], ABC):
         episode_end = self._at_episode_start()
         self._observations = self._fill(observations, episode_end, self.start_observation)
         return (
-            self._observations.clone(),  # the caller may write into what it gets
+            self._observations.clone(),  # the caller may modify the returned tensors
             rewards,
             self._flags(self._clock == self.horizon),
             torch.zeros(self.num_envs, dtype=torch.bool, device=self.device),
@@ -219,7 +219,7 @@ class TrialVectorEnv(VectorEnv[Tensor, Tensor, Tensor], ABC):
         )
 
     def _start_trials(self, mask: npt.NDArray[np.bool_], tasks: Tensor | None = None) -> None:
-        """Set clock and tasks of the masked rows; tasks are rows of ``tasks`` (B, *task_shape) or sampled."""
+        """Reset step counters and tasks of the masked rows; tasks are rows of ``tasks`` (B, *task_shape) or sampled."""
         self._clock[mask] = 0
         if mask.all():
             self._tasks = self.sample_tasks(self.num_envs, self.generator) if tasks is None else tasks
@@ -232,13 +232,13 @@ class TrialVectorEnv(VectorEnv[Tensor, Tensor, Tensor], ABC):
         return self._clock % self.episode_length == 0
 
     def _fill(self, values: Tensor, mask: npt.NDArray[np.bool_], value: float) -> Tensor:
-        """``values`` (B,) with ``value`` in the masked rows; no transfers when rows are in step."""
+        """``values`` (B,) with ``value`` in the masked rows; no transfers when all rows are at the same step."""
         if mask.all():
             return torch.full_like(values, value)
         return values.masked_fill(self._to_device(mask), value) if mask.any() else values
 
     def _flags(self, mask: npt.NDArray[np.bool_]) -> Tensor:
-        """``mask`` (B,) on the device; no transfers when rows are in step."""
+        """``mask`` (B,) on the device; no transfers when all rows are at the same step."""
         if mask.all() or not mask.any():
             return torch.full((self.num_envs,), bool(mask[0]), device=self.device)
         return self._to_device(mask)
@@ -276,7 +276,7 @@ class TrialVectorEnv(VectorEnv[Tensor, Tensor, Tensor], ABC):
     def _as_tasks(self, tasks: Tensor | npt.ArrayLike | None) -> Tensor | None:
         if tasks is None:
             return None
-        # Always a copy: the caller's tensor must be free to change.
+        # Always a copy: the caller may modify its tensor later.
         tasks = torch.as_tensor(tasks).to(self.device, torch.float32, copy=True)
         if tasks.shape != (self.num_envs, *self.task_shape):
             expected = (self.num_envs, *self.task_shape)
@@ -286,16 +286,16 @@ class TrialVectorEnv(VectorEnv[Tensor, Tensor, Tensor], ABC):
 
 
 class TrialEnv(gymnasium.Env[np.int64, np.int64]):
-    """One row of a `TrialVectorEnv` behind the interface of a single environment, in numpy and python values.
+    """A `TrialVectorEnv` of one row as a single environment with numpy and Python values.
 
     All randomness derives from ``np_random``: each reset draws the seed of that trial from it.
     ``reset(options={"task": ...})`` takes one task, (*task_shape).
 
     Args:
-        trials: A family with ``num_envs=1`` and autoreset disabled.
+        trials: An environment with ``num_envs=1`` and autoreset disabled.
 
     Raises:
-        ValueError: If ``trials`` is not that.
+        ValueError: If it is not.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012

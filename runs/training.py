@@ -149,7 +149,7 @@ def train(
             if mirror and progress.seconds >= PICTURES_AFTER:
                 draw_pictures(folder, learner)
         except KeyboardInterrupt as e:
-            raise Interrupted("stopped; go on with --resume") from e
+            raise Interrupted("stopped; continue with --resume") from e
         finally:
             mirror.close()
     return record
@@ -300,11 +300,11 @@ def _run_steps(
                 saved = time.monotonic()
             done = f"after update {progress.step} of {learner.steps}"
             if stopping:
-                raise Interrupted(f"stopped {done}; go on with --resume")
+                raise Interrupted(f"stopped {done}; continue with --resume")
             if paused:
                 raise Paused(f"paused {done}")
             if late and not last:
-                raise OutOfTime(f"the time budget ends {done}; go on with --resume")
+                raise OutOfTime(f"the time budget ends {done}; continue with --resume")
 
 
 def _summary(progress: Progress, learner: Learner, units: int, elapsed: float, group: ProcessGroup) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Actions as distributions: what a policy's outputs mean, for discrete and for continuous actions, by one interface.
+"""Distributions over actions, discrete and continuous, behind one interface.
 
 A *head* turns the outputs of a policy network into the parameters of a distribution over actions, draws from it, and
 has its log-probabilities, entropy and divergence. Parameters are one tensor, so that algorithms can keep and compare
@@ -19,9 +19,9 @@ class ActionHead(nn.Module, ABC):
     """A kind of distribution over actions. P stands for the parameters of one, (...) for any leading dimensions.
 
     Attributes:
-        outputs: what the policy network has to write for it.
+        outputs: number of policy outputs that parametrise it.
         channels: of an encoded action.
-        predictable: actions whose rewards can be predicted one by one; 0 where they are not countable.
+        predictable: number of actions whose rewards can be predicted one by one; 0 for continuous actions.
     """
 
     outputs: int
@@ -34,7 +34,7 @@ class ActionHead(nn.Module, ABC):
 
     @abstractmethod
     def noise(self, rows: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
-        """What ``rows`` draws need of randomness: (rows, ...), of the kind of ``like``."""
+        """The random numbers for ``rows`` samples: (rows, ...), with the dtype and device of ``like``."""
 
     @abstractmethod
     def draw(self, parameters: Tensor, noise: Tensor) -> Tensor:
@@ -42,11 +42,11 @@ class ActionHead(nn.Module, ABC):
 
     @abstractmethod
     def log_probability(self, parameters: Tensor, actions: Tensor) -> Tensor:
-        """Of actions as ``draw`` gives them: (..., P), (...) or (..., D) -> (...)."""
+        """Log-probability of actions from ``draw``: (..., P), (...) or (..., D) -> (...)."""
 
     @abstractmethod
     def entropy(self, parameters: Tensor) -> Tensor:
-        """In nats: (..., P) -> (...)."""
+        """Entropy in nats: (..., P) -> (...)."""
 
     @abstractmethod
     def kl_divergence(self, parameters: Tensor, other: Tensor) -> Tensor:
@@ -54,23 +54,23 @@ class ActionHead(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, actions: Tensor) -> Tensor:
-        """As input of the next step: actions -> (..., channels)."""
+        """Encode actions as input of the next step: actions -> (..., channels)."""
 
     @abstractmethod
     def decode(self, encoded: Tensor) -> Tensor:
-        """The actions that were encoded: (..., channels) -> actions."""
+        """Inverse of ``encode``: (..., channels) -> actions."""
 
     @abstractmethod
     def first(self, shape: torch.Size, device: torch.device) -> Tensor:
-        """The action that stands for none before the first step, for so many trials."""
+        """The placeholder action before the first step, for a batch of trials."""
 
     def to_environment(self, actions: Tensor) -> Tensor:
-        """What the environment is given."""
+        """Map actions to the environment's action space."""
         return actions
 
 
 class Categorical(ActionHead):
-    """One of A actions. Parameters are logits."""
+    """Categorical distribution over A actions, parametrised by logits."""
 
     def __init__(self, num_actions: int):
         super().__init__()
@@ -81,11 +81,11 @@ class Categorical(ActionHead):
         return outputs
 
     def noise(self, rows: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Exponential numbers (rows, A)."""
+        """Exponential random numbers (rows, A)."""
         return like.new_empty(rows, self.outputs).exponential_(generator=generator)
 
     def draw(self, parameters: Tensor, noise: Tensor) -> Tensor:
-        """The largest of p / Exp(1) is a draw from p, and needs no copy to the host: (B, A) -> (B,)."""
+        """Sample as argmax of p / Exp(1), which needs no copy to the host: (B, A) -> (B,)."""
         return (parameters.log_softmax(-1).exp() / noise).argmax(-1)
 
     def log_probability(self, parameters: Tensor, actions: Tensor) -> Tensor:
@@ -116,18 +116,18 @@ class Categorical(ActionHead):
 
 
 class Gaussian(ActionHead):
-    """D numbers, independent normals with a learned standard deviation that does not depend on the state.
+    """Diagonal Gaussian over D numbers, with a learned standard deviation that does not depend on the state.
 
-    Parameters are D means and D logarithms of standard deviations. Without ``squash``, actions are clipped to the space
-    by the environment's side, and log-probabilities are of what was drawn. With it, actions are ``tanh`` of what was
-    drawn, stretched to the space, and log-probabilities are of those; the entropy stays that of the normals, for which
-    the squashed ones have no closed form (Haarnoja et al. 2018, arXiv:1812.05905, appendix C). The divergence is the
-    same either way.
+    Parameters are D means and D log standard deviations. Without ``squash``, actions are clipped to the space when
+    passed to the environment, and log-probabilities are of the unclipped samples. With it, actions are ``tanh`` of the
+    samples, scaled to the space, and so are log-probabilities; the entropy remains that of the Gaussian, since that of
+    the squashed distribution has no closed form (Haarnoja et al. 2018, arXiv:1812.05905, appendix C). The divergence is
+    the same in both cases.
 
     Args:
         low, high: (D,) the space.
-        squash: whether to squash.
-        initial_std: standard deviations before training, in halves of the space.
+        squash: whether to squash actions by tanh.
+        initial_std: initial standard deviations, as fractions of half the space.
     """
 
     low: Tensor
@@ -143,11 +143,11 @@ class Gaussian(ActionHead):
         self.log_std = nn.Parameter(torch.full((len(low),), math.log(initial_std)))
 
     def parameters_of(self, outputs: Tensor) -> Tensor:
-        """Means, and the logarithms of the standard deviations: (..., D) -> (..., 2 D)."""
+        """Append the log standard deviations to the means: (..., D) -> (..., 2 D)."""
         return torch.cat([outputs, self.log_std.expand_as(outputs)], dim=-1)
 
     def noise(self, rows: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Standard normal numbers (rows, D)."""
+        """Standard normal random numbers (rows, D)."""
         return like.new_empty(rows, self.outputs).normal_(generator=generator)
 
     def draw(self, parameters: Tensor, noise: Tensor) -> Tensor:
@@ -180,18 +180,18 @@ class Gaussian(ActionHead):
         return 0.5 * (ratio + distance - 1).sum(-1) - (log_std - log_std_q).sum(-1)
 
     def encode(self, actions: Tensor) -> Tensor:
-        """As they are: (..., D)."""
+        """Unchanged: (..., D)."""
         return actions.float()
 
     def decode(self, encoded: Tensor) -> Tensor:
-        """As they are: (..., D)."""
+        """Unchanged: (..., D)."""
         return encoded
 
     def first(self, shape: torch.Size, device: torch.device) -> Tensor:
-        """Zeros, the middle of the space."""
+        """Zeros: the middle of the space."""
         return torch.zeros(*shape, self.outputs, device=device)
 
     def to_environment(self, actions: Tensor) -> Tensor:
-        """Stretched from -1 to 1 to the space, and clipped to it."""
+        """Scaled from [-1, 1] to the space, and clipped to it."""
         middle, half = (self.high + self.low) / 2, (self.high - self.low) / 2
         return (middle + half * actions).clamp(self.low, self.high)

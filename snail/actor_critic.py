@@ -1,4 +1,4 @@
-"""Acting and judging with memory: a policy and a value function over any sequence model (RL^2, Duan et al. 2016)."""
+"""Actor-critic with memory: a policy and a value function over any sequence model (RL^2, Duan et al. 2016)."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from snail.sequence import SequenceModel
 
 
 class ActorCritic(nn.Module):
-    """Policy and value of an agent that sees what it did and what came of it.
+    """Policy and value function of an agent whose input includes its previous action and reward.
 
-    Each step's input is RL^2's: the observation, the previous action, the previous reward and whether an episode has
-    just ended. Before the first action that is the head's first action, reward 0, flag 1.
+    Each step's input is that of RL^2: observation, previous action, previous reward, and whether an episode has
+    just ended. At the first step these are the head's placeholder action, reward 0 and flag 1.
 
-    The policy may also predict the reward of every action, to learn what to remember (an auxiliary task, Jaderberg et
-    al. 2017); nothing of that is needed for acting.
+    The policy may also predict the reward of every action, an auxiliary task that shapes its memory (Jaderberg et
+    al. 2017) and is not needed for acting.
 
     Args:
         policy: reads ``input_size(...)`` channels; writes the outputs of the action head, one for each action if it
             predicts rewards, and one more with a shared trunk.
-        value: reads the same and, in training, what it is told of the task; writes 1. None for a trunk shared with the
-            policy, whose last output is then the value.
-        observations: how they are encoded; a number: that many discrete ones.
-        actions: their distribution; a number A: that many discrete ones.
+        value: reads the same, plus privileged information on the task if used; writes 1. None for a trunk shared with
+            the policy, whose last output is then the value.
+        observations: their encoder, or the number of discrete observations.
+        actions: their distribution, or the number of discrete actions.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class ActorCritic(nn.Module):
     def forward(self, x: Tensor, told: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """All steps in parallel: (B, T, C) -> parameters of the action head (B, T, P), values (B, T).
 
-        told: (B, T, F) what the value network alone is told of the task, where it was built for that.
+        told: (B, T, F) privileged task information for the value network, if it was built for that.
         """
         parameters, values, _ = self.with_predicted_rewards(x, told)
         return parameters, values
@@ -87,13 +87,13 @@ class ActorCritic(nn.Module):
         return self.actions.parameters_of(y[..., :A]), value, y[..., A : A + self.num_predicted]
 
     def init_cache(self, batch_size: int, max_len: int) -> Any:
-        """The policy's state before the first step."""
+        """The policy's cache before the first step."""
         return self.policy.init_cache(batch_size, max_len)
 
     def act(self, x_t: Tensor, cache: Any) -> tuple[Tensor, Any]:
         """One step of the policy alone: (B, C), cache -> parameters of the action head (B, P), cache.
 
-        Acting needs no values; for a finished trial ``forward`` has them all at once, at a fraction of the cost.
+        Acting needs no values; after the trial, ``forward`` computes all of them in parallel.
         """
         y, cache = self.policy.step(x_t, cache)
         return self.actions.parameters_of(y[:, : self.actions.outputs]), cache

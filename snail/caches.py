@@ -60,7 +60,7 @@ class AttentionCache:
 
 @dataclass(frozen=True)
 class ConvCache:
-    """What a causal convolution, or a stack of them, remembers of the past.
+    """The past inputs that a causal convolution, or a stack of them, still needs.
 
     rows: (L, B, C) ring buffer with step t in slot t % L; L is the left context of the filters + 1, or the longest
         sequence where that is shorter.
@@ -72,12 +72,12 @@ class ConvCache:
 
     @classmethod
     def of_sequence(cls, rows: Tensor, left_context: int, max_len: int | None) -> ConvCache:
-        """The cache of filters with that left context after the sequence ``rows`` (T, B, C)."""
+        """The cache after the sequence ``rows`` (T, B, C), for filters with that left context."""
         steps, slots = len(rows), left_context + 1 if max_len is None else min(left_context + 1, max_len)
         _check_length(steps, max_len)
         if steps < slots:
             rows = F.pad(rows, (0, 0, 0, 0, 0, slots - steps))
-        else:  # roll copies: the next steps write here, not into the caller's rows
+        else:  # roll copies, so the next steps do not write into the caller's rows
             rows = rows[-slots:].roll(steps % slots, dims=0)
         return cls(rows, steps)
 
@@ -87,9 +87,9 @@ class ConvCache:
             check_room(self.time, len(self.rows))
 
     def past(self, offsets: Sequence[int]) -> list[Tensor | None]:
-        """The rows (B, C) so many steps before the next one; None for those before the beginning."""
+        """The rows (B, C) at these distances before the next step; None for those before the first step."""
         slots = [(self.time - o) % len(self.rows) for o in offsets if o <= self.time]
-        if torch.is_grad_enabled():  # gathered at once, so that backward scatters once
+        if torch.is_grad_enabled():  # one gather, so that backward scatters once
             index = torch.tensor(slots, dtype=torch.long, device=self.rows.device)
             found = iter(self.rows[index].unbind())
         else:
@@ -97,9 +97,9 @@ class ConvCache:
         return [next(found) if o <= self.time else None for o in offsets]
 
     def next_row(self) -> Tensor:
-        """Where the next step is to be written, (B, C)."""
+        """The slot (B, C) to write the next step to."""
         return self.rows[self.time % len(self.rows)]
 
     def tick(self) -> ConvCache:
-        """The cache one step later, once that step is written."""
+        """The cache one step later, after that step has been written."""
         return ConvCache(self.rows, self.time + 1)

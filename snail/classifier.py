@@ -1,4 +1,4 @@
-"""Few-shot classification as sequence modelling: labelled images in, the label of one more image out."""
+"""Few-shot classification as sequence modelling: from labelled images to the label of another image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from snail.sequence import SequenceModel, at_least_float32
 
 
 class EpisodeModel(nn.Module, ABC):
-    """A few-shot learner, however it learns: B episodes of S labelled support images and Q queries in, logits out."""
+    """Interface of few-shot learners: B episodes of S labelled support images and Q queries -> logits."""
 
     def forward(self, support: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
         """Support images (B, S, ...), labels (B, S) integers, queries (B, Q, ...) -> logits (B, Q, N)."""
@@ -27,10 +27,10 @@ class EpisodeModel(nn.Module, ABC):
         return support, queries
 
     def check_queries(self, queries: int) -> None:
-        """Raise ValueError if the model cannot learn from episodes of so many queries."""
+        """Raise ValueError if the model cannot be trained with this number of queries."""
 
     def encode(self, images: Tensor) -> Tensor:
-        """What can be computed of each image alone, and so once for many episodes: (M, ...) -> (M, ...)."""
+        """The part that is computed per image, hence once for many episodes: (M, ...) -> (M, ...)."""
         return images
 
     @abstractmethod
@@ -49,7 +49,7 @@ def with_labels(support: Tensor, labels: Tensor, queries: Tensor, ways: int) -> 
 
 
 class EmbeddingClassifier(EpisodeModel):
-    """A few-shot learner that embeds each image first, alone.
+    """A few-shot learner that first embeds each image separately.
 
     Args:
         embedding: (M, ...) images -> (M, E).
@@ -66,10 +66,10 @@ class EmbeddingClassifier(EpisodeModel):
 
 
 class SequenceClassifier(EmbeddingClassifier):
-    """Episodes to logits with any sequence model (Mishra et al. 2018, section 4).
+    """Few-shot classification with any sequence model (Mishra et al. 2018, section 4).
 
-    Each step of the sequence is an image embedding and its one-hot label, the query's label being zeros. The support
-    images are embedded and processed once, and all Q queries branch off from there.
+    Each step of the sequence is an image embedding with its one-hot label, zeros for queries. The support
+    is processed once, and all Q queries branch off from it.
 
     Args:
         embedding: (M, ...) images -> (M, E).

@@ -16,13 +16,13 @@ from snail.sequence import SequenceModel
 
 
 class CausalConv1d(SequenceModel):
-    """Convolution over time that sees the present and the past only.
+    """Causal convolution over time.
 
     ``y_t = bias + sum_j weight[j] x_{t - (k - 1 - j) d}`` for kernel size k and dilation d, inputs before the first
     being zero.
 
     Attributes:
-        weight: (k, C, D); ``weight[-1]`` meets the present step. One contiguous matrix a tap.
+        weight: (k, C, D); ``weight[-1]`` is applied to the current step. One contiguous matrix per tap.
         bias: (D,).
     """
 
@@ -39,7 +39,7 @@ class CausalConv1d(SequenceModel):
 
     @property
     def left_context(self) -> int:
-        """Steps back to the oldest input that an output sees."""
+        """Number of past steps that an output depends on."""
         return (self.kernel_size - 1) * self.dilation
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class CausalConv1d(SequenceModel):
         return self(x), ConvCache.of_sequence(x.transpose(0, 1), self.left_context, max_len)
 
     def past_term(self, past: Sequence[Tensor | None]) -> Tensor | None:
-        """What the past rows, each (B, C) or None for zeros, add to the next output: (B, D)."""
+        """The contribution of past rows, each (B, C) or None for zeros, to the next output: (B, D)."""
         terms = [row @ w for row, w in zip(past, self.weight, strict=False) if row is not None]
         return sum(terms[1:], start=terms[0]) if terms else None
 
@@ -92,12 +92,12 @@ class DenseStack(SequenceModel):
 
     @property
     def left_context(self) -> int:
-        """Steps back to the oldest activation that a layer reads."""
+        """Number of past steps that a layer reads."""
         return max(conv.left_context for conv in self.convs)
 
     @property
     def receptive_field(self) -> int:
-        """Steps, the present one included, that an output depends on."""
+        """Number of steps, including the current one, that an output depends on."""
         return 1 + sum(conv.left_context for conv in self.convs)
 
     def _run(self, x: Tensor, past: Sequence[Tensor | None] | None = None) -> Tensor:
@@ -128,13 +128,13 @@ class DenseStack(SequenceModel):
 
     @torch.no_grad()
     def step(self, x_t: Tensor, cache: ConvCache) -> tuple[Tensor, ConvCache]:
-        """(B, C), cache -> (B, C + n D), cache. The layers write straight into it: no concatenation, no copy."""
+        """(B, C), cache -> (B, C + n D), cache. The layers write directly into the cache, without copies."""
         cache.check_room(self.left_context)
         row = cache.next_row()  # (B, C + n D)
         row[:, : self.input_size] = x_t
         with torch.autocast(x_t.device.type, enabled=False):
             for conv in self.convs:
-                c, taps = conv.input_size, conv.weight.to(row.dtype)  # a cache filled under autocast is half as wide
+                c, taps = conv.input_size, conv.weight.to(row.dtype)  # a cache filled under autocast has half precision
                 z = torch.addmm(conv.bias.to(row.dtype), row[:, :c], taps[-1])  # (B, 2 D)
                 for past, weight in zip(cache.past(conv.offsets), taps, strict=False):
                     if past is not None:
@@ -161,7 +161,7 @@ class TCBlock(DenseStack):
     """TCBlock(T, D) of the paper: ceil(log2 T) dense blocks with dilations doubling from ``first_dilation``.
 
     With the default 1 the receptive field covers ``seq_len`` steps. The paper's text, read literally, starts at 2:
-    a block then reaches even offsets only.
+    a block then sees even offsets only.
     """
 
     def __init__(self, input_size: int, seq_len: int, filters: int, kernel_size: int = 2, first_dilation: int = 1):

@@ -1,4 +1,4 @@
-"""Image embeddings: one vector an image, learned end to end with the sequence model that reads it."""
+"""Image embeddings: one vector per image, learned end to end with the sequence model."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class OmniglotEmbedding(nn.Module):
     Args:
         output_size: channels E of an embedding.
         filters: channels of every convolution.
-        pool_first: pool before the normalisation instead of after the ReLU, at a quarter of the memory traffic,
-            which is what this network's time goes into. While the normalisation's scales are positive, as they start
-            out, that changes only the batch statistics: max-pooling commutes with increasing maps.
-        self_attention: let the 7x7 places after the second block read each other.
+        pool_first: pool before the normalisation instead of after the ReLU, which needs a quarter of the memory
+            traffic, the bottleneck of this network. As long as the normalisation's scales are positive, as initially,
+            this changes only the batch statistics: max-pooling commutes with increasing maps.
+        self_attention: self-attention between the 7x7 positions after the second block.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class ResidualBlock(nn.Module):
     Args:
         input_size: channels C of the input.
         filters: channels D of every convolution.
-        dropout: probability of an activation to be dropped.
+        dropout: dropout probability.
     """
 
     def __init__(self, input_size: int, filters: int, dropout: float = 0.1):
@@ -91,7 +91,7 @@ class ResidualEmbedding(nn.Module):
         output_size: channels E of an embedding.
         filters: channels of each residual block.
         wide: channels of the 1x1 convolution before the mean.
-        dropout: probability of an activation to be dropped.
+        dropout: dropout probability.
     """
 
     def __init__(
@@ -115,6 +115,6 @@ class ResidualEmbedding(nn.Module):
         if images.shape[1:] != (3, 84, 84):
             raise ValueError(f"images must be (M, 3, 84, 84), got {tuple(images.shape)}")
         x = images.to(self.project.weight.dtype) / 127.5 - 1
-        # the paper takes the mean after the wide 1x1 convolution; it is linear, so before is the same, for less
+        # the paper takes the mean after the wide 1x1 convolution; both are linear, so this is the same, but cheaper
         x = self.blocks(x).mean((2, 3))  # (M, filters)
         return self.project(self.dropout(self.wide(x).relu()))  # (M, E)

@@ -1,6 +1,6 @@
-"""SNAIL in plain PyTorch: section 3 of Mishra et al. (2018), written down once, for reading.
+"""SNAIL in plain PyTorch: section 3 of Mishra et al. (2018), to be read.
 
-``snail.model`` computes the same function faster and also step by step; the tests hold it against this one, and
+``snail.model`` computes the same function faster, and also step by step; the tests compare it with this one, and
 ``snail bench`` measures against it. Inside, everything is (B, C, T): batch, channels, time.
 """
 
@@ -22,7 +22,7 @@ POLICY = (("tc", 32), ("tc", 32), ("attention", 32, 32))
 
 
 class CausalConv(nn.Conv1d):
-    """A convolution over time that sees the present and the past only: (B, C, T) -> (B, D, T)."""
+    """Causal convolution over time: (B, C, T) -> (B, D, T)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Pad the past with zeros, so that output t ends at input t."""
@@ -52,7 +52,7 @@ class TCBlock(nn.Sequential):
 
 
 class AttentionBlock(nn.Module):
-    """AttentionBlock(K, V): attention to this step and all before it, concatenated: (B, C, T) -> (B, C + V, T)."""
+    """AttentionBlock(K, V): causal attention, concatenated to its input: (B, C, T) -> (B, C + V, T)."""
 
     def __init__(self, channels: int, key_size: int, value_size: int):
         super().__init__()
@@ -105,7 +105,7 @@ class SNAIL(nn.Module):
 
 
 def minimal_copy(model: FastSNAIL) -> SNAIL:
-    """The plain SNAIL with a copy of the weights of a fast one."""
+    """The plain SNAIL with the weights of a fast one."""
     blocks = [
         ("tc", b.filters) if isinstance(b, FastTC) else ("attention", b.key_size, b.value_size) for b in model.blocks
     ]

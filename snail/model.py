@@ -49,17 +49,17 @@ RL_VALUE_BLOCKS: tuple[Block, ...] = (TC(16), TC(16), Attention(16, 16))
 
 
 class SNAIL(SequenceModel):
-    """TC and attention blocks, each reading all that the ones before it have produced, and a linear read-out.
+    """TC and attention blocks, each reading the outputs of all before it, and a linear read-out.
 
     Args:
         input_size: channels C of the input.
         output_size: channels D of the output.
         max_len: the sequence length T that sets the depth of the TC blocks.
-        blocks: what to interleave; the default is the paper's network for few-shot classification. ``SNAIL.fewshot``,
+        blocks: the blocks; the default is the paper's network for few-shot classification. ``SNAIL.fewshot``,
             ``SNAIL.policy`` and ``SNAIL.value`` are the paper's presets.
         stem: width of a linear layer before the first block; None for none.
         kernel_size: taps of every convolution.
-        first_dilation: where the doubling dilations start: 1, or 2 as the paper's text reads literally.
+        first_dilation: the first of the doubling dilations: 1, or 2 for the literal reading of the paper's text.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class SNAIL(SequenceModel):
         return self.head(x)
 
     def init_cache(self, batch_size: int, max_len: int | None = None) -> tuple:
-        """The state before the first step: one cache a block."""
+        """The state before the first step: one cache per block."""
         return tuple(block.init_cache(batch_size, max_len or self.max_len) for block in self.blocks)
 
     def prefill(self, x: Tensor, max_len: int | None = None) -> tuple[Tensor, tuple]:

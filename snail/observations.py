@@ -1,4 +1,4 @@
-"""Observations as inputs: one-hot where they are discrete, normalised by running moments where they are numbers."""
+"""Encoding of observations: one-hot if discrete, normalised by running moments if continuous."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class OneHot(nn.Module):
-    """One of N observations, as N channels; nothing where there is only one."""
+    """One of N observations, one-hot in N channels; no channels if N is 1."""
 
     def __init__(self, num_observations: int):
         super().__init__()
@@ -22,20 +22,20 @@ class OneHot(nn.Module):
         return F.one_hot(observations, self.num_observations).float()
 
     def collect(self, observations: Tensor) -> None:
-        """Nothing is learned of them."""
+        """Does nothing: there are no statistics."""
 
     def update(self) -> None:
-        """Nothing is learned of them."""
+        """Does nothing: there are no statistics."""
 
 
 class RunningNormalizer(nn.Module):
-    """D numbers at zero mean and unit variance, by the moments of all that was seen in training.
+    """D numbers, normalised to zero mean and unit variance by the moments of all training observations.
 
-    What is collected counts from the next ``update`` on, so that a batch is encoded by the same moments throughout.
+    Collected observations take effect at the next ``update``, so that a whole batch is encoded by the same moments.
 
     Args:
         size: D.
-        limit: where encoded numbers are clipped.
+        limit: clipping range of the encoded numbers.
     """
 
     mean: Tensor
@@ -45,7 +45,7 @@ class RunningNormalizer(nn.Module):
     def __init__(self, size: int, limit: float = 10.0):
         super().__init__()
         self.channels, self.limit = size, limit
-        # in double precision: counts reach 10^9
+        # float64: counts reach 10^9
         self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
         self.register_buffer("squares", torch.zeros(size, dtype=torch.float64))  # summed, about the mean
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
@@ -53,7 +53,7 @@ class RunningNormalizer(nn.Module):
 
     @property
     def std(self) -> Tensor:
-        """(D,) standard deviations; 1 before anything was seen, and where nothing varies."""
+        """(D,) standard deviations; 1 before the first update, and for constant numbers."""
         std = (self.squares / self.count.clamp(min=1)).sqrt()
         return torch.where(std > 1e-6, std, 1.0)
 
@@ -63,12 +63,12 @@ class RunningNormalizer(nn.Module):
         return scaled.clamp(-self.limit, self.limit).float()
 
     def collect(self, observations: Tensor) -> None:
-        """Observations (B, D) that the next ``update`` takes in."""
+        """Collect observations (B, D) for the next ``update``."""
         self._new.append(observations.detach().double())
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in what was collected (Chan et al. 1979: moments of two samples put together)."""
+        """Merge the moments of the collected observations into the running ones (Chan et al. 1979)."""
         if not self._new:
             return
         x = torch.cat(self._new)  # (n, D)

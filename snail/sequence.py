@@ -1,6 +1,6 @@
-"""What every sequence model of the suite can do: one model, in a parallel and in a streaming form.
+"""The interface of all sequence models: one model in a parallel and a streaming form.
 
-The alphabet of shapes: B batch, T time, C input channels, D output channels, Q queries, K key size, V value size.
+Letters in shapes: B batch, T time, C input channels, D output channels, Q queries, K key size, V value size.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from torch import Tensor, nn
 
 
 class SequenceModel(nn.Module, ABC):
-    """A causal map from sequences to sequences, in forms that suit training, acting and few-shot queries.
+    """A causal map from sequences to sequences, with methods for training, acting and few-shot queries.
 
-    The laws that every model obeys, and that ``tests/test_sequence_laws.py`` checks for all of them:
+    All models satisfy, as tested by ``tests/test_sequence_laws.py``:
 
     * unrolled ``step`` equals ``forward``; ``prefill`` then ``step`` equals ``forward``;
     * ``branch`` equals Q separate sequences that share their past;
-    * inputs after t do not change outputs up to t at all; no row of the batch sees another. That holds as long as all
-      is finite: what attention masks has weight 0, and 0 times an infinity or a NaN, or a score that overflows, is NaN.
+    * inputs after t do not change outputs up to t at all; rows of the batch do not affect each other. This holds for
+      finite values: masked positions have weight 0, and 0 times an infinity or NaN, or an overflowing score, is NaN.
 
-    A subclass defines `init_cache` and `step`. Where its cache is a state of fixed size, a tensor (B, ...) or a tuple
-    of them, all else follows, by as many steps; whatever it can do in parallel it overrides. One whose cache grows
-    with ``max_len`` overrides all.
+    A subclass defines `init_cache` and `step`. If its cache is a state of fixed size, a tensor (B, ...) or a tuple
+    of them, the other methods default to repeated steps; override what can be computed in parallel. A model whose
+    cache grows with ``max_len`` must override all of them.
 
     Attributes:
         input_size: channels C of the input.
@@ -47,8 +47,8 @@ class SequenceModel(nn.Module, ABC):
     def prefill(self, x: Tensor, max_len: int | None = None) -> tuple[Tensor, Any]:
         """``forward`` that also leaves the cache behind: (B, T, C) -> (B, T, D), cache.
 
-        ``max_len`` is the room of that cache, the T steps included; without it, the length that the model was
-        made for. A cache that only ``branch`` will read needs no room beyond T.
+        ``max_len`` is the capacity of that cache, including the T steps; by default the length that the model was
+        built for. A cache that only ``branch`` will read needs no capacity beyond T.
         """
         cache = self.init_cache(len(x), max_len or x.shape[1])
         outputs = []
@@ -61,29 +61,29 @@ class SequenceModel(nn.Module, ABC):
     def step(self, x_t: Tensor, cache: Any) -> tuple[Tensor, Any]:
         """One more step: (B, C), cache -> (B, D), cache.
 
-        The cache passed in must not be used again: where it is a buffer, the step is written into it, and has no
-        gradient.
+        The cache passed in must not be used again: if it is a buffer, the step is written into it, without
+        gradients.
         """
 
     def branch(self, x_q: Tensor, cache: Any) -> Tensor:
-        """Q alternative next inputs, each seeing the same past and not each other: (B, Q, C), cache -> (B, Q, D)."""
+        """Q alternative next inputs, which see the same past but not each other: (B, Q, C), cache -> (B, Q, D)."""
         batch, queries, _ = x_q.shape
         repeated = _map(lambda s: s.repeat_interleave(queries, dim=0), cache)  # (B Q, ...)
         return self.step(x_q.flatten(0, 1), repeated)[0].unflatten(0, (batch, queries))
 
 
 def _map(change: Callable[[Tensor], Tensor], state: Any) -> Any:
-    """A state, a tensor or nested tuples of them, changed tensor by tensor."""
+    """Apply a function to every tensor of a state, a tensor or nested tuples of them."""
     return tuple(_map(change, part) for part in state) if isinstance(state, tuple) else change(state)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Half precision as float32; float32 and float64 as they are."""
+    """Half precision converted to float32; float32 and float64 unchanged."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class ReadOut(nn.Linear):
-    """The last layer of a model: in float32 under autocast too, since half precision would round what it decides by."""
+    """The last layer of a model: in float32 even under autocast, since half precision would round the logits."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., D)."""
@@ -93,5 +93,5 @@ class ReadOut(nn.Linear):
 
 
 def parameter_count(module: nn.Module) -> int:
-    """Number of trainable scalars."""
+    """Number of trainable parameters."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)

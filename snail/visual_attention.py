@@ -1,4 +1,4 @@
-"""Attention inside an image: a few glimpses at a grid of features, and self-attention between its places."""
+"""Attention within an image: glimpses at a grid of features, and self-attention between its positions."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from snail.attention.selection import Selection, record_weights, select
 
 
 class SelfAttention2d(nn.Module):
-    """Every place of an image reads all others: ``x + gate * attention(x)``, (M, C, H, W) -> (M, C, H, W).
+    """Self-attention between all positions of an image: ``x + gate * attention(x)``, (M, C, H, W) -> (M, C, H, W).
 
     Query, key and value are 1x1 convolutions, and the learned gate starts at 0 (Zhang et al., "Self-Attention
-    Generative Adversarial Networks", arXiv:1805.08318, section 3), so that at first nothing changes.
+    Generative Adversarial Networks", arXiv:1805.08318, section 3), so that the block starts as the identity.
 
     Args:
         channels: C.
@@ -35,17 +35,17 @@ class SelfAttention2d(nn.Module):
 
 
 class GlimpseEmbedding(nn.Module):
-    """AttentionMaps at an image a few times, each time where the last made it curious: (M, 1, 28, 28) -> (M, E).
+    """A few glimpses at an image, each guided by those before: (M, 1, 28, 28) -> (M, E).
 
-    A convolutional network makes a grid of 7x7 features. A recurrent state, at first made from their mean, asks for
-    some of them by additive attention, reads them, and asks again (Xu et al., "Show, Attend and Tell",
+    A convolutional network gives a grid of 7x7 features. A recurrent state, initialised from their mean, attends to
+    them by additive attention, is updated with what it reads, and repeats (Xu et al., "Show, Attend and Tell",
     arXiv:1502.03044, section 3.1.2, with a GRU for its LSTM). The last state is the embedding.
 
     Args:
         output_size: channels E of an embedding.
         filters: channels of every convolution and of the state.
-        glimpses: how many.
-        selection: "soft" mixes the features, "hard" and "gumbel" pick one place.
+        glimpses: number of glimpses.
+        selection: "soft" averages the features, "hard" and "gumbel" select one position.
     """
 
     grid = 7
@@ -65,13 +65,13 @@ class GlimpseEmbedding(nn.Module):
         self.features = nn.Sequential(*layers)
         self.first = nn.Linear(filters, filters)
         self.key, self.query = nn.Linear(filters, filters), nn.Linear(filters, filters)
-        self.place = nn.Parameter(torch.randn(self.grid**2, filters) * 0.1)  # where a feature is, for its key
+        self.place = nn.Parameter(torch.randn(self.grid**2, filters) * 0.1)  # the position of a feature, for its key
         self.score = nn.Linear(filters, 1, bias=False)
         self.state = nn.GRUCell(filters, filters)
         self.project = nn.Linear(filters, output_size)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (M, 1, 28, 28), uint8 in 0..255 -> (M, E). A tape gets the weights of each glimpse, (M, 1, 1, 49)."""
+        """Images (M, 1, 28, 28), uint8 in 0..255 -> (M, E). A tape records each glimpse's weights, (M, 1, 1, 49)."""
         if images.shape[1:] != (1, 28, 28):
             raise ValueError(f"images must be (M, 1, 28, 28), got {tuple(images.shape)}")
         x = images.to(self.project.weight.dtype) / 255

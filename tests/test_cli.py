@@ -124,7 +124,7 @@ def test_a_catalogued_run_enters_the_table(capsys, results, monkeypatch):
 
 def test_a_time_budget_stops_the_run_and_resuming_ends_it_as_if_it_had_not(capsys, results):
     code, _, err = snail(capsys, "train", "bandit/n10-k5", *TINY, "--time-budget", "1s")
-    assert code == 75 and "after update 1 of 2; go on with --resume" in err
+    assert code == 75 and "after update 1 of 2; continue with --resume" in err
     assert not list(results.rglob("result.json"))
     code, out, _ = snail(capsys, "train", "bandit/n10-k5", *TINY, "--resume", "--time-budget", "10m")
     assert code == 0

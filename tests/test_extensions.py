@@ -126,7 +126,7 @@ def test_folders_of_images_are_classes(drawings):
     assert status.cached and status.classes == {"train": 6, "val": 6, "test": 6} and status.per_class == 7
     with pytest.raises(DataError, match="there are no classes in"):
         ImageFolder("none", drawings / "nowhere").load("train")
-    with pytest.raises(ValueError, match="there is a data set omniglot already"):
+    with pytest.raises(ValueError, match="a data set 'omniglot' exists already"):
         register_dataset("omniglot", folder)
     (drawings / "val" / "class-0" / "00.png").write_bytes(b"nonsense")
     with pytest.raises(DataError, match=r"cannot read .*00.png .*; remove or replace it"):

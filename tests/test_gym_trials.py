@@ -265,7 +265,7 @@ def failing(what: str, made: list) -> gymnasium.Env:
     [
         ("nan", "an environment's observation is not finite"),
         ("reward", "an environment's reward is not finite"),
-        ("raises", "an environment failed: RuntimeError: the arm broke; mend it, and go on with --resume"),
+        ("raises", "an environment failed: RuntimeError: the arm broke; fix it and continue with --resume"),
     ],
 )
 def test_a_failing_environment_is_one_line(what, message):
@@ -280,7 +280,7 @@ def test_a_failing_environment_is_one_line(what, message):
 def test_a_process_that_dies_is_one_line():
     env = GymTrialVectorEnv(partial(failing, "dies", []), 4, 1, 3, processes=2)
     env.reset()
-    with pytest.raises(EnvironmentFailed, match=r"a process of environments died .*; go on with --resume"):
+    with pytest.raises(EnvironmentFailed, match=r"an environment process died .*; continue with --resume"):
         env.step(torch.zeros(4, 2))
     env.close()
 

@@ -220,7 +220,7 @@ def test_stopped_and_resumed_is_as_never_stopped(finished, loop, number, tmp_pat
     handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
     with pytest.MonkeyPatch.context() as patch:
         at_step(patch, learner, 2, lambda: signal.raise_signal(number))
-        with pytest.raises(Interrupted, match=f"stopped after update 3 of {STEPS}; go on with --resume"):
+        with pytest.raises(Interrupted, match=f"stopped after update 3 of {STEPS}; continue with --resume"):
             go(config, tmp_path)
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
     progress = saved_state(tmp_path)["progress"]

@@ -1,4 +1,4 @@
-"""Random changes to training images that leave their class as it is, for a whole batch at once on its device."""
+"""Random augmentation of training images, for a whole batch at once on its device."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _GREY = (0.299, 0.587, 0.114)  # luma of red, green and blue, ITU-R BT.601
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Shift, flip and change of colours, drawn for each image; nothing by default."""
+    """Random shifts, flips and colour changes per image; none by default."""
 
     shift: int = 0
-    """Pixels that an image is shifted by at most, each way; its border goes on outside."""
+    """Maximum shift in pixels, each way; the border is replicated."""
     flip: bool = False
-    """Mirror every other image, left to right."""
+    """Mirror images left to right with probability 1/2."""
     colour: float = 0.0
-    """Brightness, contrast and saturation are multiplied by factors between 1 minus and 1 plus this."""
+    """Brightness, contrast and saturation are multiplied by factors within 1 plus or minus this."""
 
     def __post_init__(self) -> None:
         if self.shift < 0 or not 0 <= self.colour <= 1:
@@ -40,7 +40,7 @@ class Augmentation:
         def offsets() -> Tensor:
             return torch.randint(-self.shift, self.shift + 1, (M, 1), generator=generator, device=device)
 
-        # beyond the border the nearest pixel
+        # replicate the border
         rows = (torch.arange(H, device=device) + offsets()).clamp(0, H - 1)  # (M, H)
         columns = (torch.arange(W, device=device) + offsets()).clamp(0, W - 1)  # (M, W)
         if self.flip:
@@ -65,7 +65,7 @@ class Augmentation:
 
 
 def _grey(x: Tensor) -> Tensor:
-    """(M, C, H, W) -> (M, 1, H, W): luma of colours; an image of one channel is grey already."""
+    """(M, C, H, W) -> (M, 1, H, W): luma of colours; images of one channel are grey already."""
     return (x * x.new_tensor(_GREY)[:, None, None]).sum(1, keepdim=True) if x.shape[1] == 3 else x
 
 

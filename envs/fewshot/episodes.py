@@ -30,7 +30,7 @@ class Episodes:
 
     @property
     def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What a learner is shown: support items, their labels, queries."""
+        """The learner's inputs: support items, their labels, queries."""
         return self.support_x, self.support_y, self.query_x
 
     def to(self, device: torch.device | str) -> "Episodes":

@@ -100,7 +100,7 @@ def _told(folder: RunFolder, config: dict[str, Any] | None, plan: Plan | None) -
             "", "waiting", step, steps, note=f"{where} at {turn.began.astimezone():%d %b %H:%M} ({turn.name})"
         )
     if folder.config_path.exists():
-        kept = "go on with --resume" if folder.checkpoint_path.exists() else "no checkpoint was due yet"
+        kept = "continue with --resume" if folder.checkpoint_path.exists() else "no checkpoint was due yet"
         return Status("", "stopped", step, steps, note=kept)
     return Status("", "not started", step, steps, note="its launch has ended")
 

@@ -149,7 +149,9 @@ class RunFolder:
                 "or train anew with --overwrite"
             )
         if self.checkpoint_path.exists() and not resume:
-            raise RunError(f"{self.path} holds an unfinished run; go on with --resume, or start over with --overwrite")
+            raise RunError(
+                f"{self.path} holds an unfinished run; continue with --resume, or start over with --overwrite"
+            )
         return self.result()
 
     def claim(self, config: RunConfig, *, overwrite: bool) -> None:

@@ -19,9 +19,9 @@ class AttentionBlock(SequenceModel):
         input_size: channels C of the input.
         key_size: of the queries and keys of all heads together, K.
         value_size: of the values of all heads together, V.
-        max_len: the longest sequence; binding for location-based scores, which need it.
-        heads: how many; the paper has one. The number of parameters stays the same.
-        kind: which attention.
+        max_len: the longest sequence; a limit only for location-based scores.
+        heads: number of heads; the paper has one. It does not change the number of parameters.
+        kind: score function, window and selection.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class AttentionBlock(SequenceModel):
         return AttentionCache(new(*shape, self.key_size // self.heads), new(*shape, self.value_size // self.heads))
 
     def prefill(self, x: Tensor, max_len: int | None = None) -> tuple[Tensor, AttentionCache]:
-        """(B, T, C) -> (B, T, C + V), cache. Without ``max_len`` there is no room for further steps."""
+        """(B, T, C) -> (B, T, C + V), cache. Without ``max_len`` the cache has no room for further steps."""
         q, k, v = self._project(x)
         cache = AttentionCache.of_sequence(k, v, max_len or x.shape[1])
         return _concatenate(x, _join(self.mechanism.causal(q, k, v))), cache
@@ -82,7 +82,7 @@ class AttentionBlock(SequenceModel):
 
 
 def _join(read: Tensor) -> Tensor:
-    """What the heads read, side by side: (B, H, T, V / H) -> (B, T, V)."""
+    """Concatenate the heads' outputs: (B, H, T, V / H) -> (B, T, V)."""
     return read[:, 0] if read.shape[1] == 1 else read.transpose(1, 2).flatten(2)
 
 

@@ -1,7 +1,7 @@
-"""Attention between queries, keys and values: the paper's, and what else there is.
+"""Attention between queries, keys and values: the paper's and its variants.
 
-``Mechanism`` is put together of parts that its ``AttentionKind`` names: a score function, a window and a selection,
-each from the module of that name.
+``Mechanism`` combines the parts named by its ``AttentionKind``: a score function, a window and a selection,
+each from the module of the same name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from snail.caches import AttentionCache
 
 
 def past_and_alternatives(key: Tensor, value: Tensor, cache: AttentionCache) -> tuple[Tensor, Tensor, Tensor]:
-    """What Q alternative next steps may read: the whole past and themselves, none of the others.
+    """Keys, values and mask for Q alternative next steps, each attending to the past and itself only.
 
     key: (B, H, Q, K); value: (B, H, Q, V). Returns keys and values (B, H, S + Q, .) and a mask (Q, S + Q).
     """
@@ -31,7 +31,7 @@ def past_and_alternatives(key: Tensor, value: Tensor, cache: AttentionCache) -> 
 
 
 def attend_to_past_and_self(query: Tensor, key: Tensor, value: Tensor, cache: AttentionCache) -> Tensor:
-    """Q alternative next steps, each reading the whole past and itself, none of the others.
+    """Q alternative next steps, each attending to the past and itself only.
 
     query, key: (B, H, Q, K); value: (B, H, Q, V). Returns (B, H, Q, V).
     """
@@ -40,17 +40,17 @@ def attend_to_past_and_self(query: Tensor, key: Tensor, value: Tensor, cache: At
 
 
 def attend_causally(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Each of T steps reads itself and all before it: (B, H, T, K), (B, H, T, K), (B, H, T, V) -> (B, H, T, V)."""
+    """Causal attention of T steps: (B, H, T, K), (B, H, T, K), (B, H, T, V) -> (B, H, T, V)."""
     if query.device.type == "cuda" or query.element_size() >= 4:
         return F.scaled_dot_product_attention(query, key, value, is_causal=True)
-    # processors are several times slower at the fused kernel's backward pass in half precision
+    # on CPUs the fused kernel's backward pass in half precision is several times slower
     with torch.autocast(query.device.type, enabled=False):
         read = F.scaled_dot_product_attention(query.float(), key.float(), value.float(), is_causal=True)
     return read.to(query.dtype)
 
 
 def attend_to_seen(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """One step reads all S steps seen: (B, H, 1, K), (B, H, S, K), (B, H, S, V) -> (B, H, 1, V)."""
+    """Attention of one step to all S so far: (B, H, 1, K), (B, H, S, K), (B, H, S, V) -> (B, H, 1, V)."""
     if query.device.type == "cuda":
         return F.scaled_dot_product_attention(query, keys, values)
     # reading the cache takes all the time, and plain products read faster than the fused kernel
@@ -60,13 +60,13 @@ def attend_to_seen(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class AttentionKind:
-    """Which attention: the paper's, unless told otherwise.
+    """The kind of attention; the paper's by default.
 
-    score: how well a key suits a query.
+    score: score function of queries and keys.
     window_type: all of the past, or a window of it.
     window: steps of that window.
-    selection: a mixture of all values, or one of them.
-    sinks: first steps that the window local-m always holds.
+    selection: a weighted mean of all values, or one of them.
+    sinks: number of first steps that stay in the window local-m.
     """
 
     score: ScoreName = "scaled-dot"
@@ -92,7 +92,7 @@ class AttentionKind:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is softmax(q k^T / sqrt(K)) over all of the past, for which there are fast kernels."""
+        """Whether it is softmax(q k^T / sqrt(K)) over the whole past, for which fast kernels exist."""
         return (self.score, self.window_type, self.selection) == ("scaled-dot", "global", "soft")
 
 
@@ -100,13 +100,13 @@ PLAIN = AttentionKind()
 
 
 class Mechanism(nn.Module):
-    """Attention of H heads between queries, keys and values that have been projected already.
+    """Attention of H heads between projected queries, keys and values.
 
     Args:
-        kind: which.
+        kind: score function, window and selection.
         heads: H.
         key_size: of a query and a key of one head, K.
-        max_len: the longest sequence; binding for location-based scores.
+        max_len: the longest sequence; a limit only for location-based scores.
     """
 
     def __init__(self, kind: AttentionKind, heads: int, key_size: int, max_len: int):
@@ -119,7 +119,7 @@ class Mechanism(nn.Module):
         return self.kind.is_plain and not weights_wanted()
 
     def causal(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Each of T steps reads itself and all before it: (B, H, T, K), (B, H, T, K), (B, H, T, V) -> (B, H, T, V)."""
+        """Causal attention of T steps: (B, H, T, K), (B, H, T, K), (B, H, T, V) -> (B, H, T, V)."""
         if self._fast():
             return attend_causally(query, key, value)
         steps = query.shape[2]
@@ -129,7 +129,7 @@ class Mechanism(nn.Module):
         return self._attend(query, key, value, positions, positions, past)
 
     def of_seen(self, query: Tensor, cache: AttentionCache) -> Tensor:
-        """The step last appended to the cache reads all steps seen, itself included: (B, H, 1, K) -> (B, H, 1, V)."""
+        """Attention of the step last appended to the cache, to itself and all before: (B, H, 1, K) -> (B, H, 1, V)."""
         keys, values = cache.seen()
         if self._fast():
             return attend_to_seen(query, keys, values)
@@ -138,7 +138,7 @@ class Mechanism(nn.Module):
         return self._attend(query, keys, values, seen[-1:], seen, None)
 
     def of_alternatives(self, query: Tensor, key: Tensor, value: Tensor, cache: AttentionCache) -> Tensor:
-        """Q alternative next steps, each reading the whole past and itself: (B, H, Q, .) -> (B, H, Q, V)."""
+        """Q alternative next steps, each attending to the past and itself: (B, H, Q, .) -> (B, H, Q, V)."""
         if self._fast():
             return attend_to_past_and_self(query, key, value, cache)
         self.score.check_length(cache.time + 1)
@@ -156,14 +156,14 @@ class Mechanism(nn.Module):
         mask: Tensor | None,
         alternatives: bool = False,
     ) -> Tensor:
-        """The definition, in as many words: for kinds that have no fast kernel, and to look at the weights."""
+        """The definition, step by step: for kinds without a fast kernel, and to record the weights."""
         scores = self.score(query, key, key_positions)  # (B, H, T, S)
         near, weight = self.window(query, query_positions, key_positions)
         for allowed in (mask, near):
             if allowed is not None:
                 scores = scores.masked_fill(~allowed, float("-inf"))
         if weight is not None and self.kind.selection != "soft":
-            scores = scores + weight.log()  # the choice is drawn from what the weighted softmax gives
+            scores = scores + weight.log()  # hard choices are sampled from the weighted softmax
         weights = select(scores, self.kind.selection, self.training, alternatives)
         if weight is not None and self.kind.selection == "soft":
             weights = weights * weight

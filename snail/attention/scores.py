@@ -1,7 +1,7 @@
-"""How well a key suits a query: the score functions that attention was built on over the years.
+"""Score functions of attention, from additive to scaled dot-product.
 
-Each maps queries (B, H, T, K) and keys (B, H, S, K) of H heads to scores (B, H, T, S). With the width H K fixed, none
-has more parameters with more heads.
+Each maps queries (B, H, T, K) and keys (B, H, S, K) of H heads to scores (B, H, T, S). For a fixed width H K, the
+number of parameters does not depend on H.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class Score(nn.Module, ABC):
     """A score function.
 
     Args:
-        heads: how many, H.
+        heads: number of heads H.
         size: of a query and a key of one head, K.
-        max_len: the longest sequence; binding only where ``check_length`` says so.
+        max_len: the longest sequence; a limit only if ``check_length`` enforces it.
     """
 
     def __init__(self, heads: int, size: int, max_len: int):
@@ -31,11 +31,11 @@ class Score(nn.Module, ABC):
         self.heads, self.size, self.max_len = heads, size, max_len
 
     def check_length(self, steps: int) -> None:
-        """Raise ValueError if sequences cannot be so long."""
+        """Raise ValueError if sequences of this length are not supported."""
 
     @abstractmethod
     def forward(self, query: Tensor, key: Tensor, key_positions: Tensor) -> Tensor:
-        """Queries (B, H, T, K), keys (B, H, S, K) and where they stand, (S,) -> scores (B, H, T, S)."""
+        """Queries (B, H, T, K), keys (B, H, S, K) and key positions (S,) -> scores (B, H, T, S)."""
 
 
 class Dot(Score):
@@ -55,7 +55,7 @@ class ScaledDot(Score):
 
 
 class General(Score):
-    """``q^T W k`` (Luong et al. 2015, section 3.1). W mixes the queries of all heads, and starts as the scaled dot."""
+    """``q^T W k`` (Luong et al. 2015, section 3.1). W mixes all heads, and is initialised to scaled dot-product."""
 
     def __init__(self, heads: int, size: int, max_len: int):
         super().__init__(heads, size, max_len)
@@ -69,9 +69,9 @@ class General(Score):
 
 
 class Cosine(Score):
-    """``beta cos(q, k)`` with a strength ``beta = 1 + softplus(w . q)`` (Graves, Wayne, Danihelka 2014, equation 6).
+    """``beta cos(q, k)`` with ``beta = 1 + softplus(w . q)`` (Graves, Wayne, Danihelka 2014, equation 6).
 
-    Neural Turing Machines, arXiv:1410.5401, where the controller emits the strength.
+    Neural Turing Machines, arXiv:1410.5401, where the controller emits beta.
     """
 
     def __init__(self, heads: int, size: int, max_len: int):
@@ -98,7 +98,7 @@ class Additive(Score):
 
 
 class Location(Score):
-    """``(W q)_s``: the query alone says how much each position s counts (Luong et al. 2015, equation 8)."""
+    """``(W q)_s``: the score of position s depends on the query only (Luong et al. 2015, equation 8)."""
 
     def __init__(self, heads: int, size: int, max_len: int):
         super().__init__(heads, size, max_len)
@@ -107,7 +107,7 @@ class Location(Score):
     def check_length(self, steps: int) -> None:
         """Raise ValueError for more than ``max_len`` steps."""
         if steps > self.max_len:
-            raise ValueError(f"location-based scores end at max_len {self.max_len}, got {steps} steps")
+            raise ValueError(f"location-based scores support at most max_len {self.max_len} steps, got {steps}")
 
     def forward(self, query: Tensor, key: Tensor, key_positions: Tensor) -> Tensor:
         """(B, H, T, K), (B, H, S, K) at positions (S,) -> (B, H, T, S)."""

@@ -1,4 +1,4 @@
-"""What attention does with its scores: mixes all values softly, or picks one; and a tape of what it did."""
+"""Attention weights from scores, soft or hard, and a tape that records them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SELECTIONS: tuple[Selection, ...] = get_args(Selection)
 
 @dataclass(frozen=True)
 class Choice:
-    """What hard attention chose at random.
+    """Random choices of hard attention.
 
-    log_prob: (B, T) log-probability of the choices of all heads, with its gradient.
-    alternatives: whether the T steps are alternative next steps, of which each concerns itself only, rather than
-        successive ones, which concern all that comes after them.
+    log_prob: (B, T) log-probability of the choices of all heads, with gradient.
+    alternatives: whether the T steps are alternative next steps, which affect only themselves, rather than
+        successive steps, which affect everything after them.
     """
 
     log_prob: Tensor
@@ -32,10 +32,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Tape:
-    """What attention did while the tape ran, in the order in which it did it.
+    """A record of the attention computed while the tape ran, in order.
 
-    choices: of hard attention in training.
-    weights: (B, H, T, S) of every reading, if they are wanted.
+    choices: the random choices of hard attention in training.
+    weights: (B, H, T, S) of every attention, if requested.
     """
 
     wants_weights: bool = False
@@ -48,7 +48,7 @@ _running: ContextVar[Tape | None] = ContextVar("tape", default=None)
 
 @contextmanager
 def recording(weights: bool = False) -> Iterator[Tape]:
-    """A tape of all attention inside the ``with``; with its ``weights`` too, for those who want to look at them."""
+    """Record all attention inside the ``with``, on request including its ``weights``."""
     tape = Tape(weights)
     token = _running.set(tape)
     try:
@@ -58,25 +58,25 @@ def recording(weights: bool = False) -> Iterator[Tape]:
 
 
 def weights_wanted() -> bool:
-    """Whether a tape runs that wants the weights."""
+    """Whether a running tape records weights."""
     tape = _running.get()
     return tape is not None and tape.wants_weights
 
 
 def record_weights(weights: Tensor) -> None:
-    """Put weights (B, H, T, S) on the tape, if one wants them."""
+    """Record weights (B, H, T, S) if a running tape asks for them."""
     if (tape := _running.get()) is not None and tape.wants_weights:
         tape.weights.append(weights.detach())
 
 
 def select(logits: Tensor, how: Selection, random: bool, alternatives: bool = False) -> Tensor:
-    """Weights (B, H, T, S) from logits (B, H, T, S), minus infinity where nothing may be read.
+    """Weights (B, H, T, S) from logits (B, H, T, S), which are minus infinity at masked positions.
 
     * soft: their softmax.
-    * hard: one position, 1 for it and 0 elsewhere: drawn from the softmax if ``random``, else the likeliest. No
+    * hard: one-hot, sampled from the softmax if ``random``, else the most probable position. No
       gradient flows to the logits; the log-probability of the draw goes on the tape, for a score-function gradient
       (Xu et al., "Show, Attend and Tell", arXiv:1502.03044, section 4.1).
-    * gumbel: one position as well, drawn by adding Gumbel noise, with the softmax's gradient ("straight-through";
+    * gumbel: one-hot as well, sampled by adding Gumbel noise, with the softmax's gradient ("straight-through";
       Jang et al., "Categorical Reparameterization with Gumbel-Softmax", arXiv:1611.01144).
     """
     if how == "soft":
@@ -93,18 +93,18 @@ def select(logits: Tensor, how: Selection, random: bool, alternatives: bool = Fa
 
 
 def score_function_loss(tape: Tape, cost: Tensor) -> Tensor | float:
-    """A loss whose gradient is that of the expected cost for the probabilities of hard attention's choices.
+    """A loss whose gradient is that of the expected cost with respect to hard attention's choice probabilities.
 
-    REINFORCE (Williams 1992) with a baseline that reduces its variance and leaves its mean: a choice that concerns one
-    query is judged by how much that query costs more than the episode's other queries, which share its past; a choice
-    in the past, by how much the episode costs more than the others of the batch.
+    REINFORCE (Williams 1992) with an unbiased baseline: a choice that affects one
+    query is compared with the costs of the episode's other queries, which share its past; a choice
+    in the past is compared with the costs of the other episodes of the batch.
 
     Args:
-        tape: of the forward pass that the cost is of.
+        tape: the tape of the forward pass that gave the cost.
         cost: (B, Q) of each query.
 
     Returns:
-        A scalar; 0 if nothing was chosen at random.
+        A scalar; 0 if there were no random choices.
     """
     cost = cost.detach()
     episode = _over_the_others(cost.mean(1), 0)  # (B,)
@@ -119,6 +119,6 @@ def score_function_loss(tape: Tape, cost: Tensor) -> Tensor | float:
 
 
 def _over_the_others(cost: Tensor, dim: int) -> Tensor:
-    """By how much each cost exceeds the mean of the others along ``dim``; all of it where there are none."""
+    """Each cost minus the mean of the others along ``dim``; the cost itself if there are no others."""
     n = cost.shape[dim]
     return cost if n == 1 else (cost - cost.mean(dim, keepdim=True)) * n / (n - 1)

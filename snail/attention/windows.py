@@ -1,4 +1,4 @@
-"""How far attention reaches: over all of the past, or over a window of it (Luong, Pham, Manning 2015, section 3.2)."""
+"""Attention windows: the whole past, or a part of it (Luong, Pham, Manning 2015, section 3.2)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ WINDOW_TYPES: tuple[WindowType, ...] = get_args(WindowType)
 
 
 class Window(nn.Module, ABC):
-    """Narrows what queries read.
+    """Restricts which keys a query attends to.
 
     Args:
-        heads: how many, H.
+        heads: number of heads H.
         size: of a query of one head, K.
         window: steps D.
-        sinks: first steps that are in every window.
+        sinks: number of first steps that are in every window.
     """
 
     def __init__(self, heads: int, size: int, window: int, sinks: int = 0):
@@ -34,8 +34,8 @@ class Window(nn.Module, ABC):
     ) -> tuple[Tensor | None, Tensor | None]:
         """Queries (B, H, T, K) at (T,), keys at (S,) -> which keys are in the window, and their weight.
 
-        Both broadcast with (B, H, T, S); None where all are, and where all weigh the same. The weight multiplies what
-        the scores' softmax gives.
+        Both broadcast with (B, H, T, S); None if all are visible, or all weigh the same. The weight multiplies
+        the softmax of the scores.
         """
 
 
@@ -50,10 +50,10 @@ class Global(Window):
 
 
 class LocalMonotonic(Window):
-    """local-m: the last D steps, the query's own among them. Luong's window looks ahead as well; this is causal.
+    """local-m: the last D steps, including the query's own. Unlike Luong's window, it is causal.
 
-    Heads that have nothing to read put their weight on the first steps; those stay in sight as attention sinks where
-    ``sinks`` says so (Xiao et al. 2023, arXiv:2309.17453).
+    Heads with nothing to read put their weight on the first steps, which stay visible as attention sinks if
+    ``sinks`` > 0 (Xiao et al. 2023, arXiv:2309.17453).
     """
 
     def forward(
@@ -65,10 +65,10 @@ class LocalMonotonic(Window):
 
 
 class LocalPredictive(Window):
-    """local-p: D steps to either side of a centre that the query predicts, less the farther from it.
+    """local-p: D steps to either side of a predicted centre, weighted down with the distance from it.
 
-    The centre is ``p = t sigmoid(v . tanh(W q))`` for a query at position t, so it is never ahead of it, and a key at s
-    weighs ``exp(-(s - p)^2 / (2 (D / 2)^2))``: Luong's equations 9 and 10. W mixes the queries of all heads.
+    The centre is ``p = t sigmoid(v . tanh(W q))`` for a query at position t, so it is never in the future, and a key
+    at s weighs ``exp(-(s - p)^2 / (2 (D / 2)^2))``: Luong's equations 9 and 10. W mixes the queries of all heads.
     """
 
     def __init__(self, heads: int, size: int, window: int, sinks: int = 0):
@@ -77,7 +77,7 @@ class LocalPredictive(Window):
         self.vector = nn.Parameter(torch.randn(heads, size) * size**-0.5)
 
     def centres(self, query: Tensor, query_positions: Tensor) -> Tensor:
-        """Queries (B, H, T, K) at (T,) -> where each looks, (B, H, T)."""
+        """Queries (B, H, T, K) at positions (T,) -> the centre of each window, (B, H, T)."""
         hidden = self.hidden(query.transpose(1, 2).flatten(2)).tanh()  # (B, T, H K)
         hidden = hidden.unflatten(-1, (self.heads, self.size)).transpose(1, 2)  # (B, H, T, K)
         share = (at_least_float32(hidden) * self.vector[:, None]).sum(-1).sigmoid()  # (B, H, T)

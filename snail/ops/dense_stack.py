@@ -1,7 +1,7 @@
-"""The dense blocks of a ``TCBlock`` in one go: ``dense_stack``, fast, and ``dense_stack_reference``, plain.
+"""The dense blocks of a ``TCBlock`` as one operation: ``dense_stack``, fast, and ``dense_stack_reference``, plain.
 
-Activations are time-major, (T, B, C): a shift in time is then a contiguous run of rows, and each filter tap one plain
-matrix product with no padding and no copy. All layers write into one buffer (T, B, C + n D), so that "concatenate the
+Activations are time-major, (T, B, C): a shift in time is then a contiguous slice of rows, and each filter tap one
+matrix product without padding or copies. All layers write into one buffer (T, B, C + n D), so that "concatenate the
 output to the input" costs nothing: layer i reads its first C + i D columns. `snail bench` compares both.
 """
 
@@ -17,10 +17,10 @@ from torch import Tensor
 class _DenseStackFunction(torch.autograd.Function):
     """Dense blocks over one shared buffer; see ``dense_stack`` for the arguments.
 
-    Writing in place is what autograd forbids and this backward allows: it needs the final buffer and each layer's
+    Autograd does not allow this in-place writing; this backward does: it needs the final buffer and each layer's
     two gates, and accumulates its gradient in one buffer of the same layout. Both passes take all layers through one
-    piece of the buffer after another, in time forwards and backwards, which causality permits. Where a gradient of
-    the gradient is asked for (``create_graph=True``), backward differentiates the plain twin instead.
+    chunk of time after another, forwards and backwards in time, which causality permits. If a gradient of
+    the gradient is requested (``create_graph=True``), backward differentiates the reference instead.
     """
 
     @staticmethod
@@ -29,8 +29,8 @@ class _DenseStackFunction(torch.autograd.Function):
         weights, biases, past = parameters[0::3], parameters[1::3], parameters[2::3]
         filters = biases[0].numel() // 2
         width = channels + len(dilations) * filters
-        # zeros, since matrix kernels may read past the columns of a slice (oneDNN's for bfloat16 with AMX do, and count
-        # on 0 times a finite number): beside what a layer reads nothing may lie that was never written
+        # zeros, since matrix kernels may read past the columns of a slice (oneDNN's bfloat16 kernels with AMX do, and
+        # rely on 0 times a finite number): no uninitialised memory may lie beside what a layer reads
         h = x.new_zeros(steps * batch, width)
         h[:, :channels] = x.reshape(-1, channels)
         gates = [h.new_empty(len(h), 2 * filters) for _ in dilations]
@@ -88,24 +88,24 @@ class _DenseStackFunction(torch.autograd.Function):
 
 
 PIECE_BYTES = 2**21
-"""Activations that a processor's cache holds while all layers work on them."""
+"""Activations per chunk: they should fit into the CPU cache while all layers process them."""
 
 
 def _pieces(h: Tensor, steps: int) -> list[tuple[int, int]]:
-    """Consecutive runs of rows, from and to. A single step, which may have a past, stays whole."""
+    """Consecutive chunks of rows, as (start, end). A single step, which may have a past, stays whole."""
     whole = steps == 1 or h.device.type != "cpu"
     rows = max(1, len(h) if whole else PIECE_BYTES // (h.shape[1] * h.element_size()))
     return [(start, min(start + rows, len(h))) for start in range(0, len(h), rows)]
 
 
 def _taps(weight: Tensor, rows: int, end: int) -> list[tuple[int, int]]:
-    """Numbers and shifts, dilated by so many rows, of the past taps that reach a row before ``end``."""
+    """Index and shift in rows, given the dilation in rows, of the past taps that reach a row before ``end``."""
     k = len(weight)
     return [(j, (k - 1 - j) * rows) for j in range(k - 1) if (k - 1 - j) * rows < end]
 
 
 def tanh_(x: Tensor) -> Tensor:
-    """In place. On processors the sigmoid is the several times faster kernel, and as exact to 2e-7."""
+    """In place. On CPUs the sigmoid kernel is several times faster, and equally accurate to 2e-7."""
     if x.device.type != "cpu" or x.numel() < 2**13:
         return x.tanh_()
     y = x if x.element_size() >= 4 else _in_a_row(x)
@@ -121,12 +121,12 @@ def sigmoid_(x: Tensor) -> Tensor:
 
 
 def _in_a_row(x: Tensor) -> Tensor:
-    """A contiguous copy in float32: processors are several times faster at it than at slices in half precision."""
+    """A contiguous float32 copy: CPUs process it several times faster than half-precision slices."""
     return x.to(torch.float32, memory_format=torch.contiguous_format)
 
 
 def _differentiable_backward(x, dilations, parameters, grad):
-    """The backward pass as operations that autograd can differentiate again."""
+    """The backward pass as differentiable operations."""
     # Views, since one argument may have been computed from another: each derivative is with respect to its own.
     x, *parameters = (None if t is None else t.view_as(t) for t in (x, *parameters))
     y = dense_stack_reference(x, parameters[0::3], parameters[1::3], dilations, parameters[2::3])
@@ -153,14 +153,15 @@ def dense_stack(
 
     Args:
         x: (T, B, C).
-        weights: for each layer i the filters of f and g side by side, (k, C + i D, 2 D), last tap the present.
+        weights: for each layer i the filters of f and g side by side, (k, C + i D, 2 D); the last tap is the current
+            step.
         biases: for each layer (2 D,).
         dilations: for each layer.
-        past: for each layer what steps before the first add to f and g, (B / Q, 2 D), each row serving Q
-            consecutive rows of the batch; None where there are none.
+        past: for each layer the contribution of earlier steps to f and g, (B / Q, 2 D), each row serving Q
+            consecutive rows of the batch; None if there are none.
 
     Returns:
-        (T, B, C + n D). ``dense_stack_reference`` is the plain twin, which also gives the second derivatives.
+        (T, B, C + n D). ``dense_stack_reference`` is the plain form, which also gives the second derivatives.
     """
     _require_single_step(x, past)
     layers = zip(weights, biases, past or [None] * len(weights), strict=True)
@@ -175,7 +176,7 @@ def dense_stack(
 
 
 def dense_stack_reference(x, weights, biases, dilations, past=None):
-    """``dense_stack`` with library convolutions and concatenation: slower, and differentiable any number of times."""
+    """``dense_stack`` by library convolutions and concatenation: slower, but differentiable any number of times."""
     _require_single_step(x, past)
     for i, (weight, bias, dilation) in enumerate(zip(weights, biases, dilations, strict=True)):
         padded = F.pad(x.permute(1, 2, 0), ((len(weight) - 1) * dilation, 0))  # (B, C, reach + T)

@@ -1,1 +1,1 @@
-"""Data sets of labelled images: where they are found, how they are read, and what they are called."""
+"""Data sets of labelled images: locations, readers and names."""

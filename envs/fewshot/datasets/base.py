@@ -1,4 +1,4 @@
-"""What every data set gives: classes of images of one split, and what is known of it before it is read."""
+"""Common types of data sets: the image classes of one split, and the status before reading."""
 
 import hashlib
 from dataclasses import dataclass
@@ -58,7 +58,7 @@ def with_rotations(images: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class DatasetStatus:
-    """What is known of a data set without building it."""
+    """Status of a data set that has not been built."""
 
     name: str
     sources: tuple[Path, ...]  # archives or folders that it would be read from; empty if there are none
@@ -67,7 +67,7 @@ class DatasetStatus:
     classes: dict[str, int] | None  # by split, before rotation; None while unknown
     per_class: int  # images of each class
     fingerprint: str | None  # of all images, unrotated; None if not cached
-    obtain: str | None = None  # how a person gets the data; None if it is fetched or made on request
+    obtain: str | None = None  # how to obtain the data; None if it is downloaded or generated on request
 
 
 def check_split(split: str) -> None:

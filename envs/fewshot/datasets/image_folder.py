@@ -21,7 +21,7 @@ class ImageFolder:
     Classes have as many images as the smallest of their split: the first by name.
 
     Args:
-        name: of the data set.
+        name: name of the data set.
         root: the folder.
         size: images are scaled to this height and width.
         channels: 1: grey, 3: red, green, blue.

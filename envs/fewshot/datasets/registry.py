@@ -17,7 +17,7 @@ Root = str | Path | None
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set: how it is loaded and found.
+    """A data set: its loader and its status.
 
     load: split, root, download and rotations, as of ``load_classes`` -> the split's images.
     status: root -> where it is and what it holds.
@@ -55,7 +55,7 @@ def register_dataset(name: str, dataset: Dataset | ImageFolder) -> None:
         ValueError: if there is one of that name.
     """
     if name in DATASETS:
-        raise ValueError(f"there is a data set {name} already; choose another name")
+        raise ValueError(f"a data set {name!r} exists already; choose another name")
     if isinstance(dataset, ImageFolder):
         folder = dataset
         dataset = Dataset(lambda split, root, download, rotations: folder.load(split), lambda root: folder.status())
@@ -77,7 +77,7 @@ def load_classes(
 
     Raises:
         ValueError: for an unknown name or split.
-        DataError: if the data cannot be had.
+        DataError: if the data is not available.
     """
     return _dataset(name).load(split, root, download, rotations)
 

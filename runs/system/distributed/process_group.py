@@ -186,7 +186,7 @@ def _peers() -> Iterator[None]:
         yield
     except RuntimeError as e:
         reason = str(e).strip().partition("\n")[0].partition(". ")[0]
-        raise RunError(f"another process of this run has ended ({reason}); go on with --resume") from e
+        raise RunError(f"another process of this run has ended ({reason}); continue with --resume") from e
 
 
 @contextmanager
