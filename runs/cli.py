@@ -17,19 +17,19 @@ from runs.system.errors import Interrupted, OutOfTime, RunError
 def main() -> None:
     """Entry point of the ``snail`` command."""
     closed = sys.stdout is None
-    for number in range(3):  # or the first file that is opened would take the place of one that is closed
+    for number in range(3):  # otherwise the next opened file would take a closed stream's descriptor
         try:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
     if closed:
-        print("error: there is nowhere to print to: standard output is closed", file=sys.stderr)
+        print("error: standard output is closed", file=sys.stderr)
         sys.exit(2)
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell does that to what it starts in the background, and
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # then nothing but SIGTERM could stop it in order
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # shells do this to background processes, and
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # then only SIGTERM could stop the run in order
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
-            stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # signs that a plain terminal lacks
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # characters that the terminal lacks
     sys.exit(run(sys.argv[1:]))
 
 
@@ -38,11 +38,11 @@ def run(args: Sequence[str]) -> int:
 
     Returns:
         0 when done, 2 with a one-line message on stderr for user errors, 75 when a time budget was used up ("try
-        again later" in sysexits.h: --resume goes on), 130 when stopped.
+        again later" in sysexits.h: continue with --resume), 130 when stopped.
     """
     try:
-        # some take a second: inside, so that Ctrl-C is answered from the start
-        from runs.commands import VERBS, about, run_verb
+        # imports can take a second: inside the try, so that Ctrl-C works from the start
+        from runs.commands import COMMANDS, about, run_command
         from runs.extensions import load_extensions, take_extensions
 
         if args and args[0] in ("--version", "-V"):
@@ -52,13 +52,13 @@ def run(args: Sequence[str]) -> int:
         load_extensions()
         if not args or args[0] in ("-h", "--help", "help"):
             print("snail: launch meta-learning experiments, compare them, reproduce the papers' tables.\n")
-            for name in VERBS:
+            for name in COMMANDS:
                 print(f"  {name:9} {about(name)}")
-            print("\n`snail VERB --help` explains each. Start with: snail list")
-            print("`snail --extend FILE VERB ...` knows what a Python file of yours adds, too: see docs/experiment.md")
+            print("\n`snail COMMAND --help` explains each. Start with: snail list")
+            print("`snail --extend FILE COMMAND ...` adds what a Python file defines: see docs/experiment.md")
             return 0
-        run_verb(args[0], args[1:])
-        sys.stdout.flush()  # here, where a reader that has left is not an error
+        run_command(args[0], args[1:])
+        sys.stdout.flush()  # here, where a closed pipe is not an error
     except OutOfTime as e:
         print(f"\n{e}", file=sys.stderr)
         return 75
@@ -68,7 +68,7 @@ def run(args: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader, head say, has had enough
+    except BrokenPipeError:  # the reader, for instance head, has closed the pipe
         _drop_output()
     except Exception as e:
         if (message := _user_error(e)) is None:
@@ -103,18 +103,18 @@ def _user_error(error: Exception) -> str | None:
 
 
 def _drop_output() -> None:
-    """Discard what could not be written, which Python would try again at its end."""
-    with contextlib.suppress(OSError):  # of a stream that is not a file
+    """Discard unwritten output, which Python would otherwise try to flush at exit."""
+    with contextlib.suppress(OSError):  # not a file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _too_large(error: BaseException) -> str | None:
-    """The message for a lack of memory; None for another error."""
+    """The message if memory ran out; None for another error."""
     if not isinstance(error, MemoryError) and "memory" not in str(error):
         return None
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     asked = re.search(r"allocate (\d+) bytes", str(error))
-    what = f"{int(asked[1]) / 2**30:,.0f} GiB at once were asked for" if asked else "more was asked for"
+    what = f"{int(asked[1]) / 2**30:,.0f} GiB were requested at once" if asked else "more was requested"
     return f"not enough memory: {what}, this machine has {there:.0f} GiB"
 
 

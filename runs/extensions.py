@@ -1,7 +1,7 @@
-"""Extensions: Python files that add environments, agents and experiments, by ``snail --extend FILE``.
+"""Extensions: Python files that add environments, agents and experiments: ``snail --extend FILE``.
 
-A file says what it adds with `runs.catalogue.register` and `runs.catalogue.register_agent`. The environment variable
-names the files, so that worker processes inherit them.
+A file adds them by `runs.catalogue.register` and `runs.catalogue.register_agent`. An environment variable
+lists the files, so that worker processes inherit them.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import cloudpickle  # type: ignore[import-untyped]
 from runs.system.errors import Interrupted, RunError
 
 VARIABLE = "SNAIL_EXTENSIONS"
-"""The environment variable: paths, separated as those of $PATH."""
+"""The environment variable: paths, separated as in $PATH."""
 PATIENCE = 5.0
-"""Seconds after which a slow extension is named."""
+"""Seconds after which a slow extension is reported."""
 
 
 def extension_files() -> list[str]:
@@ -30,7 +30,7 @@ def extension_files() -> list[str]:
 
 
 def take_extensions(args: Sequence[str]) -> list[str]:
-    """Move every ``--extend FILE`` from the words of a command to the environment variable; returns the others.
+    """Move every ``--extend FILE`` from the arguments to the environment variable; returns the other arguments.
 
     Raises:
         RunError: if the last word is ``--extend``.
@@ -52,9 +52,9 @@ def take_extensions(args: Sequence[str]) -> list[str]:
 
 
 def load_extensions() -> None:
-    """Import the files that the environment variable names, each once.
+    """Import the files that the environment variable lists, each once.
 
-    A worker process calls it before it is handed a configuration: its class may be of one of these files.
+    A worker process calls it before it reads a configuration, whose class may be defined in one of these files.
 
     Raises:
         RunError: if one is missing, or fails; the message names the file and the line.
@@ -64,18 +64,18 @@ def load_extensions() -> None:
 
 
 def _load(path: Path) -> None:
-    name = f"extension_{path.stem}"  # by which configurations find their way to other processes
+    name = f"extension_{path.stem}"  # other processes find configurations by this name
     if name in sys.modules:
         if sys.modules[name].__file__ == str(path):
             return
         raise RunError(f"two extensions are called {path.name}; rename {path} or {sys.modules[name].__file__}")
     if path.suffix != ".py" or not path.is_file():
-        raise RunError(f"there is no Python file {path}; --extend and ${VARIABLE} name files that end in .py")
+        raise RunError(f"{path} is not a Python file; --extend and ${VARIABLE} take files that end in .py")
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their own module up
-    cloudpickle.register_pickle_by_value(module)  # processes of environments cannot import it by that name
+    sys.modules[name] = module  # dataclasses look up their own module
+    cloudpickle.register_pickle_by_value(module)  # environment processes cannot import it by that name
     patience = threading.Timer(PATIENCE, print, [f"still loading the extension {path} ..."], {"file": sys.stderr})
     patience.daemon = True
     patience.start()
@@ -83,12 +83,12 @@ def _load(path: Path) -> None:
         spec.loader.exec_module(module)
     except KeyboardInterrupt as e:
         raise Interrupted(f"stopped while the extension {path}{_line(e, path)} was loading") from e
-    except BaseException as e:  # an extension that wants to exit, too
+    except BaseException as e:  # including SystemExit
         del sys.modules[name]
         raise RunError(f"the extension {path}{_line(e, path)} fails: {_words(e)}") from e
     finally:
         patience.cancel()
-    from runs.catalogue import CATALOGUE  # which an extension has imported, to add to it
+    from runs.catalogue import CATALOGUE  # the extension has imported it, to add to it
 
     if not CATALOGUE:
         raise RunError(f"the extension {path} leaves no experiment in the catalogue")

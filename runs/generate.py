@@ -1,6 +1,6 @@
-"""Writes what is made from the published records: ``python -m runs.generate``.
+"""Generates documents from the published records: ``python -m runs.generate``.
 
-The numbers in the README, the pages and pictures in docs/results, docs/benchmarks.md, and the listing of the catalogue.
+Writes the numbers in the README, the pages and pictures in docs/results, docs/benchmarks.md and docs/cli.md.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from unittest import mock
 
 from runs.bench.scaling import Scaling, draw_scaling
-from runs.commands import VERBS, about, run_verb
+from runs.commands import COMMANDS, about, run_command
 from runs.commands.demo import AGENTS
 from runs.commands.listing import LISTING, digest, listing
 from runs.results.compare import Group
@@ -47,7 +47,7 @@ PICTURED = ("snail", "lstm", "gru", "transformer", "maml", "protonet", "ucb1", "
 
 
 def headline(results: Sequence[Result]) -> str:
-    """SNAIL beside the paper in every setting that was trained by the full budget, as Markdown."""
+    """SNAIL and the paper in every setting that was trained with the full budget, as Markdown."""
     lines = ["| setting | paper | ours | verdict | % of optimum | config |", "| --- | --- | --- | --- | --- | --- |"]
     for name in OF_PAPER:
         table = tables()[name]
@@ -87,17 +87,17 @@ def pages(results: Sequence[Result]) -> dict[Path, str]:
 
 
 def command_line() -> str:
-    """The help of every verb, as Markdown."""
-    parts = ["# Command line", "", "What `snail VERB --help` prints; `snail` alone lists the verbs."]
+    """The help of every command, as Markdown."""
+    parts = ["# Command line", "", "The output of `snail COMMAND --help`; `snail` lists the commands."]
     with mock.patch.dict(os.environ, COLUMNS="110", NO_COLOR="1"):
-        for verb in VERBS:
-            words = [verb, "bandit/n10-k5", "--help"] if verb == "train" else [verb, "--help"]
+        for command in COMMANDS:
+            words = [command, "bandit/n10-k5", "--help"] if command == "train" else [command, "--help"]
             said = io.StringIO()
             with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-                run_verb(words[0], words[1:])
+                run_command(words[0], words[1:])
             plain = re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue())
             text = "\n".join(line.rstrip() for line in plain.strip().splitlines())
-            parts += ["", f"## snail {verb}", "", about(verb), "", f"```\n{text}\n```"]
+            parts += ["", f"## snail {command}", "", about(command), "", f"```\n{text}\n```"]
     return "\n".join([*parts, ""])
 
 
@@ -117,42 +117,42 @@ INDEX = """\
 
 ## How they were measured
 
-- Every number is measured on frozen test tasks that all agents of a setting share. For few-shot classification the
-  validation classes choose the checkpoint; elsewhere it is the last. No seed is selected.
+- Every number is measured on frozen test tasks that all agents of a setting share. In few-shot classification the
+  checkpoint is selected on validation classes; elsewhere it is the last one. No seeds are selected.
 - All agents of a setting have the same number of updates, the same batches and the same test tasks. Rows with less
   training, or with earlier hyperparameters, are marked and never compete for bold.
-- A verdict compares ours with the paper's number: *matches* if they differ by no more than both 95% intervals and the
+- A verdict compares our number with the paper's: *matches* if they differ by no more than both 95% intervals and the
   paper's rounding allow; otherwise ours is *above* or *below*.
-- Intervals are over test tasks, of one training where no seeds are named. How much trainings differ is another
+- Intervals are over test tasks, for a single training unless seeds are given. How much trainings differ is a separate
   question, which only more seeds answer.
-- What the papers leave open, and where we differ, is in the [reproduction notes](../reproduction.md).
+- The [reproduction notes](../reproduction.md) explain what the papers leave open, and where we differ.
 
 {machines}
 
-## What `make demo` prints
+## Output of `make demo`
 
 {demo}
 """
 
 FINDINGS = """\
-# SNAIL against the others
+# SNAIL against the other agents
 
-Every setting in which SNAIL and another agent were trained with the same updates, batches and test tasks by today's
-settings. {found}
+All settings in which SNAIL and another agent were trained and tested alike, with the catalogue's current
+configuration. {found}
 
-Where both have several seeds the interval is over these (Welch), and speaks of trainings. Elsewhere it is over the test
-tasks, paired, of one training each: it tells these two trained agents apart, and another training of either may come
-out otherwise. How soon each of them learns is another question: see the [learning curves](curves.md).
+If both have several seeds, the interval is over seeds (Welch) and concerns the training. Otherwise it is over paired
+test tasks, for one training each: it compares these two trained agents, and another training of either may give another
+result. For the speed of learning, see the [learning curves](curves.md).
 """
 
 CURVES = """\
 # Learning curves
 
-All agents of a setting have the same updates in the [tables](index.md). Here they have the same seconds: those of the
-agent that was done first. The numbers are of the training tasks, which are drawn anew for every update, or of the
-validation classes, averaged over the last tenth of the curve so far. The learning rate of the others had not come to
-its end then, which costs them something. Trainings shared their machine with others, so differences of some ten per
-cent in time mean nothing.
+In the [tables](index.md), all agents of a setting have the same number of updates. Here they have the same training
+time: that of the agent which finished first. The numbers are returns on training tasks, which are always new, or
+accuracies on validation classes, averaged over the last tenth of the curve so far. The other agents' learning rates had
+not decayed to the end by then, which is a disadvantage. The machine was shared, so differences of about ten per cent in
+time are not significant.
 
 {table}
 
@@ -162,8 +162,8 @@ cent in time mean nothing.
 BENCHMARKS = """\
 # Benchmarks
 
-Written by `snail bench --save FILE`. The machine may be busy with other things, so all ways to do the same work take
-turns in one process, and ratios are medians over the turns.
+Measured by `snail bench --save FILE`. Since the machine may be busy, all candidates take turns in one process, and
+ratios are medians over the turns.
 
 ![Time and memory against the length of a sequence](results/scaling.png)
 
@@ -175,10 +175,10 @@ def _index(results: Sequence[Result]) -> str:
     demo = [r for r in results if r.budget == "demo" and r.agent in AGENTS.get(r.experiment, ())]
     of_demo = {r.experiment for r in demo}
     links = [f"- [{TITLES[n]}](table-{n}.md): {t.title}" for n, t in _measured(results).items()]
-    links.append("- [SNAIL against the others](findings.md): where it is better, where not, and by how much")
-    links.append("- [Learning curves](curves.md): all agents after equal updates, and after equal seconds")
+    links.append("- [SNAIL against the other agents](findings.md): paired differences, with intervals")
+    links.append("- [Learning curves](curves.md): all agents at equal updates and at equal training time")
     if transfers():
-        links.append("- [Transfer](table-transfer.md): agents on trials longer than those of their training")
+        links.append("- [Transfer](table-transfer.md): agents on longer trials than in training")
     shown = [t for t in tables().values() if t.of_paper and of_demo & {cell.experiment for cell in t.cells}]
     return INDEX.format(
         headline=headline(results),
@@ -210,18 +210,18 @@ def _machines() -> str:
     days = sorted(r["finished"][:10] for r in records)
     return (
         f"Measured on {devices} with {threads} threads, {' to '.join(sorted({days[0], days[-1]}))}. Times are of "
-        "training alone. Each number's record, with its settings, versions and commit, is in `runs/published/`."
+        "training only. Each number's record, with its settings, versions and commit, is in `runs/published/`."
     )
 
 
 def updated(text: str) -> str:
-    """The README with its numbers brought up to date."""
+    """The README with updated numbers."""
     body = headline(read_results([PUBLISHED]))
     return re.sub(r"(<!-- headline -->\n).*?(<!-- end -->)", lambda m: f"{m[1]}\n{body}\n\n{m[2]}", text, flags=re.S)
 
 
 def draw(results: Sequence[Result]) -> None:
-    """Draw the pictures of the pages."""
+    """Draw the figures of the pages."""
     draw_headline([tables()[name] for name in OF_PAPER], results, DOCS / "results" / "headline.png")
     for name, table in _measured(results).items():
         if table.of_paper or table.costs:

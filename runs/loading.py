@@ -1,4 +1,4 @@
-"""Trained agents for use outside of the suite: ``runs.load("bandit/n10-k5/snail")`` acts, or classifies."""
+"""Trained agents for use in other programs: ``runs.load("bandit/n10-k5/snail")``."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from snail.classifier import EpisodeModel
 
 
 class Actor:
-    """An agent that has learned to act in trials of new tasks.
+    """A trained agent that acts in trials of new tasks.
 
     Args:
-        model: its policy; the value network is not needed.
+        model: the policy; the value network is not needed.
         horizon: steps of the longest trial.
     """
 
@@ -45,18 +45,18 @@ class Actor:
 
         Args:
             observation: (B,) integers, or (B, D) numbers.
-            state: what the step before returned; None: the first step of the trials, before which nothing was done.
-            previous_action: (B,) integers, or (B, D) numbers as they were returned.
+            state: the state that the previous step returned; None: the first step of the trials.
+            previous_action: (B,) integers or (B, D) numbers, as returned by the previous step.
             previous_reward: (B,).
             done: (B,) whether an inner episode has just ended.
-            generator: draws the actions; None: torch's own randomness.
+            generator: for sampling the actions; None: torch's global generator.
 
         Returns:
-            actions (B,) or (B, D), drawn from the policy, as the environment takes them; and the state for the next
+            actions (B,) or (B, D), sampled from the policy, for the environment; and the state for the next
             step, which replaces the one passed in.
 
         Raises:
-            ValueError: if there is a state, but not what was done and what came of it.
+            ValueError: if there is a state, but no previous action and reward.
         """
         head = self.model.actions
         if state is None:
@@ -66,7 +66,7 @@ class Actor:
             raise ValueError("after the first step, give previous_action, previous_reward and done")
         else:
             cache, drawn = state
-            # of continuous actions it saw in training what was drawn, before it was fitted to the space
+            # in training it saw continuous actions as sampled, before they were fitted to the space
             before = drawn if previous_action.is_floating_point() else previous_action
             x = self.model.encode(observation, before, previous_reward.float(), done)
         parameters, cache = self.model.act(x, cache)
@@ -75,12 +75,12 @@ class Actor:
 
 
 class Classifier:
-    """An agent that has learned to classify images by a few examples of each class.
+    """A trained agent that classifies images given a few examples of each class.
 
     Args:
         model: maps episodes to logits.
         ways: classes in an episode.
-        bfloat16: whether it was trained and tested in half precision.
+        bfloat16: whether it was trained and tested with bfloat16.
     """
 
     def __init__(self, model: EpisodeModel, ways: int, bfloat16: bool):
@@ -90,10 +90,10 @@ class Classifier:
     def classify(self, support_images: Tensor, labels: Tensor, query_images: Tensor) -> Tensor:
         """Probabilities of the classes: (S, C, H, W), (S,) integers below ways, (Q, C, H, W) -> (Q, ways).
 
-        Images are uint8, of the size that the agent was trained on.
+        Images are uint8, of the size used in training.
 
         Raises:
-            ValueError: for a label that is none of the ways.
+            ValueError: for a label out of range.
         """
         if labels.min() < 0 or labels.max() >= self.ways:
             raise ValueError(f"labels must be from 0 to {self.ways - 1}, got {labels.min()} to {labels.max()}")
@@ -109,7 +109,7 @@ def load(run: str | Path) -> Actor | Classifier:
         run: a run's folder, or EXPERIMENT/AGENT of the published runs.
 
     Raises:
-        RunError: if there is no such run, it has no weights, or they are damaged.
+        RunError: if the run does not exist, or its weights are missing or damaged.
     """
     folder = find_trained(run, [PUBLISHED])
     config = folder.config()
@@ -122,7 +122,7 @@ def load(run: str | Path) -> Actor | Classifier:
         return Classifier(model, task.ways, getattr(config.training, "bfloat16", False))
     learner = build_learner(config, machine)
     if not isinstance(learner, MetaRLLearner):
-        raise RunError(f"{folder.path} is of a classical agent, which has no weights to load")
+        raise RunError(f"{folder.path} has a classical agent, which has no weights to load")
     load_model(learner, folder, config)
     learner.env.close()
     return Actor(learner.model, learner.horizon)

@@ -1,4 +1,4 @@
-"""What is learned: task configurations that build their own environments and data."""
+"""Tasks: configurations that build environments and data."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ from snail.actions import ActionHead, Gaussian
 from snail.observations import RunningNormalizer
 
 
-class Task(ABC):  # noqa: B024  # what a task must have is said by the trainings that it is for
+class Task(ABC):  # noqa: B024  # each kind of training requires its own kind of task
     """The task. A subclass is a frozen dataclass of its settings."""
 
     def optimum(self) -> float | None:
-        """What no agent can pass in expectation, in units of the metric; None where it is not known."""
+        """Upper bound for every agent's expected result, in units of the metric; None if unknown."""
         return None
 
 
 class TrialTask(Task):
-    """A family of tasks to act in, one trial each."""
+    """A family of reinforcement-learning tasks, with one trial per task."""
 
     tested_at_once: int = 4000
-    """Test trials that are played at once; another number draws other rewards."""
+    """Test trials played at once; another number would draw other rewards."""
     one_process: bool = False
-    """Whether a run of it cannot be shared among processes."""
+    """Whether a run cannot be distributed over processes."""
     score: str = ""
-    """What the environment tells besides rewards; empty: nothing."""
+    """Name of the environment's own metric besides the reward; empty: none."""
 
     @property
     def horizon(self) -> int:
@@ -53,18 +53,18 @@ class TrialTask(Task):
         return self.make_env(1, "cpu").horizon
 
     def encodings(self, env: Any) -> tuple[int | RunningNormalizer, int | ActionHead]:
-        """How observations are encoded, and the distribution of actions; numbers: so many discrete ones."""
+        """The encoder of observations and the distribution of actions, or the numbers of discrete ones."""
         return env.num_observations, env.num_actions
 
     @abstractmethod
     def make_env(self, num_envs: int, device: torch.device | str, episodes: int | None = None) -> TrialVectorEnv:
-        """So many trials at once, of so many inner episodes; None: the task's own number.
+        """Build a batch of trials, with this number of inner episodes; None: the task's own number.
 
-        Its ``autoreset_mode`` is "Disabled": the caller resets.
+        ``autoreset_mode`` is "Disabled": the caller resets.
         """
 
     def expected_rewards(self, tasks: Tensor, observations: Tensor, actions: Tensor) -> Tensor:
-        """Mean rewards of what was done, for training only.
+        """Expected rewards of the actions taken, for training only.
 
         Args:
             tasks: (B, ...), as in `envs.trials.TrialVectorEnv.tasks`.
@@ -75,16 +75,16 @@ class TrialTask(Task):
             (B, T).
 
         Raises:
-            ValueError: if the task cannot tell.
+            ValueError: if the task does not know them.
         """
-        raise ValueError(f"{type(self).__name__} cannot tell expected rewards; give --training.no-expected-rewards")
+        raise ValueError(f"{type(self).__name__} has no expected rewards; give --training.no-expected-rewards")
 
     privileged_size: int = 0
-    """Channels F of `privileged`; 0: the task tells nothing."""
+    """Channels F of `privileged`; 0: no privileged information."""
 
     def privileged(self, tasks: Tensor, observations: Tensor) -> Tensor:
-        """What a critic may be told of the task in training, and no agent sees: tasks, (B, T) -> (B, T, F)."""
-        raise ValueError(f"{type(self).__name__} tells a critic nothing; give --training.no-privileged-critic")
+        """Privileged task information for the critic, hidden from agents: tasks, (B, T) -> (B, T, F)."""
+        raise ValueError(f"{type(self).__name__} has no privileged information; give --training.no-privileged-critic")
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class BanditTask(TrialTask):
     """Pulls N in one trial."""
 
     def make_env(self, num_envs: int, device: torch.device | str, episodes: int | None = None) -> TrialVectorEnv:
-        """So many bandits at once, of so many pulls if not of ``pulls``."""
+        """Build a batch of bandits, with this number of pulls; None: ``pulls``."""
         return BernoulliBanditVectorEnv(
             num_envs, self.arms, episodes or self.pulls, device=device, autoreset_mode="Disabled"
         )
@@ -108,7 +108,7 @@ class BanditTask(TrialTask):
 
     @property
     def privileged_size(self) -> int:  # type: ignore[override]
-        """As many as arms, and one."""
+        """The number of arms plus one."""
         return self.arms + 1
 
     def privileged(self, tasks: Tensor, observations: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ class BanditTask(TrialTask):
         return told[:, None].expand(-1, observations.shape[1], -1)
 
     def optimum(self) -> float | None:
-        """Expected total reward of the best possible agent, or None where computing it takes too long."""
+        """Expected total reward of the Bayes-optimal agent, or None if it is infeasible to compute."""
         return bayes_optimal_value(self.pulls, self.arms) if feasible(self.pulls, self.arms) else None
 
 
@@ -135,7 +135,7 @@ class MDPTask(TrialTask):
     """Steps H in one episode."""
 
     def make_env(self, num_envs: int, device: torch.device | str, episodes: int | None = None) -> TrialVectorEnv:
-        """So many MDPs at once, of so many episodes if not of ``episodes``."""
+        """Build a batch of MDPs, with this number of episodes; None: ``episodes``."""
         return TabularMDPVectorEnv(
             num_envs,
             self.states,
@@ -147,20 +147,20 @@ class MDPTask(TrialTask):
         )
 
     def expected_rewards(self, tasks: Tensor, observations: Tensor, actions: Tensor) -> Tensor:
-        """Mean rewards of states and actions."""
+        """Mean rewards of the visited states and actions."""
         rows = torch.arange(len(tasks), device=tasks.device)[:, None]
         return tasks[rows, observations, actions, -1]
 
     @property
     def privileged_size(self) -> int:  # type: ignore[override]
-        """Two for each action, and one."""
+        """Two channels per action, and one more."""
         return 2 * self.actions + 1
 
     def privileged(self, tasks: Tensor, observations: Tensor) -> Tensor:
-        """What can still be earned in the episode and what is earned now by each action, and by an episode: per step.
+        """Optimal values and mean rewards of all actions, and the optimal value of an episode.
 
-        (B, T, 2 A + 1): optimal values of the actions in the present state, by value iteration, their mean rewards,
-        and the optimal value of an episode; values divided by the length of an episode.
+        (B, T, 2 A + 1): optimal values of the actions in the current state, by value iteration, their mean rewards,
+        and the optimal value of an episode; values are divided by the length of an episode.
         """
         q = value_iteration(tasks[..., :-1], tasks[..., -1], self.episode_length)  # (B, H, S, A)
         steps = torch.arange(observations.shape[1], device=tasks.device) % self.episode_length
@@ -170,7 +170,7 @@ class MDPTask(TrialTask):
         return torch.cat([values / self.episode_length, means, episode / self.episode_length], dim=-1)
 
     def optimum(self) -> float | None:
-        """Not known exactly: the expectation over MDPs of what an oracle collects has no closed form."""
+        """Unknown: the oracle's expected return over random MDPs has no closed form."""
         return None
 
 
@@ -179,22 +179,22 @@ class RecallTask(TrialTask):
     """Multi-query associative recall; see `envs.recall`."""
 
     pairs: int
-    """Keys with their values in a trial."""
+    """Pairs of keys and values per trial."""
     queries: int
-    """Keys that are asked for."""
+    """Queries per trial."""
     keys: int = 16
     """Different keys."""
     values: int = 8
     """Different values."""
 
     def make_env(self, num_envs: int, device: torch.device | str, episodes: int | None = None) -> TrialVectorEnv:
-        """So many trials at once."""
+        """Build a batch of trials."""
         return AssociativeRecallVectorEnv(
             num_envs, self.pairs, self.queries, self.keys, self.values, device=device, autoreset_mode="Disabled"
         )
 
     def expected_rewards(self, tasks: Tensor, observations: Tensor, actions: Tensor) -> Tensor:
-        """The rewards themselves, in which there is no chance."""
+        """The rewards themselves, which are deterministic."""
         return (actions == tasks[..., 1]).float()
 
     def optimum(self) -> float:
@@ -212,9 +212,9 @@ class GymnasiumTask(TrialTask):
     env: str
     """Registered id, also as MODULE:ID."""
     episodes: int = 2
-    """Episodes of a trial, on one task."""
+    """Episodes per trial, on one task."""
     max_steps: int = 200
-    """Steps after which an episode ends in any case."""
+    """Maximum length of an episode."""
     squash: bool = False
     """Squash continuous actions into the space by tanh instead of clipping them."""
 
@@ -223,15 +223,15 @@ class GymnasiumTask(TrialTask):
 
     @property
     def horizon(self) -> int:
-        """Told without an environment, whose package need not be installed."""
+        """Computed without building the environment, whose package may be missing."""
         return self.episodes * self.max_steps
 
     def make(self) -> gymnasium.Env[Any, Any]:
-        """One environment, which draws a new task when it is reset with ``options={"new_task": True}``."""
+        """Build one environment, which draws a new task when reset with ``options={"new_task": True}``."""
         return gymnasium.make(self.env, disable_env_checker=True)
 
     def make_env(self, num_envs: int, device: torch.device | str, episodes: int | None = None) -> Any:
-        """So many trials at once, in as many processes as this one may use threads.
+        """Build a batch of trials, stepped in as many processes as this one may use threads.
 
         Raises:
             EnvironmentFailed: if it cannot be built, or its spaces are not supported.
@@ -254,13 +254,13 @@ class ControlTask(GymnasiumTask):
     """Locomotion with a hidden task; see `envs.control`."""
 
     goal: Goal = "direction"
-    """direction: forwards or backwards; velocity: one to keep."""
+    """direction: forwards or backwards; velocity: a target velocity."""
     told: bool = False
-    """Show the task in the observation: for a ceiling."""
+    """Put the task into the observation, for an upper bound."""
 
     @property
     def score(self) -> str:  # type: ignore[override]
-        """The velocity in the right direction, or the velocity's error."""
+        """The velocity in the right direction, or the error of the velocity."""
         return "velocity" if self.goal == "direction" else "velocity_error"
 
     def make(self) -> gymnasium.Env[Any, Any]:
@@ -275,11 +275,11 @@ class FewShotTask(Task):
     data: str
     """Data set: omniglot, glyphs, mini-imagenet, or one that an extension registers."""
     ways: int
-    """Classes in an episode."""
+    """Classes per episode."""
     shots: tuple[int, ...]
-    """Examples of each class: every training step draws one of these."""
+    """Support images per class: every update draws one of these numbers."""
     test_shots: tuple[int, ...]
-    """Shots that are evaluated, each giving one number."""
+    """Numbers of shots that are tested, each separately."""
     embedding: Annotated[EmbeddingConfig, options_of(EmbeddingConfig)] = OMNIGLOT_EMBEDDING
     """The image embedding."""
 
@@ -288,5 +288,5 @@ class FewShotTask(Task):
         return 1.0
 
     def load(self, split: str, data_root: Path | None) -> ImageClasses:
-        """The classes of one split; fetched first if they are nowhere to be found."""
+        """The classes of one split; downloaded first if they are not found."""
         return load_classes(self.data, split, root=data_root, download=True)

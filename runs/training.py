@@ -1,4 +1,4 @@
-"""Carries a run from its configuration to its record, through interruptions."""
+"""Trains and tests a run, from its configuration to its record, through interruptions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from runs.tracking.pictures import PICTURES_AFTER, draw_pictures
 
 @dataclass
 class Progress:
-    """How far a run is; saved in its checkpoint."""
+    """The progress of a run, saved in its checkpoint."""
 
     device: str
     step: int = 0
@@ -42,19 +42,19 @@ class Progress:
     seconds: float = 0.0
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     window: dict[str, list[Tensor]] = field(default_factory=dict)
-    """Scalars of the updates since the last line of metrics, which is of their means."""
+    """Scalars of the updates since the last line of metrics, to be averaged in the next."""
 
 
-LOGGED_STEPS = 1000  # lines of metrics in a run, besides those of validation passes
-SHOW_SECONDS = 2.0  # from one refreshed progress bar, and look at the weights, to the next
+LOGGED_STEPS = 1000  # lines of metrics per run, besides those of validation passes
+SHOW_SECONDS = 2.0  # between refreshes of the progress bar, and checks of the weights
 CHECKPOINT_SECONDS = 60.0
 
 
 def build_learner(config: RunConfig, machine: Machine) -> Learner:
-    """The learner of a configuration.
+    """Build the learner of a configuration.
 
     Raises:
-        RunError: if the configuration asks for what the task or the data cannot give.
+        RunError: if the task or the data do not support the configuration.
     """
     try:
         check_values(config)
@@ -77,17 +77,17 @@ def train(
     until: int | None = None,
     notice: str | None = None,
 ) -> dict[str, Any]:
-    """Train, evaluate on the test tasks, and leave the record in the folder.
+    """Train, test on the frozen tasks, and write the record to the folder.
 
-    An interrupted run resumed on the same CPU gives the same numbers as an uninterrupted one.
+    A run that is interrupted and resumed on the same CPU gives the same numbers as an uninterrupted one.
 
-    With ``until``, it stops after so many updates, to go on later: a search tells by then which runs are worth it.
-    ``notice`` is said before a training begins anew.
+    With ``until``, training pauses after that many updates, so that a search can decide whether to continue.
+    ``notice`` is printed before a training starts from scratch.
 
-    Of a group of processes, the first writes, prints and measures; the others only train.
+    In a process group, the main process writes, prints and tests; the others only train.
 
     Returns:
-        The record; of the others in a group an empty one.
+        The record; empty in the other processes of a group.
 
     Raises:
         Interrupted: after Ctrl-C or SIGTERM, with a checkpoint saved.
@@ -98,7 +98,7 @@ def train(
     group = machine.group
     if not group.is_main:
         folder, tracker, quiet = WatchedFolder(folder.path), "none", True
-    commit = git_commit()  # of the code that runs, which may be edited meanwhile
+    commit = git_commit()  # of the running code, whose files may be edited meanwhile
     with contextlib.ExitStack() as held:
         with group.barrier():
             held.enter_context(folder.lock())
@@ -107,7 +107,7 @@ def train(
             if group.is_main:
                 print(f"{folder.path} is finished already")
             return record
-        with group.barrier():  # what is wrong shows before anything of the folder is thrown away
+        with group.barrier():  # errors show before anything in the folder is deleted
             tracker_names(tracker)
             learner = build_learner(config, machine)
         with group.barrier():
@@ -122,7 +122,7 @@ def train(
             mirror = open_tracker(tracker, folder.path, progress.run_id, labels)
         if not quiet and getattr(config.training, "bfloat16", False) and emulates_bfloat16(machine.device):
             print(
-                "this processor has no instructions for bfloat16, --training.no-bfloat16 is faster on it",
+                "this CPU has no bfloat16 instructions: --training.no-bfloat16 is faster",
                 file=sys.stderr,
             )
         if notice and not quiet and not progress.step:
@@ -156,17 +156,17 @@ def train(
 
 
 def restore(learner: Learner, folder: RunFolder, config: RunConfig, machine: Machine) -> Progress:
-    """Bring the learner to the state of the folder's checkpoint and tell how far that is.
+    """Load the folder's checkpoint into the learner; returns its progress.
 
     Raises:
-        RunError: if there is none, it is damaged, or it is of another configuration, version or kind of device.
+        RunError: if it is missing or damaged, or from another configuration, version or kind of device.
     """
     saved, state = folder.load_checkpoint(config)
     with _fitting(folder):
         progress = Progress(**saved)
         if progress.device != machine.device.type:
             raise RunError(
-                f"{folder.path} was trained on {progress.device}, and only there does it go on exactly; "
+                f"{folder.path} was trained on {progress.device}, and can be continued exactly only there; "
                 f"give --device {progress.device}, or start over with --overwrite"
             )
         learner.load_state_dict(state["learner"])
@@ -177,7 +177,7 @@ def restore(learner: Learner, folder: RunFolder, config: RunConfig, machine: Mac
 
 
 def load_model(learner: Learner, folder: RunFolder, config: RunConfig) -> Progress:
-    """Give the learner the weights that are tested, of the folder's checkpoint or those published, on any device.
+    """Load the weights that are tested, from the folder's checkpoint or the published ones, on any device.
 
     Raises:
         RunError: as ``restore``.
@@ -198,12 +198,12 @@ def _fitting(folder: RunFolder) -> Iterator[None]:
         yield
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as e:
         raise RunError(
-            f"{folder.checkpoint_path} does not fit this version of the program; start over with --overwrite"
+            f"{folder.checkpoint_path} is from another version of the program; start over with --overwrite"
         ) from e
 
 
 def _state(learner: Learner, progress: Progress) -> dict[str, Any]:
-    """All that an exact continuation needs: the learner's state and torch's own randomness (dropout draws on it)."""
+    """The state for an exact continuation: the learner's, and torch's global generators (used by dropout)."""
     randomness = {"cpu": torch.get_rng_state()}
     if progress.device == "cuda":
         randomness["cuda"] = torch.cuda.get_rng_state()
@@ -211,10 +211,10 @@ def _state(learner: Learner, progress: Progress) -> dict[str, Any]:
 
 
 def evaluate(learner: Learner, quiet: bool = False, deadline: Deadline | None = None) -> list[Measurement]:
-    """The learner on its frozen test tasks, with a progress bar.
+    """Test the learner on its frozen tasks, with a progress bar.
 
     Raises:
-        OutOfTime: before the deadline, with nothing measured: the tasks are measured all at a time, or not.
+        OutOfTime: before the deadline, without results: all tasks are tested in one go.
     """
     deadline = deadline or Deadline()
     deadline.begin()
@@ -224,7 +224,7 @@ def evaluate(learner: Learner, quiet: bool = False, deadline: Deadline | None = 
         def report(done: int, of: int) -> None:
             bar.update(done / of - bar.n)
             if done < of and deadline.near():
-                raise OutOfTime("the time budget ends before the evaluation; measure with --resume and more time")
+                raise OutOfTime("the time budget ends before the test; continue with --resume and more time")
 
         return learner.evaluate(report)
 
@@ -240,9 +240,9 @@ def _run_steps(
     deadline: Deadline,
     until: int | None,
 ) -> None:
-    """Updates from ``progress.step`` to the last, with everything that accompanies them.
+    """All updates from ``progress.step`` on, with logging, validation and checkpoints.
 
-    Which updates are logged depends on nothing but their number, so that an interrupted run logs the same.
+    Which updates are logged depends only on their number, so that an interrupted run logs the same.
     """
     passes = {learner.steps * (i + 1) // learner.validations for i in range(learner.validations)}
     every = math.ceil(learner.steps / LOGGED_STEPS)
@@ -269,7 +269,7 @@ def _run_steps(
             progress.seconds = before + now - began
             last = progress.step == learner.steps
             validating = progress.step in passes
-            # once: a request during what follows is met after the next update
+            # read once: a later request takes effect after the next update
             late, stopping, save, show = group.any(
                 deadline.near(), bool(stop), now - saved > CHECKPOINT_SECONDS, now - shown > SHOW_SECONDS
             )
@@ -280,7 +280,7 @@ def _run_steps(
             if due or show:
                 line = _summary(progress, learner, progress.units - units, now - logged, group)
                 with _keeping_the_last_good(folder, progress.step):
-                    _require_finite(line, learner, weights=show)  # of which there are too many for every line
+                    _require_finite(line, learner, weights=show)  # too many steps for a line each
                     if validating and group.is_main:
                         line |= {metric_name(name): value for name, value in learner.validate().items()}
                 if validating:
@@ -308,9 +308,9 @@ def _run_steps(
 
 
 def _summary(progress: Progress, learner: Learner, units: int, elapsed: float, group: ProcessGroup) -> dict[str, Any]:
-    """One line of metrics: means over the updates since the last line, which processed ``units``."""
+    """One line of metrics: means over the updates since the last line, in which ``units`` were processed."""
     rate = units / max(elapsed, 1e-9)
-    # of those that come from a checkpoint the device is the host
+    # scalars from a checkpoint are on the host
     means = {n: torch.stack([x.to(xs[-1].device) for x in xs]).mean().item() for n, xs in progress.window.items()}
     means = group.mean(means)
     unit = unit_name(learner.unit)
@@ -320,7 +320,7 @@ def _summary(progress: Progress, learner: Learner, units: int, elapsed: float, g
 
 
 def _require_finite(line: dict[str, Any], learner: Learner, weights: bool) -> None:
-    """Raise NotFinite for a number to log or, if ``weights`` are looked at, a weight that is not finite."""
+    """Raise NotFinite for a metric or, with ``weights``, a weight that is not finite."""
     for name, value in line.items():
         if not math.isfinite(value):
             raise NotFinite(f"the {name}", SMALLER_STEPS)
@@ -330,12 +330,12 @@ def _require_finite(line: dict[str, Any], learner: Learner, weights: bool) -> No
 
 @contextlib.contextmanager
 def _keeping_the_last_good(folder: RunFolder, update: int) -> Iterator[None]:
-    """What is not finite ends the training before it gets into a checkpoint; say when, and what is left."""
+    """Stop the training before numbers that are not finite get into a checkpoint; say when, and what is left."""
     try:
         yield
     except NotFinite as e:
         exists = folder.checkpoint_path.exists()
-        kept = f"the last good checkpoint is kept in {folder.path}" if exists else "no checkpoint was due yet"
+        kept = f"the last good checkpoint is kept in {folder.path}" if exists else "there is no checkpoint yet"
         raise NotFinite(e.what, e.advice, f" at update {update}; {kept}") from e
 
 
@@ -347,9 +347,9 @@ def _postfix(line: dict[str, Any], unit: str) -> str:
 
 @contextlib.contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """A list that is empty until Ctrl-C or SIGTERM asks to stop; a second Ctrl-C stops at once.
+    """A list that is empty until Ctrl-C or SIGTERM; a second Ctrl-C stops at once.
 
-    What a launcher around the run has arranged for a signal stays.
+    Signal handlers that a launcher has installed are kept.
     """
     asked: list[int] = []
 

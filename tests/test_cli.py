@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from runs.cli import run
-from runs.commands import tables as table_verb
+from runs.commands import tables as table_command
 from runs.system.progress import progress_bar
 
 pytestmark = pytest.mark.slow
@@ -66,10 +66,10 @@ def tiny_run(capsys, results) -> Path:
 def test_overview_and_help_teach(capsys):
     code, out, _ = snail(capsys)
     assert code == 0
-    for verb in ("list", "train", "evaluate", "table", "data", "bench", "demo"):
-        assert re.search(rf"^  {verb} +\w", out, re.M), verb
-        code, text, _ = snail(capsys, verb, "--help")
-        assert code == 0 and "usage: snail " + verb in text
+    for command in ("list", "train", "evaluate", "table", "data", "bench", "demo"):
+        assert re.search(rf"^  {command} +\w", out, re.M), command
+        code, text, _ = snail(capsys, command, "--help")
+        assert code == 0 and "usage: snail " + command in text
     _, text, _ = snail(capsys, "train", "bandit/n10-k5", "--budget", "demo", "--help")
     assert "--training.gae-lambda" in text and "Discount factor" in text
 
@@ -91,8 +91,8 @@ def test_the_written_listing_is_up_to_date():
 
 def test_list_and_help_do_without_torch():
     code = "import sys; from runs.cli import run; run([%r]); sys.exit('torch' in sys.modules)"
-    for verb in ("list", "--help"):
-        assert subprocess.run([sys.executable, "-c", code % verb], stdout=subprocess.DEVNULL).returncode == 0
+    for command in ("list", "--help"):
+        assert subprocess.run([sys.executable, "-c", code % command], stdout=subprocess.DEVNULL).returncode == 0
 
 
 def test_train_evaluate_and_table(capsys, results):
@@ -112,7 +112,7 @@ def test_train_evaluate_and_table(capsys, results):
 
 
 def test_a_catalogued_run_enters_the_table(capsys, results, monkeypatch):
-    monkeypatch.setattr(table_verb, "PUBLISHED", results / "none")  # where larger budgets would go first
+    monkeypatch.setattr(table_command, "PUBLISHED", results / "none")  # where larger budgets would go first
     code, out, _ = snail(capsys, "train", "bandit/n10-k5", "--agent", "gru", "--budget", "smoke", "--tracker", "none")
     assert code == 0
     mean = re.search(r"return (\d\.\d{4})", out).group(1)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from runs.cli import run
-from runs.commands import VERBS
+from runs.commands import COMMANDS
 from runs.extensions import VARIABLE, take_extensions
 
 pytestmark = pytest.mark.slow
@@ -48,9 +48,9 @@ def test_every_command_exists(capsys, monkeypatch, tmp_path, own_catalogue):
     for command in commands:
         os.environ[VARIABLE] = ""  # a command knows its own extensions only
         _, *said = shlex.split(command)
-        verb = take_extensions(said)[0]
-        assert verb in VERBS, command
-        if verb == "evaluate":
+        name = take_extensions(said)[0]
+        assert name in COMMANDS, command
+        if name == "evaluate":
             continue  # needs a run
         with pytest.raises(SystemExit) as left:  # --help parses all that stands before it
             run([*said, "--help"])

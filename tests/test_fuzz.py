@@ -163,14 +163,14 @@ def test_files_of_runs(results, tmp_path, seed, capsys, monkeypatch):
     (other,) = (r for r in runs if "seed2" in r.name)
     what = mutate(rng, rng.choice(sorted(p for p in hurt.iterdir() if p.is_file() and p.name != ".lock")))
     unfinished = "seed3" in hurt.name
-    verbs = [
+    commands = [
         ["status", "--results", str(top)],
         ["compare", str(other), str(hurt)],
         ["table", "3", "--agents", "gru", "--cells", "N=10 K=5", "--results", str(top)],
         ["dashboard", "--results", str(top), "--output", str(tmp_path / "page.html"), "--no-serve"],
         ["evaluate", str(hurt)],
     ]
-    for words in verbs:
+    for words in commands:
         code = run(words)
         out, err = capsys.readouterr()
         assert code in (0, 2), (what, words, code, err)

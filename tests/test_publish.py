@@ -84,7 +84,7 @@ def test_verdicts_are_of_paired_differences(shift, verdict):
     assert re.match(verdict, _verdict(record, now, before.numpy()))
 
 
-def test_the_verb(run_and_copy, capsys):
+def test_the_command(run_and_copy, capsys):
     _, run, copy = run_and_copy
     publish(run, copy)
     assert cli(["verify", str(copy.path)]) == 0

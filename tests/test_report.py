@@ -225,10 +225,10 @@ def test_pictures_are_scaled_down_and_those_beyond_the_limit_are_only_named(resu
     assert Image.open(io.BytesIO(png)).size == (900, 300) and len(png) < 300_000
 
 
-# ---------------------------------------------------------------- the verb and the server
+# ---------------------------------------------------------------- the command and the server
 
 
-def test_the_verb_writes_the_page(results, capsys):
+def test_the_command_writes_the_page(results, capsys):
     assert snail(["dashboard", "--results", str(results), "--no-published", "--no-serve"]) == 0
     out = capsys.readouterr().out
     assert f"report: {results / 'report.html'} (5 runs" in out

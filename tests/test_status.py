@@ -254,7 +254,7 @@ def test_settings_of_its_own_are_told(tmp_path):
     assert status.settings == "training.steps=7 training.learning-rate=0.5"
 
 
-def test_the_verb(capsys, tmp_path, monkeypatch):
+def test_the_command(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run(["status"]) == 2 and "there is no folder results" in capsys.readouterr().err
     begun(tmp_path / "results", 0)

@@ -246,13 +246,13 @@ def test_a_damaged_record_costs_a_table_a_warning(capsys, tmp_path, text):
     assert err.startswith(f"warning: {tmp_path / 'run' / 'result.json'} is damaged: ")
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "attention"])
+@pytest.mark.parametrize("command", ["evaluate", "attention"])
 @pytest.mark.parametrize("name", ["checkpoint.pt", "config.json"])
-def test_what_reads_a_run_names_what_is_damaged(capsys, finished, tmp_path, verb, name):
+def test_what_reads_a_run_names_what_is_damaged(capsys, finished, tmp_path, command, name):
     done = finished("snail")
     (done / name).write_bytes((done / name).read_bytes()[:200])
     before = everything(tmp_path)
-    assert f"{done / name} is damaged" in one_line(capsys, verb, str(done))
+    assert f"{done / name} is damaged" in one_line(capsys, command, str(done))
     assert everything(tmp_path) == before
 
 

@@ -1,4 +1,4 @@
-"""The agents by name: each is a configuration that builds its own model."""
+"""All agents by name: each is a configuration that builds its model."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ __all__ = [
 ]
 
 AnyAgentConfig = FewShotAgent | TrialAgent | ClassicalAgent
-"""Any agent: learning or classical."""
+"""Any agent, trained or classical."""
 
 AGENTS: dict[str, SequenceAgent] = {
     "snail": SNAILConfig(),
@@ -101,10 +101,10 @@ MEMORIES: dict[str, SequenceAgent] = {
     "minlstm": MinimalConfig(kind="lstm"),
     "xlstm": XLSTMConfig(),
 }
-"""Memories that came after SNAIL, for every experiment."""
+"""Sequence models that came after SNAIL, for every experiment."""
 
 FEWSHOT_MEMORIES: dict[str, FewShotAgent] = {**MEMORIES, "set-attention": SetAttentionConfig()}
-"""The same for few-shot classification, and a control that sees no order."""
+"""The same for few-shot classification, and an order-free control."""
 
 TRIAL_AGENTS: dict[str, TrialAgent] = {**AGENTS, "maml": MAMLPolicyConfig(), **MEMORIES}
 """The agents for bandits, MDPs and control."""
@@ -128,7 +128,7 @@ ATTENTION_VARIANTS: dict[str, SequenceAgent] = {
     "snail-half": SNAILConfig(width=0.5),
     "snail-double": SNAILConfig(width=2.0),
 }
-"""SNAIL with one thing changed, for every kind of experiment."""
+"""Ablations of SNAIL, for every kind of experiment."""
 
 FEWSHOT_VARIANTS: dict[str, FewShotAgent] = {
     **ATTENTION_VARIANTS,
@@ -144,7 +144,7 @@ FEWSHOT_VARIANTS: dict[str, FewShotAgent] = {
     "encoder-decoder": EncoderDecoderConfig(),
     "transfer": TransferConfig(),
 }
-"""For few-shot classification: these, and the mechanisms that SNAIL descends from."""
+"""Ablations for few-shot classification, and the mechanisms that SNAIL is based on."""
 
 BANDIT_METHODS: dict[str, BanditMethod] = {
     "random": Random(),
@@ -169,7 +169,7 @@ _BAYESIAN: dict[str, GreedyPolicy | EpsilonGreedyPolicy | PSRL | OPSRL | UCRL2 |
 MDP_METHODS: dict[str, MDPMethod] = {
     "random": RandomPolicy(),
     **_BAYESIAN,
-    # with a prior that expects mean rewards of 0, as the papers' numbers imply
+    # with a prior mean of 0, as the papers' numbers imply
     **{f"{name}-mean0": replace(method, prior_mean=0.0) for name, method in _BAYESIAN.items()},
     "oracle": Oracle(),
 }

@@ -1,4 +1,4 @@
-"""Image embeddings as configurations, which build them."""
+"""Configurations of image embeddings."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from snail.visual_attention import GlimpseEmbedding
 
 
 class EmbeddingConfig(ABC):
-    """An image embedding as a configuration. A subclass is a frozen dataclass of its settings."""
+    """Configuration of an image embedding. A subclass is a frozen dataclass of its settings."""
 
     size: int
     """Channels of an embedding."""
 
     @abstractmethod
     def build(self) -> nn.Module:
-        """The embedding: (M, C, height, width) -> (M, size)."""
+        """Build the embedding: (M, C, height, width) -> (M, size)."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class OmniglotEmbeddingConfig(EmbeddingConfig):
     filters: int = 64
     """Channels of every convolution."""
     pool_first: bool = True
-    """Pool before the normalisation: a quarter of the memory traffic."""
+    """Pool before the normalisation, which needs a quarter of the memory traffic."""
     self_attention: bool = False
-    """Let the 7x7 places after the second convolution read each other."""
+    """Self-attention between the 7x7 positions after the second convolution."""
 
     def build(self) -> OmniglotEmbedding:
         """The embedding."""
@@ -50,9 +50,9 @@ class GlimpseEmbeddingConfig(EmbeddingConfig):
     filters: int = 64
     """Channels of every convolution."""
     glimpses: int = 3
-    """Number of glimpses, each chosen by the ones before."""
+    """Number of glimpses, each guided by those before."""
     selection: Selection = "soft"
-    """soft: a mixture of all places; hard or gumbel: one of them."""
+    """soft: a weighted mean of all positions; hard or gumbel: one of them."""
 
     def build(self) -> GlimpseEmbedding:
         """The embedding."""
@@ -70,7 +70,7 @@ class ResidualEmbeddingConfig(EmbeddingConfig):
     wide: int = 2048
     """Channels of the layer before the mean over the image."""
     dropout: float = 0.1
-    """Probability of an activation to be dropped in training."""
+    """Dropout probability."""
 
     def build(self) -> ResidualEmbedding:
         """The embedding."""

@@ -1,4 +1,4 @@
-"""Agents for few-shot classification alone: MAML, prototypical networks, encoder-decoders, set attention, transfer."""
+"""Agents for few-shot classification: MAML, prototypical networks, encoder-decoders, set attention, transfer."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from snail.classifier import EpisodeModel
 
 @dataclass(frozen=True)
 class MAMLConfig(FewShotAgent):
-    """MAML: weights from which a few gradient steps on the support lead to a classifier. Needs `make maml`.
+    """MAML: initial weights from which a few gradient steps on the support give a classifier. Needs `make maml`.
 
-    The defaults are the paper's for 5 ways of Omniglot.
+    The defaults are the paper's for 5-way Omniglot.
     """
 
     inner_lr: float = 0.4
@@ -38,9 +38,9 @@ class MAMLConfig(FewShotAgent):
     test_steps: int = 3
     """Gradient steps on the support in validation and testing."""
     first_order: bool = False
-    """Do not differentiate through the gradients of the steps: less time and memory."""
+    """Do not differentiate through the inner gradients: less time and memory."""
     transductive: bool = True
-    """Normalise an episode's queries by their own statistics, as the paper; otherwise by the support's."""
+    """Normalise an episode's queries by their own statistics, as in the paper; otherwise by the support's."""
 
     def build_classifier(self, embedding: nn.Module, embedding_size: int, ways: int, max_support: int) -> EpisodeModel:
         """The embedding and a linear layer, adapted to each episode."""
@@ -61,7 +61,7 @@ class PrototypicalConfig(FewShotAgent):
     """Prototypical networks: the class whose mean embedding is nearest."""
 
     def build_classifier(self, embedding: nn.Module, embedding_size: int, ways: int, max_support: int) -> EpisodeModel:
-        """The embedding, and distances to the means."""
+        """The embedding, and distances to the class means."""
         return PrototypicalNetwork(embedding, ways)
 
 
@@ -70,7 +70,7 @@ class _EncoderDecoderConfig(FewShotAgent):
 
     @abstractmethod
     def build(self, size: int, input_size: int, output_size: int, max_len: int) -> nn.Module:
-        """The encoder-decoder with so many channels."""
+        """Build the encoder-decoder with this size."""
 
     def build_classifier(self, embedding: nn.Module, embedding_size: int, ways: int, max_support: int) -> EpisodeModel:
         """Embeddings and labels as its source, queries as its targets."""
@@ -82,25 +82,25 @@ class _EncoderDecoderConfig(FewShotAgent):
 
 @dataclass(frozen=True)
 class Seq2SeqConfig(_EncoderDecoderConfig):
-    """A recurrent encoder squeezes the support into one vector; a recurrent decoder goes on from there."""
+    """A recurrent encoder compresses the support into one vector, from which a recurrent decoder continues."""
 
     def build(self, size: int, input_size: int, output_size: int, max_len: int) -> nn.Module:
-        """With so many units."""
+        """Build it with this number of units."""
         return RecurrentEncoderDecoder(input_size, output_size, size)
 
 
 @dataclass(frozen=True)
 class AligningSeq2SeqConfig(_EncoderDecoderConfig):
-    """A bidirectional encoder, and a decoder that aligns the query with its states by additive attention."""
+    """A bidirectional encoder, and a decoder with additive attention to its states."""
 
     def build(self, size: int, input_size: int, output_size: int, max_len: int) -> nn.Module:
-        """With so many units."""
+        """Build it with this number of units."""
         return AligningEncoderDecoder(input_size, output_size, size)
 
 
 @dataclass(frozen=True)
 class EncoderDecoderConfig(_EncoderDecoderConfig):
-    """The full Transformer: an encoder for the support, a decoder for the query."""
+    """An encoder-decoder Transformer: an encoder for the support, a decoder for the query."""
 
     layers: int = 2
     """Layers of encoder and decoder each."""
@@ -110,7 +110,7 @@ class EncoderDecoderConfig(_EncoderDecoderConfig):
     """Position encoding of the support; none by default, since it is a set."""
 
     def build(self, size: int, input_size: int, output_size: int, max_len: int) -> nn.Module:
-        """With so many channels."""
+        """Build it with this number of channels."""
         return TransformerEncoderDecoder(
             input_size, output_size, size, self.layers, self.heads, max_len, self.positions
         )
@@ -118,7 +118,7 @@ class EncoderDecoderConfig(_EncoderDecoderConfig):
 
 @dataclass(frozen=True)
 class SetAttentionConfig(_EncoderDecoderConfig):
-    """A Transformer that sees the support as a set: without positions, without a causal mask."""
+    """A Transformer over the support as a set: without positions, without a causal mask."""
 
     layers: int = 2
     """Layers."""
@@ -126,13 +126,13 @@ class SetAttentionConfig(_EncoderDecoderConfig):
     """Attention heads of each layer."""
 
     def build(self, size: int, input_size: int, output_size: int, max_len: int) -> nn.Module:
-        """With so many channels."""
+        """Build it with this number of channels."""
         return SetTransformer(input_size, output_size, size, self.layers, self.heads)
 
 
 @dataclass(frozen=True)
 class TransferConfig(FewShotAgent):
-    """An embedding from telling all training classes apart, then a linear classifier fitted to each support."""
+    """An embedding pre-trained on all training classes, and a linear classifier fitted to each support."""
 
     steps: int = 100
     """Gradient steps on the support."""
@@ -140,5 +140,5 @@ class TransferConfig(FewShotAgent):
     """Learning rate of these steps."""
 
     def build_classifier(self, embedding: nn.Module, embedding_size: int, ways: int, max_support: int) -> EpisodeModel:
-        """The embedding, and classifiers yet to be fitted."""
+        """The embedding, and a classifier that is fitted to each support."""
         return TransferClassifier(embedding, ways, self.steps, self.learning_rate)

@@ -1,4 +1,4 @@
-"""What an agent is: a configuration that builds a classifier, or an actor-critic."""
+"""The interface of agents: a configuration that builds a classifier or an actor-critic."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class FewShotAgent(ABC):
 
     @abstractmethod
     def build_classifier(self, embedding: nn.Module, embedding_size: int, ways: int, max_support: int) -> EpisodeModel:
-        """What maps episodes with up to ``max_support`` support items to logits.
+        """Build a classifier for episodes with up to ``max_support`` support items.
 
         embedding: (M, ...) images -> (M, embedding_size).
         ways: classes in an episode.
@@ -31,13 +31,13 @@ class FewShotAgent(ABC):
 
 @dataclass(frozen=True)
 class ActorCriticSpec:
-    """What an actor-critic is built for.
+    """The task-dependent sizes of an actor-critic.
 
-    observations, actions: their encoding and distribution; numbers: so many discrete ones.
+    observations, actions: their encoder and distribution, or the number of discrete ones.
     horizon: steps of a trial.
-    shared: with one trunk for policy and value.
-    predicts_rewards: with an output for the reward of every action, where they can be counted.
-    told: channels that the value network alone is told of the task in training.
+    shared: whether policy and value share one trunk.
+    predicts_rewards: whether the policy predicts the reward of every discrete action.
+    told: channels of privileged task information for the value network.
     """
 
     observations: int | OneHot | RunningNormalizer
@@ -49,7 +49,7 @@ class ActorCriticSpec:
 
 
 class TrialAgent(ABC):
-    """An agent that learns to act in trials."""
+    """An agent that acts in trials and is trained by reinforcement learning."""
 
     @abstractmethod
     def build_actor_critic(self, spec: ActorCriticSpec) -> ActorCritic:
@@ -57,19 +57,19 @@ class TrialAgent(ABC):
 
 
 class SequenceAgent(FewShotAgent, TrialAgent):
-    """An agent that is a sequence model: it classifies, acts and predicts values."""
+    """An agent that is a sequence model: it can classify, act and predict values."""
 
     @abstractmethod
     def build(self, role: Role, input_size: int, output_size: int, max_len: int) -> SequenceModel:
-        """The model for ``role``, with sequences of up to ``max_len`` steps."""
+        """Build the model for ``role``, for sequences of up to ``max_len`` steps."""
 
     def build_classifier(self, embedding: nn.Module, embedding_size: int, ways: int, max_support: int) -> EpisodeModel:
-        """Embeddings and labels as a sequence, read by the model."""
+        """A classifier whose sequence model reads embeddings and labels."""
         model = self.build("classifier", embedding_size + ways, ways, max_support + 1)
         return SequenceClassifier(embedding, model, ways)
 
     def build_actor_critic(self, spec: ActorCriticSpec) -> ActorCritic:
-        """A policy and a value function, each a model of its own unless shared."""
+        """A policy and a value function, separate models unless shared."""
         head = Categorical(spec.actions) if isinstance(spec.actions, int) else spec.actions
         channels = ActorCritic.input_size(spec.observations, head)
         outputs = head.outputs + spec.predicts_rewards * head.predictable + spec.shared

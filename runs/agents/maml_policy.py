@@ -14,9 +14,9 @@ from snail.observations import OneHot
 
 @dataclass(frozen=True)
 class MAMLPolicyConfig(TrialAgent):
-    """MAML: a network without memory whose weights take policy-gradient steps in the course of a trial.
+    """MAML: a memoryless network whose weights take policy-gradient steps during a trial.
 
-    Its critic, used in training alone, is a GRU.
+    Its critic, which only training uses, is a GRU.
     """
 
     hidden_size: int = 64
@@ -24,22 +24,22 @@ class MAMLPolicyConfig(TrialAgent):
     layers: int = 2
     """Hidden layers."""
     inner_lr: float = 2.0
-    """Learning rate of the gradient steps before training, which learns one for each layer."""
+    """Initial learning rate of the gradient steps; training learns one for each layer."""
     inner_steps: int = 9
-    """Gradient steps in a trial, at equal distances."""
+    """Gradient steps per trial, evenly spaced."""
     inner_discount: float = 0.99
     """Discount factor of rewards in the gradient steps, within an episode."""
     first_order: bool = False
-    """Do not differentiate through the gradients of the steps: less time and memory."""
+    """Do not differentiate through the inner gradients: less time and memory."""
 
     def build_actor_critic(self, spec: ActorCriticSpec) -> ActorCritic:
-        """What plays trials; it predicts no rewards.
+        """Build the actor-critic, without reward prediction.
 
         Raises:
-            ValueError: for a shared trunk, or without room for so many gradient steps.
+            ValueError: for a shared trunk, or a trial too short for the gradient steps.
         """
         if spec.shared:
-            raise ValueError("MAML adapts the policy alone; give --training.no-shared-trunk")
+            raise ValueError("MAML adapts only the policy; give --training.no-shared-trunk")
         if self.inner_steps >= spec.horizon:
             raise ValueError(f"inner_steps must be below the trial's {spec.horizon} steps, got {self.inner_steps}")
         encoder = OneHot(spec.observations) if isinstance(spec.observations, int) else spec.observations

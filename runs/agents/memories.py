@@ -1,4 +1,4 @@
-"""Agents with memories that came after SNAIL: state spaces, linear attention, gated recurrences, rotary positions."""
+"""Agents with newer sequence models: state spaces, linear attention, gated recurrences, rotary positions."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from snail.sequence import SequenceModel
 
 @dataclass(frozen=True)
 class _Sized(SequenceAgent):
-    """A model that is given SNAIL's parameter count."""
+    """A model sized to SNAIL's parameter count."""
 
     width: int | None = None
-    """Channels between layers; None: as many as give SNAIL's parameter count."""
+    """Channels between layers; None: to match SNAIL's parameter count."""
     layers: int = 2
     """Layers."""
 
     @property
     def multiple(self) -> int:
-        """What the width is a multiple of."""
+        """The width must be a multiple of this."""
         return 1
 
     @abstractmethod
     def model(self, width: int, role: Role, input_size: int, output_size: int, max_len: int) -> SequenceModel:
-        """With so many channels."""
+        """Build it with this number of channels."""
 
     def build(self, role: Role, input_size: int, output_size: int, max_len: int) -> SequenceModel:
-        """The model for ``role``; ``max_len`` matters only for the size of the SNAIL to match."""
+        """Build the model for ``role``; ``max_len`` only affects the size of the SNAIL to match."""
         require_positive(layers=self.layers)
         sizes = (role, input_size, output_size, max_len)
         width = self.width
@@ -88,7 +88,7 @@ class Mamba2Config(_ResidualConfig):
 
     @property
     def multiple(self) -> int:
-        """As many as heads."""
+        """The number of heads."""
         return self.heads
 
     def memories(self, width: int) -> Sequence[Callable[[], Memory]]:
@@ -103,17 +103,17 @@ class LinearAttentionConfig(_ResidualConfig):
     heads: int = 4
     """Heads of each layer."""
     delta: bool = True
-    """Replace what is stored under a key instead of adding to it."""
+    """Delta rule: replace the value stored under a key instead of adding to it."""
     gated: bool = True
-    """Let the memory fade by a factor that each step chooses."""
+    """Let the memory decay by an input-dependent factor."""
 
     @property
     def multiple(self) -> int:
-        """As many as heads."""
+        """The number of heads."""
         return self.heads
 
     def memories(self, width: int) -> Sequence[Callable[[], Memory]]:
-        """Matrices that keys write and queries read."""
+        """Layers with matrix states."""
         return [lambda: LinearAttention(width, self.heads, self.delta, self.gated)] * self.layers
 
 
@@ -122,12 +122,12 @@ class MinimalConfig(_ResidualConfig):
     """minGRU or minLSTM (Feng et al. 2024)."""
 
     kind: Literal["gru", "lstm"] = "gru"
-    """gru: one gate; lstm: two."""
+    """gru: one gate; lstm: two gates."""
     expansion: int = 2
     """States for each channel."""
 
     def memories(self, width: int) -> Sequence[Callable[[], Memory]]:
-        """Gates that see the input alone."""
+        """Layers whose gates depend on the input only."""
         memory = MinGRU if self.kind == "gru" else MinLSTM
         return [lambda: memory(width, self.expansion)] * self.layers
 
@@ -141,29 +141,29 @@ class XLSTMConfig(_ResidualConfig):
 
     @property
     def multiple(self) -> int:
-        """As many as heads."""
+        """The number of heads."""
         return self.heads
 
     def memories(self, width: int) -> Sequence[Callable[[], Memory]]:
-        """Matrix memories, every other one a scalar one."""
+        """mLSTM and sLSTM layers alternating."""
         kinds = [ScalarLSTM if n % 2 else MatrixLSTM for n in range(self.layers)]
         return [partial(kind, width, self.heads) for kind in kinds]
 
 
 @dataclass(frozen=True)
 class RotaryConfig(AttentiveConfig, _Sized):
-    """A decoder-only Transformer with rotary positions, RMSNorm and SwiGLU, as today's language models."""
+    """A Llama-like decoder-only Transformer with rotary positions, RMSNorm and SwiGLU."""
 
     heads: int = 4
     """Attention heads of each layer."""
 
     @property
     def multiple(self) -> int:
-        """Twice as many as heads."""
+        """Twice the number of heads."""
         return 2 * self.heads
 
     def model(self, width: int, role: Role, input_size: int, output_size: int, max_len: int) -> SequenceModel:
-        """With so many channels, and sequences of up to ``max_len`` steps."""
+        """Build it with this number of channels, for sequences of up to ``max_len`` steps."""
         require_positive(heads=self.heads)
         kind = self.attention_kind(role)
         return RotaryTransformer(input_size, output_size, max_len, width, self.layers, self.heads, kind)

@@ -1,4 +1,4 @@
-"""Agents with a memory of one sequence: SNAIL, LSTM, GRU, Transformer."""
+"""Sequence-model agents: SNAIL, LSTM, GRU, Transformer."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ class AttentiveConfig:
     score: ScoreName = "scaled-dot"
     """Score function of queries and keys: scaled-dot, dot, general, cosine, additive or location."""
     window_type: WindowType = renamed("reach", "global")
-    """global: all of the past; local-m: the last steps; local-p: around a predicted place."""
+    """global: the whole past; local-m: the last steps; local-p: around a predicted position."""
     window: int = 16
     """Steps in the window of local attention."""
     sinks: int = 0
-    """First steps that the window local-m always holds: attention sinks."""
+    """Attention sinks: first steps that always stay in the window local-m."""
     selection: Selection = "soft"
-    """soft: a mixture of values; hard: one of them, learned by score functions; gumbel: straight through."""
+    """soft: weighted mean; hard: one value, by score-function gradients; gumbel: straight-through Gumbel-softmax."""
 
     def attention_kind(self, role: Role) -> AttentionKind:
-        """The kind of attention that was chosen.
+        """The kind of attention.
 
         Raises:
-            ValueError: for hard attention in trials, where acting and learning would have to make the same choices.
+            ValueError: for hard attention in trials, where training would have to replay the choices made while acting.
         """
         if role != "classifier" and self.selection != "soft":
             raise ValueError(
-                f"{self.selection} attention learns from few-shot episodes only; give --model.selection soft"
+                f"{self.selection} attention is for few-shot classification only; give --model.selection soft"
             )
         return AttentionKind(self.score, self.window_type, self.window, self.selection, self.sinks)
 
@@ -63,18 +63,18 @@ class SNAILConfig(AttentiveConfig, SequenceAgent):
     """SNAIL with the paper's blocks for each role."""
 
     heads: int = 1
-    """Attention heads; the number of parameters stays the same."""
+    """Attention heads; they do not change the number of parameters."""
     blocks: BlockChoice = "all"
-    """Which of SNAIL's blocks: all, its temporal convolutions alone, or its attention alone."""
+    """Which of SNAIL's blocks: all, only temporal convolutions, or only attention."""
     width: float = 1.0
     """Factor for the channels of all blocks."""
     kernel_size: int = 2
     """Taps of every causal convolution."""
     first_dilation: int = 1
-    """Where the doubling dilations start; 2 is the paper's text read literally."""
+    """The first of the doubling dilations; 2 is the literal reading of the paper."""
 
     def build(self, role: Role, input_size: int, output_size: int, max_len: int) -> SNAIL:
-        """The model for ``role``, with sequences of up to ``max_len`` steps."""
+        """Build the model for ``role``, for sequences of up to ``max_len`` steps."""
         if self.width <= 0:
             raise ValueError(f"width must be positive, got {self.width}")
         kind, stem = self.attention_kind(role), _STEM[role]
@@ -96,7 +96,7 @@ class SNAILConfig(AttentiveConfig, SequenceAgent):
 
 @dataclass(frozen=True)
 class EmbeddingSNAILConfig(SNAILConfig):
-    """SNAIL with an image embedding of its own instead of the task's; for few-shot classification."""
+    """SNAIL with its own image embedding instead of the task's, for few-shot classification."""
 
     FORMER_NAME: ClassVar[str] = "LookingSNAILConfig"
 
@@ -104,7 +104,7 @@ class EmbeddingSNAILConfig(SNAILConfig):
     """The image embedding."""
 
     def build_classifier(self, embedding: nn.Module, embedding_size: int, ways: int, max_support: int) -> EpisodeModel:
-        """Its own embeddings and labels as a sequence, read by the model."""
+        """A classifier whose SNAIL reads its own embeddings and labels."""
         if self.embedding.size != embedding_size:
             raise ValueError(f"the task's embeddings have {embedding_size} channels, this one {self.embedding.size}")
         return super().build_classifier(self.embedding.build(), embedding_size, ways, max_support)
@@ -118,12 +118,12 @@ def snail_size(role: Role, input_size: int, output_size: int, max_len: int) -> i
 @dataclass(frozen=True)
 class _RecurrentConfig(SequenceAgent):
     hidden_size: int | None = None
-    """Units; None: as many as give SNAIL's parameter count."""
+    """Units; None: to match SNAIL's parameter count."""
 
     kind: ClassVar[type[Recurrent]]
 
     def build(self, role: Role, input_size: int, output_size: int, max_len: int) -> Recurrent:
-        """The model for ``role``; ``max_len`` matters only for the size of the SNAIL to match."""
+        """Build the model for ``role``; ``max_len`` only affects the size of the SNAIL to match."""
         target = snail_size(role, input_size, output_size, max_len)
         size = self.hidden_size
         if size is None:
@@ -150,7 +150,7 @@ class TransformerConfig(AttentiveConfig, SequenceAgent):
     """A decoder-only, pre-norm Transformer: attention without the temporal convolutions."""
 
     width: int | None = None
-    """Channels between layers, a multiple of heads; None: as many as give SNAIL's parameter count."""
+    """Channels between layers, a multiple of heads; None: to match SNAIL's parameter count."""
     layers: int = 2
     """Layers."""
     heads: int = 4
@@ -158,10 +158,10 @@ class TransformerConfig(AttentiveConfig, SequenceAgent):
     positions: Positions = "sinusoidal"
     """Position encoding."""
     combination: Combination = "add"
-    """How position encodings join the tokens: added or concatenated."""
+    """Whether position encodings are added to the tokens or concatenated."""
 
     def build(self, role: Role, input_size: int, output_size: int, max_len: int) -> Transformer:
-        """The model for ``role``, with sequences of up to ``max_len`` steps."""
+        """Build the model for ``role``, for sequences of up to ``max_len`` steps."""
 
         kind = self.attention_kind(role)
 

@@ -1,4 +1,4 @@
-"""What a trained model attends to on one task: what learners show, and pictures and pages are made from."""
+"""Attention maps of a trained model on one task, for pictures and pages."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class EpisodeAttention:
-    """One few-shot episode, seen by a classifier. The support is in the order of its labels.
+    """Attention maps of a classifier on one few-shot episode. The support is sorted by label.
 
     support: (S, C, height, width) uint8; support_y: (S,).
     query: (Q, C, height, width) uint8; query_y and predicted: (Q,).
-    layers: (H, Q, S) each, how much a query looks at each item of the support; what is missing to 1 it looks at itself.
-    glimpses: (S + Q, h, w) each, where an embedding that glimpses looks in each image, the support's first.
+    layers: (H, Q, S) each, attention of queries to support items; the remainder to 1 is attention to itself.
+    glimpses: (S + Q, h, w) each, weights of a glimpse at each image, support images first.
     """
 
     support: Tensor
@@ -28,15 +28,15 @@ class EpisodeAttention:
 
 @dataclass(frozen=True)
 class PlayedTrial:
-    """One trial, played by a policy.
+    """Attention maps of a policy in one trial.
 
     task: (...) as in `envs.trials.TrialVectorEnv.tasks`.
-    observations: (T,) integers, or (T, D) numbers as they are encoded.
+    observations: (T,) integers, or (T, D) encoded numbers.
     actions: (T,) integers, or (T, D) numbers; rewards: (T,).
     ended: (T,) whether an episode ended with the step.
-    parameters: (T, P) of the policy's distributions.
-    layers: (H, T, T) each, how much step t (row) looks at what the agent was told at step s (column), which is of the
-        action before it: column s is about action s - 1.
+    parameters: (T, P) parameters of the policy's distributions.
+    layers: (H, T, T) each, attention of step t (row) to the input of step s (column), which tells the outcome of the
+        previous action: column s is about action s - 1.
     """
 
     task: Tensor

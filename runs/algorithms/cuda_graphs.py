@@ -1,4 +1,4 @@
-"""CUDA graphs: what a GPU does in a training step, recorded once and replayed in one launch."""
+"""CUDA graphs: the kernels of a training step, captured once and replayed in one launch."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import torch
 from torch import Tensor
 
 WARM_UP = 3
-"""Calls before a step is recorded: libraries choose their kernels in them, and allocate what they keep."""
+"""Warm-up calls before a step is captured, in which libraries select kernels and allocate workspaces."""
 
 Step = Callable[..., dict[str, Tensor]]
-"""A training step: tensors, or None, in; scalars to log out."""
+"""A training step: from tensors, or None, to scalars to log."""
 
 
 class ReplayedStep:
-    """A step that is replayed from its fourth call on where ``graphs`` says so, else called.
+    """A step that is replayed as a CUDA graph from its fourth call on, if ``graphs``, else simply called.
 
-    The first calls are steps of the training like all others. Inputs of another shape begin anew.
+    The first calls are normal training steps. Inputs of another shape are captured anew.
 
     Args:
-        step: reads nothing back to the host, and changes nothing but tensors in place.
-        graphs: whether to record; only on a GPU.
+        step: reads nothing back to the host, and only changes tensors in place.
+        graphs: whether to capture; requires a GPU.
     """
 
     def __init__(self, step: Step, graphs: bool):
@@ -52,7 +52,7 @@ class ReplayedStep:
         return {name: x.clone() for name, x in self._logs.items()}
 
     def _beside(self, *inputs: Tensor | None) -> dict[str, Tensor]:
-        """The step on a stream of its own, as recording needs it to have been before."""
+        """Run the step on a side stream, which capturing requires beforehand."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

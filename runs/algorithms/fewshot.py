@@ -1,4 +1,4 @@
-"""Few-shot learning by supervision: episodes in, cross-entropy of the queries out (Mishra et al. 2018, section 4)."""
+"""Supervised few-shot learning: cross-entropy of the queries of episodes (Mishra et al. 2018, section 4)."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class SupervisedTraining(Training):
     steps: int
     """Number of updates."""
     batch_size: int = 16
-    """Episodes in an update."""
+    """Episodes per update."""
     queries: int = 15
-    """Queries in a training episode; they share its support. The paper has 1."""
+    """Queries per training episode, which share its support. The paper has 1."""
     learning_rate: float = 2e-3
     """Peak of the warmup-cosine schedule."""
     warmup: float = 0.1
@@ -53,22 +53,22 @@ class SupervisedTraining(Training):
     """Train with bfloat16 autocast; parameters stay in float32."""
     class_loss: float = 0.0
     """Weight of an auxiliary classification of embeddings into all training classes. 0: none.
-    Agents that do not embed images, such as maml, do without."""
+    Agents that do not embed images, such as maml, ignore it."""
     prototype_loss: float = 0.0
     """Weight of an auxiliary prototypical loss: a query's class by the nearest mean embedding. 0: none."""
     prototype_pool: Pool = "episode"
     """Candidate classes of prototype_loss: the query's own episode, or all episodes of the batch."""
     augmentation: Augmentation = UNCHANGED
-    """Random changes to the training images."""
+    """Random augmentation of the training images."""
     validation_episodes: int = 400
-    """Validation episodes in each pass."""
+    """Episodes per validation pass."""
     validations: int = 20
-    """Validation passes in a training."""
+    """Number of validation passes."""
     selection: Selection = "best"
     """Which weights are tested: best on the validation classes, or final."""
 
     def learner(self, run: RunConfig, machine: Machine) -> FewShotLearner:
-        """What trains and tests the run's agent."""
+        """The learner that trains and tests the run's agent."""
         return FewShotLearner(self, run, machine)
 
 
@@ -77,9 +77,9 @@ class FewShotTest(Test):
     """The frozen test episodes."""
 
     episodes: int = 10_000
-    """Episodes for each number of shots."""
+    """Test episodes for each number of shots."""
     queries: int = 15
-    """Queries in an episode."""
+    """Queries per episode."""
     seed: int = 2018
     """Seed of the frozen test episodes, the same for all agents."""
 
@@ -89,15 +89,15 @@ class Selected:
     """The weights with the best validation accuracy so far."""
 
     step: int
-    """Updates that they have had."""
+    """The update after which they were saved."""
     accuracy: float
     """Mean accuracy over the numbers of shots, on episodes of the validation classes."""
     weights: dict[str, Tensor]
-    """Theirs alone: training goes on with others."""
+    """Copies of the weights: training continues with the originals."""
 
 
 class FewShotLearner:
-    """Trains all of an agent that classifies episodes end to end."""
+    """Trains a few-shot classifier end to end."""
 
     unit = "episode"
 
@@ -149,7 +149,7 @@ class FewShotLearner:
         return self._splits[split]
 
     def _check_sizes(self, split: str, queries: int) -> None:
-        """Raise ValueError before any training for what the data cannot give."""
+        """Raise ValueError before training for settings that the data cannot satisfy."""
         sampler = EpisodeSampler(self._classes(split).images, self.task.ways, queries)
         for shots in self.task.shots if split == "train" else self.task.test_shots:
             if not 1 <= shots <= sampler.max_shots:
@@ -162,8 +162,8 @@ class FewShotLearner:
         """One step of AdamW on a batch of training episodes.
 
         Raises:
-            NotFinite: before the step, if a loss or a gradient is not finite; on a GPU, where looking would wait for
-                it, nothing is checked.
+            NotFinite: before the step, if a loss or a gradient is not finite; not checked on a GPU, where it would
+                require a synchronisation.
         """
         factor = warmup_cosine((step + 1) / (self.steps + 1), self.training.warmup)
         for group in self.optimizer.param_groups:
@@ -188,7 +188,7 @@ class FewShotLearner:
         return logs | {"gradient_norm": norm, "learning_rate": torch.tensor(self.training.learning_rate * factor)}
 
     def _losses(self, episodes: Episodes, classes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The sum of the losses that are asked for, and what to log; ``classes`` (B, S + Q) are those of the images."""
+        """The total loss and scalars to log; ``classes`` (B, S + Q) are the classes of the images."""
         with self._autocast(), recording() as tape:
             support, queries = self.model.encode_episodes(episodes.support_x, episodes.query_x)
             logits = self.model.predict(support, episodes.support_y, queries)  # (B, Q, N)
@@ -206,7 +206,7 @@ class FewShotLearner:
         return total, {"loss": loss.detach(), "train_accuracy": accuracy}
 
     def _not_finite(self, compute: Callable[[], Any]) -> NotFinite:
-        """The error for something of the model that is not finite, when ``compute`` does it again."""
+        """The error that names the first tensor that is not finite when ``compute`` is repeated."""
 
         def in_float32() -> Any:
             self._half = False
@@ -218,7 +218,7 @@ class FewShotLearner:
         return not_finite(self.trained, compute, in_float32 if self._half else None)
 
     def _prototype_loss(self, embedded: Episodes, classes: Tensor) -> Tensor:
-        """Cross-entropy of the queries' nearest prototypes; ``classes`` (B, S + Q) are those of the images."""
+        """Prototypical loss of the queries; ``classes`` (B, S + Q) are the classes of the images."""
         ways, query_y = self.task.ways, embedded.query_y
         if self.training.prototype_pool == "episode":
             return F.cross_entropy(prototypical_logits(*embedded.inputs, ways).flatten(0, 1), query_y.flatten())
@@ -237,12 +237,12 @@ class FewShotLearner:
         return replace(episodes, support_x=change(episodes.support_x), query_x=change(episodes.query_x))
 
     def _part(self, episodes: Episodes) -> Episodes:
-        """Those of this process."""
+        """The shard of this process."""
         parts = episodes.support_x, episodes.support_y, episodes.query_x, episodes.query_y
         return Episodes(*map(self.group.shard, parts))
 
     def units(self, step: int) -> int:
-        """Training episodes in an update."""
+        """Training episodes per update."""
         return self.training.batch_size
 
     def validate(self) -> dict[str, float]:
@@ -259,12 +259,12 @@ class FewShotLearner:
         return found
 
     def _take_selected(self) -> None:
-        """Give the model the weights that are tested."""
+        """Load the weights that are tested into the model."""
         if self.selected is not None:
             self.model.load_state_dict(self.selected.weights)
 
     def evaluate(self, progress: Any) -> list[Measurement]:
-        """Accuracy on the test classes, a number for each number of shots; the mean is over episodes."""
+        """Mean accuracy over test episodes, for each number of shots."""
         self._take_selected()
         results = []
         for i, shots in enumerate(self.task.test_shots):
@@ -281,9 +281,9 @@ class FewShotLearner:
     def _accuracies(
         self, split: str, shots: int, episodes: int, queries: int, progress: Any = lambda done, of: None
     ) -> tuple[Tensor, list[Episodes]]:
-        """Accuracy (episodes,) on frozen episodes of a split, and these.
+        """Accuracy (episodes,) on frozen episodes of a split, and the episodes.
 
-        The episodes are drawn on the host, so that they are the same whatever the device; then every image that
+        The episodes are drawn on the host, so that they do not depend on the device; then every image that
         occurs in them is encoded once.
         """
         images = self._classes(split).images  # (classes, per_class, C, H, W)
@@ -301,7 +301,7 @@ class FewShotLearner:
         return torch.cat(found), batches
 
     def _finite(self, method: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        """What a method of the model makes of inputs; NotFinite where the argmax of a NaN would pass for a class."""
+        """Call a method of the model; raise NotFinite, since the argmax of a NaN would pass for a class."""
 
         def result() -> Tensor:
             shown = inputs if self._half else [x.float() if x.is_floating_point() else x for x in inputs]
@@ -328,21 +328,21 @@ class FewShotLearner:
         return scattered.unflatten(0, images.shape[:2])
 
     def test_on(self, task: Task) -> None:
-        """Let `evaluate` test on another data set or other shots.
+        """Test on another data set or other numbers of shots.
 
         Raises:
             ValueError: if the ways or the images differ.
         """
         if not isinstance(task, FewShotTask) or task.ways != self.task.ways:
-            raise ValueError(f"the agent was trained to tell {self.task.ways} classes apart")
+            raise ValueError(f"the agent was trained on {self.task.ways}-way episodes")
         if type(task.embedding) is not type(self.task.embedding):
-            raise ValueError("the agent was trained on images of another kind")
+            raise ValueError("the agent was trained on images of another shape")
         self._splits.clear()
         self.task = replace(task, embedding=self.task.embedding)
 
     @torch.no_grad()
     def attention_maps(self, seed: int, queries: int = 8) -> EpisodeAttention:
-        """What an episode of the validation classes is classified by, with the most shots that are tested."""
+        """Attention maps on an episode of validation classes, with the largest number of test shots."""
         self._take_selected()
         self.model.eval()
         shots = max(self.task.test_shots)
@@ -372,13 +372,13 @@ class FewShotLearner:
         )
 
     def details(self) -> dict[str, Any]:
-        """Which weights were tested, where they were selected."""
+        """Which weights were tested, if they were selected."""
         if self.selected is None:
             return {}
         return {"selected": {"step": self.selected.step, "validation_accuracy": self.selected.accuracy}}
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, those selected so far, optimiser and the state of the randomness."""
+        """Weights, the best weights so far, optimiser and random states."""
         return {
             "model": self.model.state_dict(),
             "class_head": self.class_head.state_dict(),

@@ -1,4 +1,4 @@
-"""When a number stops being finite: which tensor was the first, and what may help."""
+"""Diagnosis of numbers that are not finite: which tensor was the first, and what may help."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class NotFinite(RunError):
     Args:
         what: which tensor.
         advice: what to try.
-        when: when that was, and what is left.
+        when: at which update, and which checkpoint is left.
     """
 
     def __init__(self, what: str, advice: str, when: str = ""):
@@ -32,9 +32,9 @@ def not_finite(model: nn.Module, compute: Callable[[], Any], in_float32: Callabl
     """The error for a computation whose result is not finite.
 
     Args:
-        model: whose weights and modules are looked through.
-        compute: does it again; where it returns a loss, its gradients are looked at as well.
-        in_float32: the same without half precision; None where there is none.
+        model: the model whose weights and modules are searched.
+        compute: repeats the computation; if it returns a loss, its gradients are searched as well.
+        in_float32: the same without half precision; None if there is none.
     """
     what = first_not_finite(model, compute) or "a number"
     helps = in_float32 is not None and first_not_finite(model, in_float32) is None
@@ -44,9 +44,9 @@ def not_finite(model: nn.Module, compute: Callable[[], Any], in_float32: Callabl
 def require_finite(
     model: nn.Module, numbers: Sequence[Tensor], compute: Callable[[], Any], always: bool = False
 ) -> None:
-    """Raise NotFinite unless all ``numbers``, which ``compute`` leads to, are finite.
+    """Raise NotFinite unless all ``numbers``, computed by ``compute``, are finite.
 
-    On a GPU, where looking would wait for it, only ``always``.
+    On a GPU this needs a synchronisation, so it is done only if ``always``.
     """
     if (always or numbers[0].device.type == "cpu") and not _finite(numbers):
         raise not_finite(model, compute)
@@ -77,12 +77,12 @@ def strange_weight(model: nn.Module) -> str | None:
 
 
 METHODS = ("forward", "prefill", "step", "branch", "encode", "predict")
-"""What modules are called by: hooks of torch's would see the first alone."""
+"""Wrappers of the modules' methods: torch's hooks would see only ``forward``."""
 
 
 @contextmanager
 def _watching(model: nn.Module) -> Iterator[list[str]]:
-    """A list that the inputs and outputs of the model's modules are added to which are not finite, first to last."""
+    """A list that collects inputs and outputs of the model's modules that are not finite, in order."""
     found: list[str] = []
 
     def watched(method: Callable[..., Any], module: str) -> Callable[..., Any]:

@@ -27,20 +27,20 @@ class Measurement:
     task_set: str
     shots: int | None = None
     samples: Tensor | None = field(default=None, repr=False, compare=False)
-    """(n,) what the mean is of, in the order of the task set: for paired comparisons."""
+    """(n,) the samples behind the mean, in the order of the task set, for paired comparisons."""
 
     @property
     def name(self) -> str:
-        """``metric``, with the shots where there are any."""
+        """``metric``, with the number of shots if there is one."""
         return self.name_of(self.metric, self.shots)
 
     @staticmethod
     def name_of(metric: str, shots: int | None) -> str:
-        """What a number is called in `samples.npz` and in comparisons."""
+        """The name of the number in `samples.npz` and in comparisons."""
         return metric if shots is None else f"{metric}_{shots}shot"
 
     def record(self) -> dict[str, Any]:
-        """What a record says of it."""
+        """Its entry in a record."""
         found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "samples"}
         return {name: value for name, value in found.items() if value is not None}
 
@@ -55,39 +55,39 @@ class Measurement:
 
 
 class Learner(Protocol):
-    """An agent, what it is trained on and how."""
+    """Trains and tests an agent on a task."""
 
     steps: int
-    """Updates in a whole training."""
+    """Number of updates."""
     unit: str
     """Unit of the throughput."""
     validations: int
-    """Validation passes in a training."""
+    """Number of validation passes."""
 
     @property
     def model(self) -> nn.Module:
         """The module that is trained and tested."""
 
     def update(self, step: int) -> dict[str, Tensor]:
-        """Update number ``step``; returns scalars to log, on any device: their means over the processes are meant."""
+        """Update number ``step``; returns scalars to log, on any device, to be averaged over processes."""
 
     def units(self, step: int) -> int:
-        """How many units update number ``step`` processes."""
+        """Number of units that update number ``step`` processes."""
 
     def validate(self) -> dict[str, float]:
         """Scalars to log, measured on tasks for validation."""
 
     def evaluate(self, progress: Any) -> list[Measurement]:
-        """The numbers to report, on the frozen test tasks. ``progress`` is called with (done, of) now and then."""
+        """The numbers to report, on the frozen test tasks. ``progress`` is called with (done, total)."""
 
     def test_on(self, task: Task) -> None:
-        """Let `evaluate` test on other tasks than those of the training; ValueError where they do not fit."""
+        """Test on another task than that of the training; ValueError if the shapes do not fit."""
 
     def attention_maps(self, seed: int) -> AttentionMaps | None:
-        """Attention maps of the tested weights on a task that is not of the test; None for agents without attention."""
+        """Attention maps of the tested weights on a task that is not a test task; None without attention."""
 
     def details(self) -> dict[str, Any]:
-        """More entries of the record."""
+        """Additional entries of the record."""
 
     def state_dict(self) -> dict[str, Any]:
         """The state for an exact resume: tensors, numbers, strings, and containers of them."""
@@ -104,20 +104,20 @@ class Training(ABC):
 
     @abstractmethod
     def learner(self, run: RunConfig, machine: Machine) -> Learner:
-        """What trains and tests the run's agent.
+        """The learner that trains and tests the run's agent.
 
         Raises:
-            ValueError: if the settings ask for what the task or the data cannot give.
+            ValueError: if the task or the data do not support the settings.
         """
 
 
-class Test(ABC):  # noqa: B024  # what a test does is between it and the learners that it is for
-    """What the reported numbers are measured on. A subclass is a frozen dataclass of its settings."""
+class Test(ABC):  # noqa: B024  # each kind of learner has its own kind of test
+    """The test behind the reported numbers. A subclass is a frozen dataclass of its settings."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run: everything but the device that determines its numbers."""
+    """One run: everything that determines its numbers, except the device."""
 
     experiment: str
     """Name in the catalogue."""

@@ -1,6 +1,6 @@
-"""Meta-reinforcement learning on whole trials of ever new tasks (Duan et al. 2016, RL^2): what all algorithms share.
+"""Meta-reinforcement learning on whole trials of new tasks (Duan et al. 2016, RL^2): the part that algorithms share.
 
-A learner plays a batch of trials, estimates the advantage of every action (GAE), and hands both to the algorithm,
+A learner plays a batch of trials, estimates the advantage of every action (GAE), and passes both to the algorithm,
 `runs.algorithms.ppo` or `runs.algorithms.trpo`, to improve the policy and the value function.
 """
 
@@ -36,14 +36,14 @@ STEPS_AT_ONCE = 32_768
 
 @dataclass(frozen=True)
 class Batch:
-    """Trials with advantages and value targets: what an algorithm learns from.
+    """Trials with advantages and value targets, for the algorithm.
 
-    inputs: (B, T, C); actions, log_probs: (B, T), as in `Trajectories`, those of all processes.
-    rewards: (B, T) as the agent got them.
-    expected: (B, T) those that advantages are computed from: their means where the training asks for that.
-    told: (B, T, F) what the critic is told of the task; None: nothing.
+    inputs: (B, T, C); actions, log_probs: (B, T), as in `Trajectories`, of all processes.
+    rewards: (B, T) as the agent received them.
+    expected: (B, T) rewards that advantages are computed from: their expectations if the training uses these.
+    told: (B, T, F) privileged task information for the critic; None: nothing.
     advantages: (B, T) standardised.
-    targets: (B, T) what the value function should have said, in its own scale.
+    targets: (B, T) normalised targets of the value function.
     valid: (B, T) which steps count; None: all.
     """
 
@@ -58,12 +58,12 @@ class Batch:
     valid: Tensor | None = None
 
     def rows(self, rows: Tensor) -> Batch:
-        """Some of its trials."""
+        """A subset of the trials."""
         return Batch(*(None if x is None else x[rows] for x in vars(self).values()))  # type: ignore[arg-type]
 
 
 Play = Callable[[TrialVectorEnv, torch.Generator, Tensor], Tensor]
-"""Plays a trial on each of the given tasks: env, randomness, tasks (B, ...) -> rewards (B, T)."""
+"""Plays a trial on each of the given tasks: env, generator, tasks (B, ...) -> rewards (B, T)."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class TrialTest(Test):
         """
         if self.trials < 2:
             raise ValueError(f"an interval needs at least 2 trials, got {self.trials}")
-        # drawn on the host, so that they are the same whatever the device
+        # drawn on the host, so that they do not depend on the device
         generator = torch.Generator().manual_seed(stream_seed(self.seed, "test tasks"))
         env = task.make_env(1, "cpu")
         tasks = env.sample_tasks(self.trials, generator)
@@ -104,9 +104,9 @@ class TrialTest(Test):
 
 
 def episode_numbers(env: Any, score: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Of trials just played whose episodes are told apart: names, and (B,) each, the reward of every episode.
+    """Metrics per episode of the trials just played, if the task has them: names and (B,) returns of each episode.
 
-    ``score`` names what the environment tells besides; of that it is the mean over each episode's steps.
+    ``score`` names the environment's own metric, which is averaged over each episode's steps.
     """
     if isinstance(env, GymTrialVectorEnv):
         returns, scores = env.episode_returns, env.episode_scores  # (B, episodes)
@@ -117,13 +117,13 @@ def episode_numbers(env: Any, score: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 class ReturnNormalizer(nn.Module):
-    """Mean and standard deviation of the returns seen so far, one pair for each number of steps that remain.
+    """Running mean and standard deviation of returns, one pair for each number of remaining steps.
 
-    The value network is handed targets of one scale, and need not learn how much shorter the trial has become.
+    The value network gets targets of one scale, and need not learn the number of remaining steps.
 
     Args:
         horizon: steps T of the longest trial.
-        rate: how far the moments move towards those of a batch.
+        rate: weight of a new batch in the running moments.
     """
 
     mean: Tensor
@@ -133,7 +133,7 @@ class ReturnNormalizer(nn.Module):
     def __init__(self, horizon: int, rate: float = 0.1):
         super().__init__()
         self.rate = rate
-        # entry t: the moments at step t of the longest trial; shorter ones are its end
+        # entry t: the moments at step t of the longest trial; shorter trials use the last entries
         self.register_buffer("mean", torch.zeros(horizon))
         self.register_buffer("std", torch.ones(horizon))
         self.register_buffer("started", torch.zeros(horizon, dtype=torch.bool))
@@ -141,7 +141,7 @@ class ReturnNormalizer(nn.Module):
     def update(self, x: Tensor, valid: Tensor | None = None) -> None:
         """Move the moments towards those of ``x`` (B, t) over B; the first call sets them.
 
-        valid: (B, t) which entries count; steps that none of the trials has stay as they are. None: all.
+        valid: (B, t) which entries count; steps without any are not updated. None: all.
         """
         last = slice(-x.shape[1], None)
         rate = torch.where(self.started[last], self.rate, 1.0)
@@ -165,12 +165,12 @@ class ReturnNormalizer(nn.Module):
 
 @dataclass(frozen=True)
 class MetaRLTraining(Training):
-    """Settings of every algorithm: number and length of trials, and how advantages are computed."""
+    """Settings of all algorithms: number and length of trials, and how advantages are computed."""
 
     steps: int
     """Number of updates; each collects a batch of trials."""
     batch_size: int = 512
-    """Trials in each update; more while a curriculum shortens them."""
+    """Trials per update; more while a curriculum shortens them."""
     discount: float = 1.0
     """Discount factor; 1 makes the objective the total reward that is reported."""
     gae_lambda: float = 0.3
@@ -182,9 +182,9 @@ class MetaRLTraining(Training):
     value_lambda: float = 1.0
     """Lambda of the value function's targets; 1: Monte Carlo returns."""
     expected_rewards: bool = False
-    """Compute advantages from expected instead of sampled rewards; the agent sees the sampled ones."""
+    """Compute advantages from expected instead of sampled rewards; the agent still sees the sampled ones."""
     privileged_critic: bool = False
-    """Give the value network, used in training alone, the task: success probabilities, or an MDP's optimal values."""
+    """Give the value network, which only training uses, the task: success probabilities, or an MDP's optimal values."""
     bfloat16: bool = False
     """Train with bfloat16 autocast; parameters, losses and rollouts stay in float32."""
     curriculum: float = 0.0
@@ -194,13 +194,13 @@ class MetaRLTraining(Training):
 
 
 class MetaRLLearner(ABC):
-    """Trains a policy and a value network with memory on trials of ever new tasks.
+    """Trains a policy and a value network with memory on trials of new tasks.
 
-    A subclass defines `improve`, and takes its own state into `state_dict` and `load_state_dict`.
+    A subclass defines `improve`, and adds its own state to `state_dict` and `load_state_dict`.
     """
 
     unit = "env step"
-    validations = 0  # every training batch is of tasks never seen before: its return is out of sample
+    validations = 0  # every training batch has new tasks: its return is out of sample
 
     def __init__(
         self,
@@ -223,10 +223,14 @@ class MetaRLLearner(ABC):
             raise ValueError(f"an interval needs at least 2 trials, got {test.trials}")
         told = task.privileged_size if training.privileged_critic else 0
         if training.privileged_critic and (shared_trunk or not told):
-            why = "a shared trunk acts as well" if shared_trunk else f"{type(task).__name__} tells it nothing"
+            why = (
+                "a shared trunk acts as well"
+                if shared_trunk
+                else f"{type(task).__name__} has no privileged information"
+            )
             raise ValueError(f"the critic cannot be privileged: {why}; give --training.no-privileged-critic")
         if task.one_process:
-            machine.group.require_single_process("Gymnasium environments are stepped by processes of their own")
+            machine.group.require_single_process("Gymnasium environments are stepped by their own worker processes")
         self.training, self.task, self.test, self.machine, self.group = training, task, test, machine, machine.group
         self.steps = training.steps
         self.env = env = task.make_env(training.batch_size, machine.device)
@@ -240,15 +244,15 @@ class MetaRLLearner(ABC):
         self.return_normalizer = ReturnNormalizer(env.horizon).to(machine.device)
         self.generator = machine.generator(stream_seed(seed, "actions"))
         self.env.reset(seed=stream_seed(seed, "tasks"))
-        self._player: Player | None = None  # of the present env
+        self._player: Player | None = None  # of the current env
 
     @abstractmethod
     def improve(self, batch: Batch, left: float) -> dict[str, Tensor]:
         """Improve the policy and the value function; returns scalars to log, ``loss`` among them.
 
         Args:
-            batch: trials of the current policy, with advantages.
-            left: the part of the training that is left, from 1 down to 0: what schedules follow.
+            batch: trials of the current policy, with advantages and targets.
+            left: the remaining fraction of the training, from 1 down to 0, for schedules.
         """
 
     def update(self, step: int) -> dict[str, Tensor]:
@@ -262,12 +266,12 @@ class MetaRLLearner(ABC):
         return {**logs, "return": batch.rewards.sum(1).mean(), "step_forward_mismatch": mismatch}
 
     def units(self, step: int) -> int:
-        """Environment steps that update number ``step`` plays."""
+        """Environment steps of update number ``step``."""
         episodes = self._episodes_at(step)
         return self._trials_of(episodes) * episodes * self.env.episode_length
 
     def _lambda(self, fraction: float) -> float:
-        """Of the advantages, at a fraction of the training."""
+        """Lambda of the advantages at a fraction of the training."""
         training = self.training
         last = training.gae_lambda if training.final_lambda is None else training.final_lambda
         return ramp(fraction, training.gae_lambda, last, *training.lambda_rise)
@@ -280,17 +284,17 @@ class MetaRLLearner(ABC):
         return round(geometric_growth(step / self.steps, first, self.episodes, self.training.curriculum))
 
     def _trials_of(self, episodes: int) -> int:
-        """Trials in an update: the number of steps stays the same while they are shorter."""
+        """Trials per update: more while they are shorter, so that the number of steps stays the same."""
         return self.training.batch_size * self.episodes // episodes
 
     def _check_parts(self, minibatches: int) -> None:
-        """Raise ValueError unless the group can share out each of so many pieces of every update's trials."""
+        """Raise ValueError unless each of the ``pieces`` of every update's trials can be sharded over the group."""
         for episodes in {self._episodes_at(step) for step in range(self.steps)} if not self.group.single else ():
             for rows in torch.arange(self._trials_of(episodes)).chunk(minibatches):
                 self.group.require_divisible("the trials of a minibatch", len(rows))
 
     def _set_length(self, episodes: int) -> None:
-        """Let the environment's trials have so many inner episodes; its randomness goes on."""
+        """Set the number of inner episodes per trial; the environment's generator continues."""
         if episodes * self.env.episode_length == self.env.horizon:
             return
         env = self.task.make_env(self._trials_of(episodes), self.machine.device, episodes)
@@ -298,18 +302,18 @@ class MetaRLLearner(ABC):
         self.env, self._player = env, None
 
     def _play(self) -> Trajectories:
-        """This process's part of the next batch."""
+        """This process's shard of the next batch."""
         if self._player is None:
             self._player = player(self.model, self.env, self.generator, self.group)
         return self._player()
 
     @torch.no_grad()
     def _compute_advantages(self, trials: Trajectories, gae_lambda: float) -> tuple[Batch, Tensor]:
-        """Advantages and value targets of the trials; and the largest difference between streaming and parallel form.
+        """Advantages and value targets of the trials, and the largest difference between streaming and parallel form.
 
         Each process passes its own trials through the model; advantages are standardised over those of all.
 
-        That difference is a free check: the policy is still the one that acted, so it must be rounding.
+        The difference is a free check: the policy is still the one that acted, so it can only be rounding.
         """
         training, told, expected = self.training, None, trials.rewards
         if training.expected_rewards or training.privileged_critic:
@@ -326,7 +330,7 @@ class MetaRLLearner(ABC):
         log_probs = self.group.gather(self.model.actions.log_probability(parameters, trials.actions))  # (B, T)
         values = self.return_normalizer.restore(self.group.gather(values))
         trials, valid = trials.gathered(self.group), trials.valid
-        if valid is not None:  # nothing comes after a trial's last step
+        if valid is not None:  # no value after a trial's last step
             values, log_probs = torch.where(valid, values, 0.0), torch.where(valid, log_probs, trials.log_probs)
         expected, told = self.group.gather(expected), None if told is None else self.group.gather(told)
 
@@ -349,7 +353,7 @@ class MetaRLLearner(ABC):
         return batch, (log_probs - trials.log_probs).abs().max()
 
     def validate(self) -> dict[str, float]:
-        """Nothing to add to the returns of the training batches."""
+        """Nothing: the training returns are already out of sample."""
         return {}
 
     def evaluate(self, progress: Any) -> list[Measurement]:
@@ -364,13 +368,13 @@ class MetaRLLearner(ABC):
         return self.test.measure(self.task, self.machine, play, progress)
 
     def test_on(self, task: Task) -> None:
-        """Let `evaluate` test on other tasks of the same shapes, of any length.
+        """Test on another task of the same shapes, of any length.
 
         Raises:
             ValueError: if the shapes differ.
         """
         if not isinstance(task, TrialTask):
-            raise ValueError("its tasks are no trials")
+            raise ValueError("its tasks are not trials")
         ours, theirs = (t.make_env(1, "cpu") for t in (self.task, task))
         for what in ("single_observation_space", "single_action_space"):
             a, b = getattr(ours, what), getattr(theirs, what)
@@ -382,7 +386,7 @@ class MetaRLLearner(ABC):
 
     @torch.no_grad()
     def attention_maps(self, seed: int) -> PlayedTrial:
-        """A trial of its own, and what the policy attends to in it."""
+        """Play one trial and record the policy's attention maps."""
         model, env = self.model, self.task.make_env(1, self.machine.device)
         env.reset(seed=stream_seed(seed, "watched task"))
         model.eval()
@@ -407,7 +411,7 @@ class MetaRLLearner(ABC):
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, scale of the returns and the state of the randomness."""
+        """Weights, return normaliser and random states."""
         return {
             "model": self.model.state_dict(),
             "scale": self.return_normalizer.state_dict(),

@@ -1,4 +1,4 @@
-"""Proximal policy optimisation (Schulman et al. 2017) on whole trials: how RL^2 really trained."""
+"""Proximal policy optimisation (Schulman et al. 2017) on whole trials, as in RL^2's code."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class PPOTraining(MetaRLTraining):
     """One network for policy and value instead of the paper's two."""
 
     def learner(self, run: RunConfig, machine: Machine) -> PPOLearner:
-        """What trains and tests the run's agent."""
+        """The learner that trains and tests the run's agent."""
         return PPOLearner(self, run, machine)
 
 
 class PPOLearner(MetaRLLearner):
-    """Improves by a few epochs of clipped policy gradients, policy and value function together."""
+    """PPO's update: a few epochs of clipped policy gradients and value regression."""
 
     training: PPOTraining
 
@@ -58,7 +58,7 @@ class PPOLearner(MetaRLLearner):
         super().__init__(training, run, machine, training.shared_trunk, training.reward_prediction > 0)
         self._check_parts(training.minibatches)
         on_gpu = machine.device.type == "cuda"
-        # on a GPU the rate is a tensor, which a recorded step reads anew
+        # on a GPU the rate is a tensor, so that a captured step reads its current value
         self._rate = torch.tensor(training.learning_rate, device=machine.device) if on_gpu else training.learning_rate
         self.optimizer = torch.optim.Adam(self.model.parameters(), self._rate, eps=1e-5, fused=True, capturable=on_gpu)
         self._replayed_step = ReplayedStep(self._step, graphs=on_gpu and self.group.single)
@@ -79,7 +79,7 @@ class PPOLearner(MetaRLLearner):
         return means | {"learning_rate": torch.tensor(training.learning_rate * left)}
 
     def _step(self, entropy_weight: Tensor, *minibatch: Tensor) -> dict[str, Tensor]:
-        """The optimiser's step for a minibatch, the fields of a `Batch`; returns what to log."""
+        """One optimiser step on a minibatch, given as the fields of a `Batch`; returns scalars to log."""
         batch, model = Batch(*minibatch), self.model
         loss, found = self._losses(batch, entropy_weight)
         self.optimizer.zero_grad()
@@ -93,7 +93,7 @@ class PPOLearner(MetaRLLearner):
         return {name: x.detach() for name, x in found.items()}
 
     def _losses(self, batch: Batch, entropy_weight: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of some trials, and what to log of it."""
+        """The loss of some trials, and scalars to log."""
         training = self.training
         with self._autocast():
             parameters, value, predicted = self.model.with_predicted_rewards(batch.inputs, batch.told)
@@ -105,7 +105,7 @@ class PPOLearner(MetaRLLearner):
         loss = policy_loss + value_loss - entropy_weight * spread
         found = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": spread}
         if self.model.num_predicted:
-            predicted = predicted.gather(-1, batch.actions[..., None])[..., 0]  # (B, T), of what was done
+            predicted = predicted.gather(-1, batch.actions[..., None])[..., 0]  # (B, T), of the actions taken
             found["reward_error"] = mean_over((predicted - batch.expected).square(), batch.valid)
             loss = loss + training.reward_prediction * found["reward_error"]
         with torch.no_grad():
@@ -122,12 +122,12 @@ class PPOLearner(MetaRLLearner):
             group["lr"] = self._rate
 
     def state_dict(self) -> dict[str, Any]:
-        """That of every learner, and the optimiser's."""
+        """The state of every learner, and the optimiser's."""
         return super().state_dict() | {"optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state."""
         super().load_state_dict(state)
         self.optimizer.load_state_dict(state["optimizer"])
-        for group in self.optimizer.param_groups:  # the state may come from another kind of device
+        for group in self.optimizer.param_groups:  # the checkpoint may be from another kind of device
             group["capturable"] = self.machine.device.type == "cuda"

@@ -22,13 +22,13 @@ def generalized_advantages(rewards: Tensor, values: Tensor, discount: float, gae
     following = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
     delta = rewards + discount * following - values  # (B, T)
     steps = torch.arange(delta.shape[1], device=delta.device)
-    later = steps[:, None] - steps  # (T, T): how long after step t, the column, a row is
+    later = steps[:, None] - steps  # (T, T): time from step t, the column, to that of the row
     weights = (discount * gae_lambda) ** later.clamp(min=0).to(delta.dtype)
     return delta @ weights.tril()  # one product: a loop over steps would be thousands of small kernels on a GPU
 
 
 def mean_over(x: Tensor, valid: Tensor | None) -> Tensor:
-    """Mean of the entries that are valid; None: of all."""
+    """Mean of the valid entries; None: of all."""
     return x.mean() if valid is None else torch.where(valid, x, 0.0).sum() / valid.sum().clamp(min=1)
 
 
@@ -50,7 +50,7 @@ def clipped_surrogate_loss(log_ratio: Tensor, advantages: Tensor, clip: float, v
 def standardized(x: Tensor, valid: Tensor | None = None) -> Tensor:
     """Zero mean and unit variance over the first dimension, for every entry of the others: (B, ...) -> (B, ...).
 
-    valid: the same shape, which entries count, the others become 0; None: all.
+    valid: the same shape, which entries count; the others become 0. None: all.
     """
     if valid is None:
         return (x - x.mean(0)) / (x.std(0, correction=0) + 1e-8)
@@ -59,7 +59,7 @@ def standardized(x: Tensor, valid: Tensor | None = None) -> Tensor:
 
 
 def moments(x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the valid entries over the first dimension; 0 where there are none."""
+    """Mean and standard deviation of the valid entries over the first dimension; 0 if there are none."""
     n = valid.sum(0).clamp(min=1)
     mean = torch.where(valid, x, 0.0).sum(0) / n
     return mean, (torch.where(valid, x - mean, 0.0).square().sum(0) / n).sqrt()

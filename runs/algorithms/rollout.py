@@ -1,4 +1,4 @@
-"""Playing trials: the agent streams through a batch of them; on a GPU as one recorded launch."""
+"""Playing batches of trials step by step; on a GPU as one CUDA graph."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from snail.actor_critic import ActorCritic
 class Trajectories:
     """B whole trials of T steps.
 
-    inputs: (B, T, C) what the agent saw at each step.
-    actions: (B, T) what it did; log_probs: (B, T) how probable that was.
-    rewards: (B, T) what came of it.
-    tasks: (B, ...) what was played, as in `envs.trials.TrialVectorEnv.tasks`: no agent sees it.
-    valid: (B, T) which steps are of the trial; None: all trials have T steps.
+    inputs: (B, T, C) the agent's input at each step.
+    actions: (B, T) its actions; log_probs: (B, T) their log-probabilities.
+    rewards: (B, T).
+    tasks: (B, ...) the tasks, as in `envs.trials.TrialVectorEnv.tasks`; hidden from the agent.
+    valid: (B, T) which steps belong to the trial; None: all.
     """
 
     inputs: Tensor
@@ -33,7 +33,7 @@ class Trajectories:
     valid: Tensor | None = None
 
     def gathered(self, group: ProcessGroup) -> Trajectories:
-        """Those of all processes."""
+        """Gather the trajectories of all processes."""
         return Trajectories(*(None if x is None else group.gather(x) for x in vars(self).values()))  # type: ignore[arg-type]
 
 
@@ -48,20 +48,20 @@ def rollout(
 ) -> Trajectories:
     """Play one trial in every row of ``env`` with sampled actions, on new tasks or on the given ones.
 
-    With ``collect``, the agent takes note of the observations, to normalise later ones by.
+    With ``collect``, observations are added to the statistics that normalise later ones.
 
-    The agent streams: each step costs the same convolution work, however long the trial already is.
+    The agent acts by ``step``: the convolutions of each step cost the same, however long the trial already is.
 
-    In a process group, each process plays its own rows and gets their trajectories. It draws the tasks and the
-    randomness of all rows, so that these are the same in all processes, and plays placeholder actions in the other
-    processes' rows, which do not influence its own.
+    In a process group, each process plays its own rows and returns their trajectories. It draws the tasks and the
+    random numbers of all rows, so that these are the same in all processes, and plays placeholder actions in the other
+    processes' rows, which do not affect its own.
     """
     observation, _ = env.reset(options=None if tasks is None else {"tasks": tasks})
     T, device = env.horizon, env.device
     x = agent.first_input(group.shard(observation))  # (B, C)
     B = len(x)
     cache = agent.init_cache(B, T)
-    # time-major, as the convolutions read it
+    # time-major, as the convolutions need it
     inputs = x.new_empty(T, B, x.shape[1])
     head = agent.actions
     first = head.first(torch.Size([B]), device)
@@ -92,10 +92,10 @@ Player = Callable[[], Trajectories]
 def player(
     agent: ActorCritic, env: TrialVectorEnv, generator: torch.Generator, group: ProcessGroup = SINGLE_PROCESS
 ) -> Player:
-    """What plays batch after batch: on a GPU a `RecordedRollout`, elsewhere `rollout` itself.
+    """The fastest way to play: on a GPU a `RecordedRollout`, elsewhere `rollout` itself.
 
-    Where recording is not possible, or does not give what the plain rollout gives, a warning says so and the plain
-    one is played.
+    If capturing is not possible, or its results differ from those of the plain rollout, a warning says so and the plain
+    one is used.
     """
     if env.device.type == "cuda" and isinstance(env, TrialVectorEnv):
         try:
@@ -108,15 +108,15 @@ def player(
 class RecordedRollout:
     """`rollout` of one batch as a CUDA graph: the same numbers, as one launch.
 
-    A step of the rollout is some hundred small kernels; one by one, the host cannot launch them as fast as the GPU
-    runs them. Everything that a rollout does is known beforehand: shapes, lengths of the caches and when episodes
-    end; weights are read where the optimiser writes them, and randomness goes on from where the generators are.
+    A step of the rollout is about a hundred small kernels, which the host cannot launch one by one as fast as the GPU
+    runs them. Everything in a rollout is known in advance: shapes, lengths of the caches and when episodes
+    end; weights are read where the optimiser writes them, and random numbers continue from the generators' states.
 
     Args:
         agent, env, generator, group: as of `rollout`; env and generator on a GPU.
 
     Raises:
-        RuntimeError: if the rollout cannot be recorded, or what is replayed is not what the plain one plays.
+        RuntimeError: if the rollout cannot be captured, or the replay differs from the plain rollout.
     """
 
     def __init__(
@@ -134,18 +134,19 @@ class RecordedRollout:
             rewind()
             again = self()
             if not (torch.equal(again.actions, plain.actions) and torch.equal(again.rewards, plain.rewards)):
-                raise RuntimeError("the recorded rollout plays other trials than the plain one")
+                raise RuntimeError("the captured rollout differs from the plain one")
         finally:
-            rewind()  # what plays next starts from the same random state
+            rewind()  # the next rollout starts from the same random state
 
     def _record(
         self, agent: ActorCritic, env: TrialVectorEnv, generator: torch.Generator, group: ProcessGroup
     ) -> Trajectories:
-        """Record a rollout; returns what the plain one played just before."""
+        """Capture a rollout; returns the trajectories of a plain one played just before."""
         stream = torch.cuda.Stream(env.device)
         stream.wait_stream(torch.cuda.current_stream(env.device))
         with torch.cuda.stream(stream):
-            plain = rollout(agent, env, generator, group=group)  # also what has to be set up once, before recording
+            # this also does the one-time set-up that capturing needs
+            plain = rollout(agent, env, generator, group=group)
         torch.cuda.current_stream(env.device).wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
         for g in (generator, env.generator):

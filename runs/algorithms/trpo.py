@@ -1,4 +1,4 @@
-"""Trust region policy optimisation (Schulman et al. 2015) on whole trials: the algorithm that the SNAIL paper names."""
+"""Trust region policy optimisation (Schulman et al. 2015) on whole trials, the SNAIL paper's algorithm."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ class TRPOTraining(MetaRLTraining):
     minibatches: int = 4
     """Minibatches of whole trials."""
     value_epochs: int = 4
-    """Passes over the batch that fit the value network."""
+    """Epochs over the batch that fit the value network."""
     value_learning_rate: float = 2e-3
     """Adam's initial learning rate for the value network; it decays linearly to 0."""
     value_max_grad_norm: float = renamed("value_gradient_clip", 1.0)
     """Maximum gradient norm of the value network."""
 
     def learner(self, run: RunConfig, machine: Machine) -> TRPOLearner:
-        """What trains and tests the run's agent."""
+        """The learner that trains and tests the run's agent."""
         return TRPOLearner(self, run, machine)
 
 
 class TRPOLearner(MetaRLLearner):
-    """Steps along the natural policy gradient to the edge of the trust region; then fits the value network."""
+    """TRPO's update: a natural-gradient step within the trust region, then value regression."""
 
     training: TRPOTraining
 
@@ -68,12 +68,12 @@ class TRPOLearner(MetaRLLearner):
         self._check_parts(training.minibatches)
         if (trials := max(1, round(training.fisher_part * training.batch_size))) < self.group.size:
             raise ValueError(f"fisher_part leaves too few trials for the processes, got {trials} and {self.group.size}")
-        assert self.model.value is not None  # no shared trunk: fitting the value would move the policy
+        assert self.model.value is not None  # no shared trunk: fitting the value function would change the policy
         self.value: nn.Module = self.model.value
         self.optimizer = torch.optim.Adam(self.value.parameters(), training.value_learning_rate, eps=1e-5, fused=True)
 
     def improve(self, batch: Batch, left: float) -> dict[str, Tensor]:
-        """One step of the policy inside the trust region, a few epochs of the value network."""
+        """One policy step within the trust region, and a few epochs of the value network."""
         order = torch.randperm(len(batch.inputs), generator=self.generator, device=self.machine.device)
         rate = {"learning_rate": torch.tensor(self.training.value_learning_rate * left)}
         return {**self._improve_policy(batch, order), **self._fit_value(batch, left), **rate}
@@ -89,7 +89,7 @@ class TRPOLearner(MetaRLLearner):
         every = batch.advantages.numel() if batch.valid is None else batch.valid.sum()
 
         def counted(x: Tensor, rows: Tensor) -> Tensor:
-            """What is of steps that count; advantages of others are 0."""
+            """Masked terms of valid steps; advantages of others are 0."""
             return x if batch.valid is None else torch.where(batch.valid[rows], x, 0.0)
 
         def gain_of(rows: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ class TRPOLearner(MetaRLLearner):
             if gain > 0 and kl <= training.max_kl:
                 break
             scale /= 2
-        else:  # no step keeps both promises: stay
+        else:  # no step satisfies both conditions: keep the old policy
             scale = 0.0
             gain, kl, spread = measure(old)
         return {"policy_loss": -gain, "kl": kl, "entropy": spread, "step_scale": torch.tensor(scale)}
@@ -176,7 +176,7 @@ class TRPOLearner(MetaRLLearner):
         return 0.5 * mean_over((values - batch.targets).square(), batch.valid)
 
     def state_dict(self) -> dict[str, Any]:
-        """That of every learner, and the value network's optimiser's."""
+        """The state of every learner, and the value optimiser's."""
         return super().state_dict() | {"optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -193,15 +193,15 @@ def fisher_product(
 ) -> Callable[[Tensor], Tensor]:
     """Products of a vector with the Fisher matrix of distributions, plus ``damping`` times the vector.
 
-    The Fisher matrix is the Hessian of the mean KL divergence from the present distributions; the product is the
-    gradient of the gradient's product with the vector (Schulman et al. 2015, appendix C), and the matrix itself is
-    never there.
+    The Fisher matrix is the Hessian of the mean KL divergence from the current distributions; the product is the
+    gradient of the gradient's product with the vector (Schulman et al. 2015, appendix C), so the matrix itself is
+    never formed.
 
     Args:
-        distributions: computes theirs, (..., P), from the parameters of the model.
-        kl_divergence: of two sets of distributions: (..., P), (..., P) -> (...).
+        distributions: computes the distributions' parameters, (..., P), with the model.
+        kl_divergence: (..., P), (..., P) -> (...).
         parameters: P scalars in all.
-        damping: what is added to the diagonal.
+        damping: added to the diagonal.
 
     Returns:
         A function (P,) -> (P,).
@@ -223,7 +223,7 @@ def conjugate_gradient(product: Callable[[Tensor], Tensor], b: Tensor, steps: in
     Args:
         product: x (P,) -> A x (P,).
         b: (P,).
-        steps: at most; P of them are exact but for rounding.
+        steps: maximum number; P steps are exact up to rounding.
     """
     x = torch.zeros_like(b)
     residual, direction = b.clone(), b.clone()
@@ -242,6 +242,6 @@ def conjugate_gradient(product: Callable[[Tensor], Tensor], b: Tensor, steps: in
 
 @contextmanager
 def _twice_differentiable() -> Iterator[None]:
-    """Kernels that have second derivatives: the fused ones for attention and recurrence have only first ones."""
+    """Select kernels with second derivatives: the fused ones for attention and recurrence have none."""
     with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False):
         yield

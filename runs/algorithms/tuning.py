@@ -1,4 +1,4 @@
-"""Classical agents: one setting is chosen, where there is one, on other tasks than the tested ones."""
+"""Tuning of classical agents: their setting, if any, is selected on other tasks than the test tasks."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from runs.tasks import Task, TrialTask
 
 @dataclass(frozen=True)
 class Tuning(Training):
-    """Choose a classical agent's setting by mean return, as in RL^2."""
+    """Select a classical agent's setting by mean return, as in RL^2."""
 
     trials: int = 1000
     """Trials of each candidate setting, on the same tasks; 0: no tuning."""
 
     def learner(self, run: RunConfig, machine: Machine) -> Tuner:
-        """What tunes and tests the run's agent."""
+        """The learner that tunes and tests the run's agent."""
         return Tuner(self, run, machine)
 
 
 class Returns(nn.Module):
-    """All that is learned: the mean return of every setting tried so far. Those not tried are never chosen."""
+    """The mean return of every setting tried so far; untried settings are never selected."""
 
     mean: Tensor
 
@@ -39,7 +39,7 @@ class Returns(nn.Module):
 
 
 class Tuner:
-    """Tries the settings of a method, one an update, and measures the best one on the frozen test tasks."""
+    """Tries the settings of a method, one per update, and tests the best on the frozen test tasks."""
 
     unit = "env step"
     validations = 0
@@ -59,11 +59,11 @@ class Tuner:
 
     @property
     def chosen(self) -> ClassicalAgent:
-        """The setting of the largest mean so far; the first among equals."""
+        """The setting with the largest mean so far; the first if several are equal."""
         return self.settings[int(self.model.mean.argmax())]
 
     def update(self, step: int) -> dict[str, Tensor]:
-        """Try setting number ``step``; the only one of a method needs no trial."""
+        """Try setting number ``step``; a single setting need not be tried."""
         mean = torch.zeros((), dtype=torch.float64)
         if self.steps > 1:
             env = self.task.make_env(self.training.trials, self.machine.device)
@@ -76,11 +76,11 @@ class Tuner:
         return {"return": mean}
 
     def units(self, step: int) -> int:
-        """Environment steps that one setting is tried for."""
+        """Environment steps per setting."""
         return 0 if self.steps == 1 else self.training.trials * self.task.make_env(1, "cpu").horizon
 
     def validate(self) -> dict[str, float]:
-        """There is nothing to validate."""
+        """Nothing to validate."""
         return {}
 
     def evaluate(self, progress: Any) -> list[Measurement]:
@@ -88,14 +88,14 @@ class Tuner:
         return self.test.measure(self.task, self.machine, self.chosen.play, progress)
 
     def test_on(self, task: Task) -> None:
-        """Let `evaluate` test on other tasks; the method is the same for all of a kind."""
+        """Test on another task; the method is the same for all of a kind."""
         self.task = cast(TrialTask, task)
 
     def attention_maps(self, seed: int) -> None:
         """Classical agents have no attention."""
 
     def details(self) -> dict[str, Any]:
-        """The setting chosen, and what it was chosen from."""
+        """The selected setting and the candidates."""
         if self.steps == 1:
             return {}
         tried = [
@@ -104,7 +104,7 @@ class Tuner:
         return {"chosen": to_dict(self.chosen), "tried": tried}
 
     def state_dict(self) -> dict[str, Any]:
-        """The means so far."""
+        """The mean returns so far."""
         return {"model": self.model.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

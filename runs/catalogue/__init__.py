@@ -1,4 +1,4 @@
-"""The catalogue: every experiment of the suite, and what adds to them."""
+"""The catalogue: every experiment of the suite, and functions to add to it."""
 
 from runs.catalogue.experiment import BUDGETS, Budget, Experiment, RunConfig
 from runs.catalogue.experiments import CATALOGUE, meta_rl, supervised

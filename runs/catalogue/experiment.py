@@ -1,4 +1,4 @@
-"""Experiments: a task that agents are compared on, with training budgets and a test."""
+"""Experiments: a task on which agents are compared, with training budgets and a test."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Budget:
     algorithms: Mapping[str, Training]
     test: Test
     learning_rates: Mapping[str, float] = field(default_factory=dict)
-    """Of the default algorithm, by agent, where an agent has one of its own."""
+    """Default algorithm of particular agents, if it is not the budget's."""
 
 
 _OWN_ALGORITHMS: dict[str, type] = {"tuning": ClassicalAgent, "pretraining": TransferConfig}
-"""Algorithms of particular agents, which have no other."""
+"""Algorithms of particular agents, instead of the budget's."""
 
 _NOT_FOR: dict[str, type] = {"paper": MAMLConfig}
-"""Algorithms that some agents cannot do: a single query has no statistics for MAML to normalise it by."""
+"""Algorithms that agents do not support: MAML cannot normalise a single query by its own statistics."""
 
 BUDGETS = ("full", "demo", "short", "smoke")
 """From the most training to the least; tables show the first of these that has been run."""
@@ -37,7 +37,7 @@ BUDGETS = ("full", "demo", "short", "smoke")
 
 @dataclass(frozen=True)
 class Experiment:
-    """A task that agents are compared on."""
+    """A task on which agents are compared."""
 
     id: str
     about: str
@@ -53,11 +53,11 @@ class Experiment:
         return tuple(name for name in possible if not isinstance(model, _NOT_FOR.get(name, ())))
 
     def optimum(self) -> float | None:
-        """What no agent can pass in expectation, in units of the metric; None where it is not known."""
+        """Upper bound for every agent's expected result, in units of the metric; None if unknown."""
         return self.budgets["full"].task.optimum()
 
     def config(self, agent: str, seed: int = 0, budget: str = "full", algorithm: str | None = None) -> RunConfig:
-        """The run of one agent; without ``algorithm`` by the default one.
+        """The configuration of one agent's run; by default with the default algorithm.
 
         Raises:
             RunError: if the experiment has no such agent, budget or algorithm.

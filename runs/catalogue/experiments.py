@@ -1,4 +1,4 @@
-"""Every experiment of the suite, as data: task, training and test."""
+"""Every experiment of the suite: task, training and test."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from runs.tasks import BanditTask, ControlTask, FewShotTask, MDPTask, RecallTask
 
 
 def meta_rl(steps: int, **settings: Any) -> dict[str, Training]:
-    """PPO and TRPO on the same trials, and the tuning of classical agents; settings are PPO's."""
+    """PPO and TRPO on the same trials, and the tuning of classical agents; ``settings`` are for PPO."""
     shared = {f.name for f in dataclasses.fields(MetaRLTraining)}
     common = {name: value for name, value in settings.items() if name in shared}
     return {"ppo": PPOTraining(steps, **settings), "trpo": TRPOTraining(steps, **common), "tuning": Tuning()}
@@ -45,7 +45,7 @@ FULL_STEPS = {10: 600, 100: 2000, 500: 600, 1000: 600}
 """Updates of the full budget, by pulls; 10 pulls of 50 arms need twice as many."""
 
 PASSES: dict[str, Any] = {"epochs": 2, "minibatches": 8}
-"""2 epochs of 8 minibatches: as many steps as 4 epochs of 4, in half the time."""
+"""2 epochs of 8 minibatches: as many gradient steps as 4 epochs of 4, in half the time."""
 
 TEN_PULLS = {"snail": 4e-3, "lstm": 4e-3, "gru": 4e-3, "transformer": 1e-3, "maml": 4e-3}
 """Learning rates for 10 pulls: the best of three on 10 arms at a fifth of the budget, see published/tuning.json."""
@@ -54,15 +54,15 @@ MDPS = {"snail": 2e-3, "lstm": 2e-3, "gru": 2e-3}
 """The same for MDPs, tuned on 10 episodes."""
 
 FULL_BATCH = {10: 1024, 100: 128, 500: 256, 1000: 128}
-"""Trials in an update of the full budget, by pulls: some 10,000 steps where a processor does it, 128,000 for a GPU."""
+"""Trials per update of the full budget, by pulls: about 10,000 steps if meant for a CPU, 128,000 for a GPU."""
 
 
 QUICK_STEPS = 13_000
-"""Environment steps in an update of the demo and short budgets, about: a second or two of one processor core."""
+"""Approximate environment steps per update of the demo and short budgets: a second or two on one core."""
 
 
 def _quick_trials(horizon: int, minibatches: int) -> int:
-    """Trials of so many steps in an update of the demo and short budgets."""
+    """Trials per update of the demo and short budgets, given their number of steps."""
     return max(1, QUICK_STEPS // horizon // minibatches) * minibatches
 
 
@@ -87,7 +87,7 @@ def _bandit(arms: int, pulls: int, **others: AnyAgentConfig) -> Experiment:
 
 def _mdp(episodes: int) -> Experiment:
     task = MDPTask(episodes)
-    batch_size = {10: 128, 25: 64}.get(episodes, 256)  # 13,000 to 16,000 steps for a processor, more for a GPU
+    batch_size = {10: 128, 25: 64}.get(episodes, 256)  # 13,000 to 16,000 steps for a CPU, more for a GPU
     settings: dict[str, Any] = {"epochs": 2, "minibatches": 16, "learning_rate": 1e-3}
     quick = {"batch_size": _quick_trials(10 * episodes, settings["minibatches"]), **settings}
     return Experiment(
@@ -104,7 +104,7 @@ def _mdp(episodes: int) -> Experiment:
 
 
 def _control(animal: str, env: str, goal: Goal, told: bool = False) -> Experiment:
-    """Two episodes of 200 steps, as the SNAIL paper; told: of an agent that sees the task, for a ceiling."""
+    """Two episodes of 200 steps, as in the SNAIL paper; told: with the task in the observation, for an upper bound."""
     task = ControlTask(env, episodes=1 if told else 2, max_steps=200, goal=goal, told=told)
     settings: dict[str, Any] = {"epochs": 3, "minibatches": 4, "gae_lambda": 0.95, "discount": 0.99}
     settings |= {"entropy_coef": 0.0, "learning_rate": 5e-4, "reward_prediction": 0.0}
@@ -119,7 +119,7 @@ def _control(animal: str, env: str, goal: Goal, told: bool = False) -> Experimen
         **CONTROL_METHODS,
     }
     agents: dict[str, AnyAgentConfig] = {**AGENTS, **({} if told else hidden)}
-    shown = "shown, for a ceiling" if told else "not shown, for two episodes"
+    shown = "shown, for an upper bound" if told else "not shown, for two episodes"
     return Experiment(
         f"control/{animal}-{goal}{'-told' if told else ''}",
         f"200 steps of the {animal} with a {goal} that is {shown}",
@@ -139,7 +139,7 @@ def _control(animal: str, env: str, goal: Goal, told: bool = False) -> Experimen
 
 def _recall(pairs: int) -> Experiment:
     task = RecallTask(pairs, queries=pairs, keys=2 * pairs)
-    # an answer changes nothing that comes after it
+    # an answer does not affect what follows
     settings: dict[str, Any] = {**PASSES, "reward_prediction": 0.0, "discount": 0.0}
 
     def budget(steps: int, trials: int = 20_000) -> Budget:
@@ -155,10 +155,10 @@ def _recall(pairs: int) -> Experiment:
 
 
 def supervised(steps: int, queries: int = 15, prototype_loss: float = 1.0, **settings: Any) -> dict[str, Training]:
-    """Ours, and with what the paper published: one query an episode, and nothing but its loss."""
+    """Our training, and the paper's: one query per episode, no auxiliary losses."""
     ours = SupervisedTraining(steps, queries=queries, prototype_loss=prototype_loss, prototype_pool="batch", **settings)
     paper = replace(ours, queries=1, class_loss=0.0, prototype_loss=0.0, augmentation=UNCHANGED)
-    # its embedding is not trained on episodes, but on telling all training classes apart
+    # its embedding is not trained on episodes, but to classify all training classes
     pretraining = replace(ours, class_loss=1.0, prototype_loss=0.0)
     return {"supervised": ours, "paper": paper, "pretraining": pretraining}
 
@@ -200,7 +200,7 @@ def _fewshot(
 
 
 def _one_shot(data: str, ways: int, images: str, **others: AnyAgentConfig) -> Experiment:
-    """A model for 1 shot alone, which learns in less time."""
+    """A model for 1 shot only, which takes less time to train."""
     task = FewShotTask(data, ways, shots=(1,), test_shots=(1,))
     return Experiment(
         f"{data}/{ways}way-1shot",
@@ -215,14 +215,14 @@ def _one_shot(data: str, ways: int, images: str, **others: AnyAgentConfig) -> Ex
     )
 
 
-CHARACTERS, PRINTED, PHOTOGRAPHS = "handwritten characters", "printed characters made here", "photographs"
+CHARACTERS, PRINTED, PHOTOGRAPHS = "handwritten characters", "printed characters (glyphs)", "photographs"
 
 BETTER: dict[str, Any] = {"class_loss": 0.5, "augmentation": Augmentation(shift=8, flip=True, colour=0.3)}
-"""What the paper does not have and photographs need: they are few, and every class has many to tell apart."""
+"""Regularisation that the paper does not have: there are few training classes, with many images each."""
 
 
 def _photographs_on_a_processor(task: FewShotTask, steps: int) -> Budget:
-    """800 steps are half an hour of one core, which is too little for the paper's embedding: a smaller one."""
+    """800 updates take half an hour on one core, with a smaller embedding than the paper's."""
     small = ResidualEmbeddingConfig(size=64, filters=(16, 24, 32, 64), wide=512)
     training = supervised(steps, batch_size=8, learning_rate=1e-3, validation_episodes=100, validations=8, **BETTER)
     return Budget(replace(task, embedding=small), training, FewShotTest())

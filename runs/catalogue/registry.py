@@ -1,4 +1,4 @@
-"""The catalogue by name, and what adds to it."""
+"""The catalogue by name, and functions to add to it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ def find(name: str) -> Experiment:
     """
     if name not in CATALOGUE:
         raise RunError(
-            unknown("experiment", name, tuple(CATALOGUE))
-            + "; `snail list` shows all, `snail --extend FILE` knows yours"
+            unknown("experiment", name, tuple(CATALOGUE)) + "; `snail list` shows all, `snail --extend FILE` adds yours"
         )
     return CATALOGUE[name]
 
@@ -33,17 +32,17 @@ def register(experiment: Experiment) -> None:
     """Add an experiment to the catalogue.
 
     Args:
-        experiment: its id is ``family/name`` of small letters, digits and hyphens, as are its agents' names: they name
-            folders. Its budgets are some of `BUDGETS`, "full" among them.
+        experiment: its id is ``family/name`` in lower-case letters, digits and hyphens, as are its agents' names: they
+            name folders. Its budgets are "full" and any of the other `BUDGETS`.
 
     Raises:
-        RunError: if there is one of that id already, or it is malformed, or one of its runs cannot be trained or does
-            not survive being written to JSON and read back.
+        RunError: if the id is taken or malformed, or one of its runs cannot be trained or does
+            not survive a round trip through JSON.
     """
     if not re.fullmatch(f"{_NAME}/{_NAME}", experiment.id):
         raise RunError(f"an experiment's id must be family/name of a-z, 0-9 and hyphens, got {experiment.id!r}")
     if experiment.id in CATALOGUE:
-        raise RunError(f"there is an experiment {experiment.id} already; choose another id")
+        raise RunError(f"an experiment {experiment.id} exists already; choose another id")
     if "full" not in experiment.budgets or not set(experiment.budgets) <= set(BUDGETS):
         raise RunError(
             f"{experiment.id}: budgets must be some of {', '.join(BUDGETS)}, full among them, "
@@ -60,13 +59,13 @@ def register_agent(name: str, config: AnyAgentConfig, *experiments: str) -> None
     """Add an agent to experiments of the catalogue.
 
     Args:
-        name: of small letters, digits and hyphens.
+        name: lower-case letters, digits and hyphens.
         config: a frozen dataclass that derives from `SequenceAgent`, `FewShotAgent`, `TrialAgent` or `ClassicalAgent`.
         experiments: ids, or patterns such as ``bandit/*``.
 
     Raises:
         RunError: if a pattern has no experiment, one of them has an agent of that name, or one of its runs cannot be
-            trained or does not survive being written to JSON and read back. Nothing is added then.
+            trained or does not survive a round trip through JSON. Then nothing is added.
     """
     added: dict[str, Experiment] = {}
     for pattern in experiments:
@@ -75,7 +74,7 @@ def register_agent(name: str, config: AnyAgentConfig, *experiments: str) -> None
             raise RunError(unknown("experiment", pattern, tuple(CATALOGUE)) + "; `snail list` shows all")
         for e in map(find, found):
             if name in e.agents:
-                raise RunError(f"{e.id} has an agent {name} already; choose another name")
+                raise RunError(f"{e.id} already has an agent {name}; choose another name")
             added[e.id] = replace(e, agents={**e.agents, name: config})
             _check_runs(added[e.id], name)
     CATALOGUE.update(added)

@@ -1,6 +1,6 @@
 """The commands of `snail`: each is a frozen dataclass of its options, parsed by tyro.
 
-They are imported when they are used: most bring torch along, which takes more than a second.
+They are imported on use: most need torch, which takes more than a second to import.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from runs.config.suggestions import suggestion
 from runs.system.errors import RunError
 
-VERBS: dict[str, str] = {
+COMMANDS: dict[str, str] = {
     "list": "runs.commands.listing:List",
     "train": "runs.commands.training:Train",
     "sweep": "runs.commands.sweep:Sweep",
@@ -34,9 +34,9 @@ VERBS: dict[str, str] = {
 """Where each is defined."""
 
 
-def about(verb: str) -> str:
-    """The first line of what its class says, read from the source without importing it."""
-    module, _, name = VERBS[verb].partition(":")
+def about(command: str) -> str:
+    """The first line of a command's docstring, read from the source without importing it."""
+    module, _, name = COMMANDS[command].partition(":")
     spec = find_spec(module)
     assert spec is not None and spec.origin is not None
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
@@ -44,17 +44,17 @@ def about(verb: str) -> str:
     return (ast.get_docstring(found) or "").splitlines()[0]
 
 
-def run_verb(verb: str, args: Sequence[str]) -> None:
-    """Parse the options of a verb and do what it says.
+def run_command(command: str, args: Sequence[str]) -> None:
+    """Parse the options of a command and run it.
 
     Raises:
-        RunError: for a verb or an option that does not exist; the message suggests the nearest.
+        RunError: for a command or an option that does not exist; the message suggests the nearest.
     """
-    if verb not in VERBS:
-        raise RunError(f"unknown verb {verb!r}; {suggestion(verb, list(VERBS), '', 'snail --help')}")
-    module, _, name = VERBS[verb].partition(":")
+    if command not in COMMANDS:
+        raise RunError(f"unknown command {command!r}; {suggestion(command, list(COMMANDS), '', 'snail --help')}")
+    module, _, name = COMMANDS[command].partition(":")
     kind = getattr(import_module(module), name)
     from runs.config.command_line import parse
 
     known = {"default": kind.defaults(args)} if hasattr(kind, "defaults") else {}
-    parse(kind, args, verb, **known).run()
+    parse(kind, args, command, **known).run()

@@ -16,10 +16,10 @@ from runs.training import build_learner, load_model
 
 @dataclass(frozen=True)
 class Attention:
-    """Draw what a run's model attends to: support images, past steps, alignments, glimpses; PNGs and a page."""
+    """Draw the attention maps of a run's model: support images, past steps, alignments, glimpses."""
 
     folder: Positional[str]
-    """The run's folder, or EXPERIMENT/AGENT; the pictures go into its subfolder attention."""
+    """The run's folder, or EXPERIMENT/AGENT; PNGs and a page are written to its subfolder attention."""
     seed: int = 0
     """Seed of the task to draw; never a test task."""
     device: str = "auto"
@@ -27,7 +27,7 @@ class Attention:
     threads: int | None = None
     """CPU threads; None: all cores."""
     data_root: Path | None = None
-    """Folder with the data sets; else $SNAIL_DATA, else a cache, filled by download."""
+    """Folder with the data sets; default: $SNAIL_DATA, then a cache, filled by download."""
 
     def run(self) -> None:
         folder = find_trained(self.folder, [RESULTS, PUBLISHED])

@@ -17,7 +17,7 @@ from runs.system.machine import Machine
 
 @dataclass(frozen=True)
 class Bench:
-    """Measure speed as a ratio on this machine: against re-running the whole sequence, and against RecurrentPPO."""
+    """Benchmark acting, training and scaling on this machine, as ratios to plain PyTorch and RecurrentPPO."""
 
     what: Positional[What] = "all"
     """rollout: acting and learning on bandits; fewshot: one training update; dense-stack: the convolutions alone;
@@ -27,13 +27,13 @@ class Bench:
     threads: int | None = None
     """CPU threads; None: all cores."""
     repetitions: int = 5
-    """Repetitions of each measurement; medians are over them."""
+    """Repetitions of each measurement; reported are medians."""
     tiny: bool = False
     """Tiny sizes, to try the command in a second."""
     save: Path | None = None
-    """Write all measurements to this JSON file, too."""
+    """Also write all measurements to this JSON file."""
     plot: Path | None = None
-    """Draw how time and memory grow with the length into this PNG, too."""
+    """Also draw time and memory against length into this PNG."""
 
     def run(self) -> None:
         if self.plot is not None and self.what not in ("all", "scaling"):

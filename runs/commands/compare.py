@@ -21,9 +21,9 @@ class Compare:
     """Compare runs: final numbers with intervals, paired tests, differing settings, learning curves."""
 
     targets: Positional[tuple[str, ...]]
-    """Folders of runs, experiments, or EXPERIMENT/AGENT. The first one is tested against each of the others."""
+    """Run folders, experiments, or EXPERIMENT/AGENT. The first is tested against each of the others."""
     results: Path = RESULTS
-    """Folder of your own results; of experiments the published runs are read too."""
+    """Folder of your own results; experiments include the published runs."""
     mine: bool = False
     """Only your own results, without the published runs."""
     budget: str | None = None
@@ -47,7 +47,7 @@ class Compare:
         for experiment in dict.fromkeys(g.experiment for g in groups) if self.plot else ():
             drawn = [g for g in groups if g.experiment == experiment]
             curves, optima = [g.curve() for g in drawn], {g.optimum for g in drawn}
-            if not any(any(c.runs) for c in curves):  # methods that do not learn
+            if not any(any(c.runs) for c in curves):  # classical methods
                 continue
             optimum = optima.pop() if len(optima) == 1 else None
             path = self.results / f"compare-{experiment.replace('/', '-')}.png"

@@ -20,25 +20,25 @@ from runs.tracking.dashboards import keep_at_home, trackio_dir
 
 @dataclass(frozen=True)
 class Dashboard:
-    """Write one page with all runs, which needs no network, and serve it on this machine, with live updates."""
+    """Write one self-contained page with all runs, and serve it on this machine with live updates."""
 
     results: Path = RESULTS
     """Folder of your own results."""
     published: bool = True
-    """Show the records that published numbers come from, too."""
+    """Include the published records."""
     output: Path | None = None
     """The page's file; None: report.html in the results folder."""
     serve: bool = True
-    """Serve the page, and where trackio has mirrored runs its dashboard, until Ctrl-C."""
+    """Serve the page, and trackio's dashboard if runs were mirrored there, until Ctrl-C."""
     port: int = 8765
-    """Port of the page; 0: any that is free."""
+    """Port of the page; 0: any free port."""
     open: bool = False
     """Open the page in a browser."""
 
     def run(self) -> None:
         """Write, and serve."""
         if not self.results.is_dir() and (self.results != RESULTS or not self.published):
-            raise RunError(f"there is no folder {self.results}; give the one with your runs by --results")
+            raise RunError(f"there is no folder {self.results}; give the folder with your runs by --results")
         output = self.output or self.results / "report.html"
         if output.is_dir():
             raise RunError(f"{output} is a folder; give a file: --output {output / 'report.html'}")
@@ -73,12 +73,12 @@ class Dashboard:
 
 @contextlib.contextmanager
 def _trackio(folder: Path) -> Iterator[str | None]:
-    """The address of trackio's dashboard of the mirror in the folder, as long as this lasts; None without either."""
+    """Serve trackio's dashboard for the mirror in the folder meanwhile; None if trackio or the mirror is missing."""
     if importlib.util.find_spec("trackio") is None or not any(folder.glob("*.db")):
         yield None
         return
     keep_at_home(folder)
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints an address with a token that allows to write
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints an address with a token for write access
         import trackio
 
         app, address, *_ = trackio.show(open_browser=False, block_thread=False, host=LOOPBACK, share=False)

@@ -16,9 +16,9 @@ class Data:
     """Show where the data sets are, and prepare them."""
 
     build: bool = False
-    """Download what can be downloaded, decode it, and fill the cache."""
+    """Download, decode and cache the data sets, as far as possible."""
     data_root: Path | None = None
-    """Folder with the data sets; else $SNAIL_DATA, else a cache."""
+    """Folder with the data sets; default: $SNAIL_DATA, then a cache."""
 
     def run(self) -> None:
         problems = []
@@ -26,7 +26,7 @@ class Data:
             status = dataset_status(name, self.data_root)
             if self.build and not status.cached and (status.sources or status.obtain is None):
                 try:
-                    for split in SPLITS:  # they may have files of their own
+                    for split in SPLITS:  # the splits may have separate files
                         load_classes(name, split, root=self.data_root, download=True)
                 except DataError as e:
                     problems.append(str(e))

@@ -1,4 +1,4 @@
-"""`snail demo`: the main job from launch to table, in minutes."""
+"""`snail demo`: from launch to table in minutes."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from runs.training import train
 BANDIT, OMNIGLOT, GLYPHS = "bandit/n10-k5", "omniglot/5way-1shot", "glyphs/5way-1shot"
 FEWSHOT_AGENTS = ("snail", "lstm", "transformer")
 AGENTS = {BANDIT: ("snail", "lstm", "gru", "transformer"), OMNIGLOT: FEWSHOT_AGENTS, GLYPHS: FEWSHOT_AGENTS}
-"""What is run: the bandits, and one of the others."""
+"""The experiments: bandits, and one of the few-shot ones."""
 
 
 @dataclass(frozen=True)
 class Demo:
-    """Train and compare SNAIL and its baselines on bandits and on 5-way 1-shot: two tables and two pictures."""
+    """Train and compare SNAIL and its baselines on bandits and on 5-way 1-shot: two tables and two figures."""
 
     fast: bool = False
     """Run everything in a minute, with meaningless numbers."""
     results: Path = RESULTS
-    """Folder of all results. Runs that are finished there are not run again."""
+    """Folder of all results. Finished runs are not repeated."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
     threads: int | None = None
     """CPU threads; None: all cores."""
     data_root: Path | None = None
-    """Folder with the data sets; else $SNAIL_DATA, else a cache."""
+    """Folder with the data sets; default: $SNAIL_DATA, then a cache."""
     overwrite: bool = False
     """Repeat finished runs."""
     tracker: TrackerName = "auto"
-    """Where metrics go, too: wandb (offline unless you have logged in), trackio (on this machine), both or none;
+    """Mirror metrics to wandb (offline unless you have logged in), trackio (on this machine), both or none;
     auto: wandb if installed."""
 
     def _train(self, config: RunConfig, folder: RunFolder, machine: Machine) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class Demo:
             print("few-shot data: Omniglot")
         else:
             fewshot = GLYPHS
-            print("few-shot data: glyphs, made from fonts (no Omniglot found; --data-root or SNAIL_DATA point to it)")
+            print("few-shot data: glyphs, drawn from fonts (Omniglot not found; set --data-root or SNAIL_DATA)")
         pictures = []
         for experiment in (BANDIT, fewshot):
             folders = []
@@ -74,4 +74,4 @@ class Demo:
         for name in ("3", "1"):
             print("\n" + render(tables()[name], found, missing=False))
         print("\nlearning curves: " + ", ".join(map(str, pictures)))
-        print(f"done in {time.monotonic() - began:.0f} s; the whole tables: snail table 1, snail table 3")
+        print(f"done in {time.monotonic() - began:.0f} s; full tables: snail table 1, snail table 3")

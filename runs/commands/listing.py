@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LISTING = Path(__file__).parent / "listing.txt"
-"""What `listing` gave when the package was made, under a digest of the sources: printed without importing torch."""
+"""The output of `listing` when the package was built, under a digest of the sources: shown without importing torch."""
 
 _SOURCES = sorted(p for folder in ("agents", "catalogue") for p in (Path(__file__).parents[1] / folder).glob("*.py"))
 
@@ -18,24 +18,24 @@ class List:
     """Show the experiments of the catalogue, their budgets and their agents."""
 
     costs: bool = False
-    """What each run takes on this machine, told from records and a probe of ten seconds; ~: from similar runs."""
+    """Estimate each run's time on this machine, from records and a ten-second probe; ~: from similar runs."""
     budget: str = "full"
-    """With --costs: of which budget."""
+    """With --costs: the budget."""
     results: Path = Path("results")
-    """With --costs: folder of your own results, which count before the published ones."""
+    """With --costs: folder of your own results, preferred to the published ones."""
 
     def run(self) -> None:
-        """Print them, and once for all experiments that share them their agents."""
+        """Print the experiments, and the agents they share."""
         if self.costs:
             print(costs(self.budget, self.results))
             return
-        extended = "runs.catalogue" in sys.modules  # an extension may have added to it
+        extended = "runs.catalogue" in sys.modules  # extensions may have added to it
         written, _, text = LISTING.read_text(encoding="utf-8").partition("\n")
         print(listing() if extended or written != digest() else text, end="")
 
 
 def costs(budget: str, results: Path) -> str:
-    """What runs take, as text: experiments by the agents that learn."""
+    """Estimated times as text: experiments by trained agents."""
     from tabulate import tabulate
 
     from runs.agents import AGENTS, FEWSHOT_AGENTS, FEWSHOT_MEMORIES
@@ -43,7 +43,7 @@ def costs(budget: str, results: Path) -> str:
     from runs.launch.costs import Costs, machine_factor
 
     known = Costs(results, machine_factor())
-    agents = [a for a in {**AGENTS, **FEWSHOT_AGENTS} if a not in FEWSHOT_MEMORIES]  # those take about as long
+    agents = [a for a in {**AGENTS, **FEWSHOT_AGENTS} if a not in FEWSHOT_MEMORIES]  # these take about as long
     rows = []
     for e in CATALOGUE.values():
         if budget in e.budgets:
@@ -53,7 +53,7 @@ def costs(budget: str, results: Path) -> str:
 
 
 def digest() -> str:
-    """Of the sources that the catalogue comes from."""
+    """Digest of the sources of the catalogue."""
     return hashlib.sha256(b"".join(path.read_bytes() for path in _SOURCES)).hexdigest()
 
 
@@ -69,7 +69,7 @@ def listing() -> str:
         other = "" if tuple(e.budgets) == BUDGETS else f"; budgets: {', '.join(e.budgets)}"
         lines.append(f"{e.id:{width}}  {e.about}{other}")
         families.setdefault(tuple(e.agents), []).append(e.id)
-    usual: dict[str, set[str]] = {}  # the agents that all experiments of a kind have
+    usual: dict[str, set[str]] = {}  # agents shared by all experiments of a kind
     for agents, ids in families.items():
         for name in ids:
             kind = name.partition("/")[0]
@@ -78,15 +78,15 @@ def listing() -> str:
         kinds = list(dict.fromkeys(name.partition("/")[0] for name in ids))
         common = set.intersection(*(usual[kind] for kind in kinds))
         if special := [a for a in agents if a not in common]:
-            lines.append(f"\nagents for {', '.join(ids)} besides: {', '.join(special)}")
+            lines.append(f"\nadditional agents for {', '.join(ids)}: {', '.join(special)}")
             continue
         fixed = {a for a, config in CATALOGUE[ids[0]].agents.items() if isinstance(config, ClassicalAgent)}
         lines.append(f"\nagents for {', '.join(kinds)}: {', '.join(a for a in agents if a not in fixed)}")
         if methods := [a for a in agents if a in fixed]:
-            lines.append(f"  methods that do not learn: {', '.join(methods)}")
+            lines.append(f"  classical methods: {', '.join(methods)}")
     lines.append(
         "\nbudgets: full (the tables'), demo (some minutes), short (a minute or two), smoke (seconds); "
-        "`snail list --costs` tells what they take here"
+        "`snail list --costs` estimates their time here"
     )
     lines.append("\nstart one with:  snail train bandit/n10-k5 --agent snail --budget demo\n")
     return "\n".join(lines)

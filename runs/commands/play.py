@@ -22,21 +22,21 @@ from runs.training import build_learner, load_model
 
 @dataclass(frozen=True)
 class Play:
-    """Let a trained agent play one trial, and show it: as text and picture, in a Gymnasium environment as a film."""
+    """Play one trial with a trained agent, and show it as text and figure, or as an animation."""
 
     folder: Positional[str]
     """The run's folder, or EXPERIMENT/AGENT."""
     seed: int = 0
-    """Seed of the task and of the agent's choices; never a test task."""
+    """Seed of the task and of the sampled actions; never a test task."""
     output: Path | None = None
-    """Folder for the picture and the film; None: the run's, subfolder play."""
+    """Folder for the figure and the animation; None: the run's subfolder play."""
 
     def run(self) -> None:
         folder = find_trained(self.folder, [RESULTS, PUBLISHED])
         config = folder.config()
         learner = build_learner(config, Machine.named("cpu"))
         if not isinstance(learner, MetaRLLearner):
-            raise RunError(f"{folder.path} plays no trials; for few-shot classification: snail attention {self.folder}")
+            raise RunError(f"{folder.path} plays no trials; try: snail attention {self.folder}")
         load_model(learner, folder, config)
         trial = learner.attention_maps(self.seed)
         learner.env.close()

@@ -35,30 +35,30 @@ class Sweep(LaunchOptions):
     what: Positional[tuple[str, ...]]
     """A TOML file, or experiments, also as EXPERIMENT/AGENT. The file may have experiments, agents, seeds, budget,
     algorithm, and a table [set] of options of `snail train`, such as training.learning-rate, each with a value or a
-    list of values; or several tables [[sweeps]] of all that, which are run in their order."""
+    list of values; or several such tables, [[sweeps]], which run in order."""
     agents: tuple[str, ...] | None = None
-    """Names of agents; None: what the file says, else snail."""
+    """Names of agents; None: those of the file, else snail."""
     seeds: tuple[int, ...] | None = None
-    """Seeds; None: what the file says, else 0."""
+    """Seeds; None: those of the file, else 0."""
     budget: str | None = None
-    """Training budget: full, demo, short or smoke; None: what the file says, else full."""
+    """Training budget: full, demo, short or smoke; None: that of the file, else full."""
     algorithm: str | None = None
-    """Training algorithm for trials: ppo or trpo; None: what the file says, else the default."""
+    """Training algorithm for trials: ppo or trpo; None: that of the file, else the default."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """An option of `snail train` with a value, or several for a grid: --set training.learning-rate=1e-3,3e-3 --set
-    model.heads=1,4. Those of options that take several stand in brackets: task.shots=[1],[1,5]."""
+    model.heads=1,4. Lists are values in brackets: task.shots=[1],[1,5]."""
     search: Search = "grid"
-    """grid: every combination; random or optuna (its TPE): so many --trials of what --set names, where ranges such as
-    training.learning-rate=1e-4..1e-2 are allowed, too, judged in training and never by the test."""
+    """grid: every combination; random or optuna (TPE): --trials proposals for what --set names, where ranges such as
+    training.learning-rate=1e-4..1e-2 are allowed, judged by training metrics, never by the test."""
     trials: int = 20
-    """With --search random or optuna: how many settings are tried for each experiment and agent."""
+    """With --search random or optuna: number of proposals for each experiment and agent."""
     results: Path = RESULTS
-    """Folder of all results; each run gets one of its own in it."""
+    """Folder of all results; each run gets a subfolder."""
     dry_run: bool = False
     """Print the runs without starting them."""
 
     def run(self) -> None:
-        """Launch, and print the numbers."""
+        """Launch the runs, and print their results."""
         if self.search != "grid":
             for spec in self._specs():
                 self._search(spec)
@@ -75,7 +75,7 @@ class Sweep(LaunchOptions):
             return
         outcomes = launch(configs, self.results, self, name="-".join(Path(w).stem for w in self.what))
         if submitted := [o.reason for o in outcomes if o.state == "submitted"]:
-            print(f"submitted to Slurm: {', '.join(submitted)}; `snail status` shows how they are")
+            print(f"submitted to Slurm: {', '.join(submitted)}; `snail status` shows their progress")
         for job in jobs:
             if job.finished() and (record := job.folder.result()) is not None:
                 settings = own_settings(job.config)

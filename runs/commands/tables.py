@@ -20,40 +20,40 @@ from runs.system.errors import RunError
 
 @dataclass(frozen=True)
 class PrintTable(LaunchOptions):
-    """Print a table: the paper's number, ours with its interval, a verdict, and the optimum; run what is missing.
+    """Print a table: the paper's numbers, ours with intervals, verdicts and the optimum; run what is missing.
 
-    The options of launching, from --engine on, matter only with --run-missing.
+    The launch options, from --engine on, are for --run-missing.
     """
 
     name: Positional[str]
     """1: few-shot on Omniglot, 2: on mini-ImageNet, 3: bandits, 4: MDPs; control: locomotion; models: all memories;
-    transfer: agents on longer trials; attention: score functions; ablation: SNAIL with one thing changed, and what it
-    descends from; or a table of an extension."""
+    transfer: agents on longer trials; attention: score functions; ablation: SNAIL with one change, and its
+    predecessors; or a table of an extension."""
     agents: tuple[str, ...] = ()
     """Only these agents."""
     cells: tuple[str, ...] = ()
-    """Only these cells: settings as the table has them, such as "N=10 K=5", or experiments."""
+    """Only these cells: settings as in the table, such as "N=10 K=5", or experiments."""
     seeds: tuple[int, ...] | None = None
     """Only runs of these seeds; None: all seeds, and --run-missing runs seed 0."""
     format: Format = "text"
     """text, markdown, pivot (markdown as the papers print it: agents as columns), latex (booktabs), csv or html."""
     plot: Path | None = None
-    """Draw the table into this PNG, too: points with intervals, the papers' numbers, the optimum."""
+    """Also draw the table into this PNG: points with intervals, the papers' numbers, the optimum."""
     missing: bool = True
-    """Show the rows that are not run, too."""
+    """Also show rows that have not been run."""
     run_missing: bool = False
-    """Train what has no record yet, then print. Whole tables take days: choose agents and cells."""
+    """Train the missing rows, then print. Whole tables take days: choose agents and cells."""
     budget: str | None = None
-    """Only runs of this budget; None: of the largest that was run, and --run-missing runs full ones."""
+    """Only runs of this budget; None: the largest that was run, and full for --run-missing."""
     dry_run: bool = False
-    """With --run-missing: print what would be run, and run nothing."""
+    """With --run-missing: print the missing runs without starting them."""
     results: Path = RESULTS
-    """Folder of your own results; the published records are read too, yours first."""
+    """Folder of your own results, preferred to the published records."""
 
     def run(self) -> None:
         if self.name == "transfer":
             if (self.agents, self.cells, self.plot, self.format, self.run_missing) != ((), (), None, "text", False):
-                raise RunError("table transfer is printed whole; measure it anew: python -m runs.bench.transfer")
+                raise RunError("table transfer takes no options; to measure it again: python -m runs.bench.transfer")
             print(render_transfer(transfers()))
             return
         table = self._table()
@@ -70,7 +70,7 @@ class PrintTable(LaunchOptions):
         """The table, if it has the agents and cells.
 
         Raises:
-            RunError: if something of it does not exist.
+            RunError: if the table, an agent or a cell does not exist.
         """
         known = tables()
         if self.name not in known:

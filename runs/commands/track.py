@@ -27,21 +27,21 @@ SENT, FAILED = "sent", "failed"
 
 @dataclass(frozen=True)
 class Track:
-    """Send finished or stopped runs to a dashboard: what it does not have of them yet."""
+    """Upload runs to a tracker: all that it does not have yet."""
 
     action: Positional[Literal["push"]]
-    """push: send metrics and results."""
+    """push: upload metrics and results."""
     runs: Positional[tuple[Path, ...]] = (RESULTS,)
-    """Folders of runs, or with runs somewhere below them; or experiments, or EXPERIMENT/AGENT, of your results."""
+    """Folders with runs, or experiments or EXPERIMENT/AGENT of your results."""
     to: Literal["wandb", "trackio", "tensorboard"] = "wandb"
-    """wandb: to your server if you have logged in, else offline; trackio: to the database on this machine;
+    """wandb: your server if you have logged in, else offline; trackio: the database on this machine;
     tensorboard: event files in the runs' folders."""
     project: str | None = None
-    """Project to send to; None: the one that a run was trained with."""
+    """Project; None: the one that a run was trained with."""
     entity: str | None = None
     """Team or user at wandb; None: the one that a run was trained with."""
     again: bool = False
-    """Send everything again, as a new run: for runs deleted from the dashboard."""
+    """Upload everything again as a new run, for runs deleted from the tracker."""
 
     def run(self) -> None:
         require_installed(self.to)
@@ -59,13 +59,13 @@ class Track:
         self._tell_where([folder for folder, outcome in outcomes.items() if outcome.startswith(SENT)])
         if failed := [folder for folder, outcome in outcomes.items() if outcome.startswith(FAILED)]:
             raise RunError(
-                f"{self.to} has not taken {len(failed)} of {len(folders)} runs; the same command tries again"
+                f"{len(failed)} of {len(folders)} runs could not be sent to {self.to}; the same command tries again"
             )
 
     def _push(self, folder: Path) -> str:
-        """Send one run; returns what became of it."""
+        """Upload one run; returns the outcome."""
         if held(folder, self.to):
-            return f"goes to {self.to} while it trains"
+            return f"is mirrored to {self.to} while it trains"
         labels = Labels.of_run(folder)
         if self.project or self.entity:
             labels = replace(labels, project=self.project or labels.project, entity=self.entity or labels.entity)
@@ -77,7 +77,7 @@ class Track:
         if run.record() is not None and not (folder / "curve.png").exists():
             draw_pictures(RunFolder(folder))
         if not lacks(self.to, run):
-            return f"{self.to} has all of it already; --again sends it anew"
+            return f"{self.to} has all of it already; --again uploads it anew"
         before = Positions(self.to, run).here
         follower = start_follower(self.to, folder, uuid.uuid4().hex[:8], labels, stdin=subprocess.DEVNULL)
         if not wait_for_follower(self.to, follower):
@@ -91,7 +91,7 @@ class Track:
         return f"{SENT} {', '.join(sent) or 'nothing that it did not have'}"
 
     def _tell_where(self, sent: Iterable[Path]) -> None:
-        """Print how to look at it."""
+        """Print how to view the runs."""
         runs = [Run.read(folder) for folder in sent if self.to == "trackio"]
         for where, project in dict.fromkeys((trackio_dir(r.results), self.project or r.labels.project) for r in runs):
             shown = shlex.quote(str(where)), shlex.quote(project)
@@ -108,11 +108,11 @@ def _runs(folder: Path) -> list[Path]:
     """The folders of runs at or below a folder.
 
     Raises:
-        RunError: if there is none that has logged anything.
+        RunError: if no run has logged anything.
     """
     if not folder.exists() and (RESULTS / folder).is_dir():
         folder = RESULTS / folder
     found = [run for run in find_runs(folder) if (run / "config.json").exists() and (run / "metrics.jsonl").exists()]
     if not found:
-        raise RunError(f"there is no run with metrics in {folder}; `snail train` makes one")
+        raise RunError(f"there is no run with metrics in {folder}; start one with `snail train`")
     return found

@@ -30,15 +30,15 @@ from runs.tracking import TrackerOptions
 from runs.training import build_learner, evaluate, load_model, train
 
 SOON = 300.0
-"""Seconds; of a training that takes longer it is said how long."""
+"""For trainings longer than this, in seconds, the expected time is printed."""
 
 
 @dataclass(frozen=True)
 class Train(TrackerOptions, RunConfig):
-    """Train one agent on one experiment, measure it on frozen test tasks, and leave a record.
+    """Train one agent on one experiment, test it on frozen tasks, and write a record.
 
-    The defaults shown are those of the chosen experiment, agent and budget: all of them can be changed.
-    `torchrun --nproc-per-node 2 -m runs.cli train ...` lets two processes train the run together, with equal results.
+    The defaults shown are those of the chosen experiment, agent and budget; all can be changed.
+    `torchrun --nproc-per-node 2 -m runs.cli train ...` trains the run with two processes, with equal results.
     """
 
     experiment: Positional[str]
@@ -49,25 +49,25 @@ class Train(TrackerOptions, RunConfig):
     algorithm: str | None = None
     """Training algorithm for trials: ppo or trpo; None: the default."""
     time_budget: str | None = None
-    """Stop in time, with a checkpoint to --resume from: 90s, 25m or 1h30m from the start; None: train to the end."""
+    """Stop with a checkpoint within this time, such as 90s, 25m or 1h30m, to --resume later; None: train to the end."""
     results: Path = RESULTS
-    """Folder of all results; the run gets one of its own in it."""
+    """Folder of all results; the run gets a subfolder."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
     threads: int | None = None
     """CPU threads; None: all cores."""
     data_root: Path | None = None
-    """Folder with the data sets; else $SNAIL_DATA, else a cache, filled by download."""
+    """Folder with the data sets; default: $SNAIL_DATA, then a cache, filled by download."""
     name: str | None = None
     """Name at the tracker; None: $WANDB_NAME, else EXPERIMENT/AGENT/FOLDER."""
     resume: bool = False
     """Continue an unfinished run from its checkpoint."""
     overwrite: bool = False
-    """Delete what the run's folder holds, and start over."""
+    """Delete the run's folder, and start over."""
 
     @classmethod
     def defaults(cls, args: Sequence[str]) -> Train:
-        """What all options are before ``args`` are read: they depend on the first few of them."""
+        """The default of every option, which depends on the first few of ``args``."""
         chooser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
         chooser.add_argument("--config", type=Path)
         chooser.add_argument("--agent")
@@ -85,7 +85,7 @@ class Train(TrackerOptions, RunConfig):
             given = {"agent": chosen.agent, "budget": chosen.budget, "algorithm": chosen.algorithm}
             also = ([named] if named else []) + [f"--{name}" for name, value in given.items() if value]
             if also:
-                raise RunError(f"--config says which run it is; leave out {' '.join(also)}")
+                raise RunError(f"--config determines the run; leave out {' '.join(also)}")
             config = _read_config(chosen.config)
         else:
             if named is None and not {"-h", "--help"} & set(args):
@@ -126,17 +126,17 @@ class Train(TrackerOptions, RunConfig):
             print(f"again: {train_command(config, folder.config_path)}")
 
     def _notice(self, config: RunConfig) -> str | None:
-        """How long the training will take, if that is long; None where it is not, or not known."""
+        """The expected time, if it is long; None if it is short or unknown."""
         try:
-            with contextlib.redirect_stderr(io.StringIO()):  # of damaged records other commands tell
+            with contextlib.redirect_stderr(io.StringIO()):  # other commands report damaged records
                 expected = Costs(self.results, machine_factor(measure=False)).of(config)
-        except ValueError:  # of a configuration that cannot be trained
+        except ValueError:  # the configuration cannot be trained
             return None
         if expected is None or expected.seconds < SOON:
             return None
         return (
             f"this takes about {show_duration(expected.seconds)} on one core; Ctrl-C saves a checkpoint, "
-            "and --budget demo takes some minutes"
+            "and --budget demo takes minutes"
         )
 
 
@@ -163,24 +163,24 @@ def _read_config(path: Path) -> RunConfig:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a run's last checkpoint again on its frozen test tasks, or on as many as you like."""
+    """Test a run's weights again on its frozen test tasks, on more of them, or on another experiment."""
 
     folder: Positional[str]
-    """The run's folder, or EXPERIMENT/AGENT of your results or the published ones."""
+    """The run's folder, or EXPERIMENT/AGENT of your results or the published runs."""
     test: Annotated[Test, options_of(Test)]
     on: str | None = None
-    """Test on the tasks of another experiment, as far as its shapes are the same: more pulls, episodes or shots."""
+    """Test on another experiment with the same shapes: more pulls, episodes or shots."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
     threads: int | None = None
     """CPU threads; None: all cores."""
     data_root: Path | None = None
-    """Folder with the data sets; else $SNAIL_DATA, else a cache, filled by download."""
+    """Folder with the data sets; default: $SNAIL_DATA, then a cache, filled by download."""
 
     @classmethod
     def defaults(cls, args: Sequence[str]) -> Evaluate:
-        """What all options are before ``args`` are read: those of the test are the run's."""
-        args = [a for before, a in zip(["", *args], args, strict=False) if before != "--on"]  # that one is no run
+        """The default of every option: those of the test are the run's."""
+        args = [a for before, a in zip(["", *args], args, strict=False) if before != "--on"]  # its value is not a run
         runs = [a for a in args if (Path(a) / "config.json").exists() or _experiment(a) in CATALOGUE]
         if named := [*runs, *(a for a in args[:1] if a and a[0] != "-")]:
             folder = find_trained(named[0], [RESULTS, PUBLISHED])
@@ -206,7 +206,7 @@ class Evaluate:
             results = evaluate(learner)
             print(f"on {self.on}: " + describe_results(trained, results))
             if (optimum := other.task.optimum()) is not None and len(results) == 1:
-                print(f"{results[0].mean / optimum:.1%} of what the best possible agent gets there, {optimum:.3f}")
+                print(f"{results[0].mean / optimum:.1%} of the optimum there, {optimum:.3f}")
             return
         print(describe_results(trained, evaluate(learner)))
         if (record := folder.result()) is not None and self.test == trained.test:

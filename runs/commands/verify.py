@@ -22,20 +22,20 @@ from runs.training import build_learner, evaluate, load_model
 
 @dataclass(frozen=True)
 class Verify:
-    """Test published weights again on the frozen tasks, and say whether the numbers agree with the records.
+    """Test published weights again on the frozen tasks, and compare the results with the records.
 
-    On the processor that a record names they are the same to the last digit. Elsewhere rounding makes some trials go
-    another way: then the differences, task by task, must be what chance gives (3 standard errors).
+    On the kind of CPU that a record names, the results are identical. On others, rounding changes the course of some
+    trials; then the mean difference over tasks must be within 3 standard errors.
     """
 
     runs: Positional[tuple[str, ...]] = ()
-    """Folders of runs; or of the published ones a table, EXPERIMENT or EXPERIMENT/AGENT. Default: all published."""
+    """Run folders, or a table, EXPERIMENT or EXPERIMENT/AGENT of the published runs. Default: all published runs."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
     threads: int | None = None
     """CPU threads; None: all cores."""
     data_root: Path | None = None
-    """Folder with the data sets; else $SNAIL_DATA, else a cache, filled by download."""
+    """Folder with the data sets; default: $SNAIL_DATA, then a cache, filled by download."""
 
     def run(self) -> None:
         machine = Machine.named(self.device, self.data_root, self.threads)
@@ -56,31 +56,31 @@ class Verify:
         found = [RunFolder(path) for top in dict.fromkeys(tops) for path in find_runs(top)]
         with_weights = [f for f in found if f.weights_path.exists() or f.checkpoint_path.exists()]
         if not with_weights:
-            raise RunError("none of these runs has weights to test; published are those of seed 0 of newer records")
+            raise RunError("none of these runs has weights; they are published for seed 0 of newer records")
         if left := len(found) - len(with_weights):
-            print(f"{left} of {len(found)} runs have no weights, and are left out", file=sys.stderr)
+            print(f"{left} of {len(found)} runs have no weights and are skipped", file=sys.stderr)
         return with_weights
 
     @staticmethod
     def _places(word: str) -> list[Path]:
-        """The folders that a word means."""
+        """The run folders that an argument names."""
         if (table := tables().get(word)) is not None:
             return [top for cell in table.cells if (top := PUBLISHED / cell.experiment).is_dir()]
         place = Path(word) if Path(word).is_dir() else PUBLISHED / word
         if not place.is_dir():
-            raise RunError(f"there is no run {word!r}, neither a folder nor published; `snail table` shows those")
+            raise RunError(f"there is no run {word!r}: neither a folder nor a published run")
         return [place]
 
 
 def verify(folder: RunFolder, machine: Machine) -> list[tuple[str, float, float, str]]:
-    """Each number of a finished run: its name, what the record says, what is measured now, and whether they agree.
+    """For each number of a finished run: its name, the record, the new result, and whether they agree.
 
     Raises:
         RunError: if the run has no record, or anything of it is damaged.
     """
     record, config = folder.result(), folder.config()
     if record is None:
-        raise RunError(f"{folder.path} has no record to agree with")
+        raise RunError(f"{folder.path} has no record to compare with")
     learner = build_learner(config, machine)
     load_model(learner, folder, config)
     measured = {m.name: m for m in evaluate(learner, quiet=True)}
@@ -94,7 +94,7 @@ def verify(folder: RunFolder, machine: Machine) -> list[tuple[str, float, float,
 
 def _verdict(r: dict, now: Measurement, samples: np.ndarray | None) -> str:
     if now.task_set != r["task_set"]:
-        return "differs: these are other test tasks"
+        return "differs: the test tasks are not the same"
     difference = now.mean - r["mean"]
     if abs(difference) < 1e-9:
         return "agrees exactly"

@@ -1,6 +1,6 @@
 """Configurations as frozen dataclasses, written to JSON and read back equal.
 
-A field of an abstract type holds any dataclass that derives from it: adding one changes nothing here.
+A field of an abstract type can hold any dataclass that derives from it, without changes here.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ T = TypeVar("T")
 
 
 def options_of(*bases: type) -> Any:
-    """Mark a field for the command line: it has the options of whatever stands in it, of a class derived from these.
+    """Mark a field for the command line: its options are those of its value, of a class derived from these.
 
     For ``field: Annotated[Base, options_of(Base)]``. The classes are looked up when the options are read, so that
     those of extensions are among them.
     """
 
     def choices() -> Any:
-        found = {k.__name__: k for base in bases for k in _choices(base)}  # of a class defined again the last
-        return Union[tuple(found.values())]  # noqa: UP007  # not written out
+        found = {k.__name__: k for base in bases for k in _choices(base)}  # the latest definition of each class
+        return Union[tuple(found.values())]  # noqa: UP007  # built at run time
 
     return tyro.conf.arg(constructor_factory=choices)
 
 
 def renamed(old: str, default: Any) -> Any:
-    """A field that had another name: configurations and command lines that use the ``old`` one are read as before."""
+    """A renamed field: configurations and command lines that use the ``old`` name still work."""
     return dataclasses.field(default=default, metadata={"was": old})
 
 
 def old_names(kind: Any) -> dict[str, str]:
-    """The former names of a dataclass's fields, and the present ones."""
+    """Former names of a dataclass's fields, mapped to the current ones."""
     return {f.metadata["was"]: f.name for f in dataclasses.fields(kind) if "was" in f.metadata}
 
 
@@ -52,7 +52,7 @@ def to_json(config: Any) -> str:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A dataclass as what ``json.loads(to_json(config))`` gives."""
+    """A dataclass as a dictionary: ``json.loads(to_json(config))``."""
     return json.loads(to_json(config))
 
 
@@ -65,11 +65,11 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 LARGEST = 10**12
-"""The largest size or count that a setting can be; seeds go to 2^63."""
+"""The largest size or count of a setting; seeds may be up to 2^63."""
 
 
 def check_values(config: Any) -> None:
-    """Check that the values of a configuration can be computed with.
+    """Check the ranges of a configuration's values.
 
     Raises:
         ValueError: for a seed that is negative or beyond 63 bits, another integer beyond `LARGEST`, a number that is
@@ -93,10 +93,10 @@ def check_values(config: Any) -> None:
 
 
 def from_dict(cls: type[T], data: Any, where: str = "config") -> T:
-    """The dataclass ``cls`` from the dictionary that ``to_dict`` made of it.
+    """The inverse of ``to_dict``: a dataclass ``cls`` from its dictionary.
 
-    A missing key means its default: a setting that is younger than the dictionary. So a new setting's default must be
-    what was done before there was a choice.
+    A missing key means its default: the setting is newer than the dictionary. So a new setting's default must be
+    the behaviour from before it existed.
 
     Raises:
         RunError: for an unknown key, a missing one without default or a value of another type; the message names the
@@ -156,22 +156,22 @@ def _read_union(kinds: tuple[Any, ...], data: Any, where: str) -> Any:
 
 
 def _read_named(kinds: tuple[Any, ...], data: dict[str, Any], where: str) -> Any:
-    """The dataclass that ``data`` names, which may be of any of the kinds."""
+    """The dataclass that ``data`` names, one of the kinds."""
     found = {(k.__module__, k.__qualname__): k for kind in kinds for k in _choices(kind)}
-    choices = found.values()  # of a class that is defined again, in a notebook say, the last
+    choices = found.values()  # the latest definition of a class, which a notebook may repeat
     named = [k for k in choices if data.get("type") in _names_of(k)]
     if len(named) > 1:
         modules = " and ".join(k.__module__ for k in named)
         raise RunError(f"{where}.type {data['type']!r} is the name of classes in {modules}; rename one")
     if not named:
         names = ", ".join(k.__name__ for k in choices)
-        hint = "; if it is of an extension: snail --extend FILE ..." if any(map(_is_abstract, kinds)) else ""
+        hint = "; if it comes from an extension: snail --extend FILE ..." if any(map(_is_abstract, kinds)) else ""
         raise RunError(f"{where}.type must be one of {names}, got {data.get('type')!r}{hint}")
     return _read_dataclass(named[0], data, where)
 
 
 def _names_of(kind: type) -> tuple[str, ...]:
-    """The name of a dataclass, and the one it had before, which it keeps as its ``FORMER_NAME``."""
+    """The name of a dataclass, and its ``FORMER_NAME`` if it has one."""
     return kind.__name__, *([vars(kind)["FORMER_NAME"]] if "FORMER_NAME" in vars(kind) else [])
 
 
@@ -181,7 +181,7 @@ def _is_abstract(kind: Any) -> bool:
 
 
 def _choices(kind: Any) -> Iterator[Any]:
-    """The dataclasses that a value of this kind may be of: itself, or those that derive from an abstract base."""
+    """The possible classes of a value of this kind: itself, or those that derive from an abstract base."""
     if not _is_abstract(kind):
         yield from [kind] if dataclasses.is_dataclass(kind) else []
         return
@@ -195,7 +195,7 @@ def _choices(kind: Any) -> Iterator[Any]:
 
 @cache
 def _field_types(kind: Any) -> dict[str, Any]:
-    """The types of a dataclass's fields; resolving them is most of the work of reading a record."""
+    """The types of a dataclass's fields, cached: resolving them dominates the time of reading a record."""
     types = get_type_hints(kind)
     return {f.name: types[f.name] for f in dataclasses.fields(kind)}
 
@@ -215,5 +215,5 @@ def _read_dataclass(kind: Any, data: Any, where: str) -> Any:
     if unknown:
         raise RunError(f"{where} has an unknown key {min(unknown)!r}; known are {', '.join(hints)}")
     if missing:
-        raise RunError(f"{where} lacks the key {min(missing)!r}")
+        raise RunError(f"{where} has no key {min(missing)!r}")
     return kind(**{name: _read(hints[name], data[name], f"{where}.{name}") for name in data})

@@ -39,11 +39,11 @@ OTHER_NAMES = {
     "num-workers": "workers",
     "n-trials": "trials",
 }
-"""Options of other suites (cleanrl, Stable-Baselines3, LibFewShot), and what they are called here."""
+"""Options of other suites (cleanrl, Stable-Baselines3, LibFewShot), mapped to their names here."""
 
 
 def suggestion(word: str, known: Sequence[str], prefix: str, help_command: str) -> str:
-    """Advice for an unknown word: the name it has here, an option that ends in it, or the nearest."""
+    """Advice for an unknown word: its name here, an option that ends in it, or the nearest word."""
     names = [OTHER_NAMES.get(word, ""), *(name for name in known if name.endswith(f".{word}"))]
     near = [name for name in names if name in known] or difflib.get_close_matches(word, known, n=1)
     return f"did you mean {prefix}{near[0]}?" if near else f"`{help_command}` shows all"

@@ -1,1 +1,1 @@
-"""A page of all runs: read, drawn into one file that needs no network, and served to this machine alone."""
+"""The page of all runs: one self-contained file, served to this machine only."""

@@ -1,4 +1,4 @@
-"""Runs read from their folders as plain data; a damaged run costs a warning, not the others."""
+"""Reads runs from their folders as plain data; a damaged run costs only a warning."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Curves:
-    """Metrics that were logged at the same steps.
+    """Metrics logged at the same steps.
 
     steps, seconds: (L,) updates and seconds of training so far, increasing.
-    units: (L,) environment steps or episodes so far; None where no throughput was logged.
-    metrics: each (L,), the mean over the updates since the line before.
+    units: (L,) environment steps or episodes so far; None if no throughput was logged.
+    metrics: each (L,), means over the updates since the previous line.
     """
 
     steps: Floats
@@ -43,13 +43,13 @@ class Curves:
 class Run:
     """One run.
 
-    name: its folder below the one that was searched, and its name in the page's address; no other run's.
-    published: whether it is one of the records that published numbers come from.
-    config: the configuration, without what only names the run; settings younger than the run at their defaults.
-    record: what the record says besides its results and its configuration; empty for an unfinished run.
-    results: one dictionary a measured number, as in the record.
-    unit: what throughput counts, in the plural; None where nothing says it.
-    logged: when something was last written.
+    name: its folder relative to the one that was searched; unique, and used in the page's URL.
+    published: whether it is one of the published runs.
+    config: the configuration, without the names; settings newer than the run at their defaults.
+    record: the record without results and configuration; empty for an unfinished run.
+    results: one dictionary per measured number, as in the record.
+    unit: the unit of throughput, in the plural; None if unknown.
+    logged: time of the last write.
     """
 
     folder: Path
@@ -69,23 +69,23 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether it has left a record."""
+        """Whether it has a record."""
         return bool(self.record)
 
     @property
     def learns(self) -> bool:
-        """Whether its curves are of learning; a classical method logs the settings it tries."""
+        """Whether it has learning curves; a classical method logs the settings it tries."""
         return self.agent not in METHODS
 
     @property
     def settings(self) -> str:
-        """What runs of several seeds must share to be averaged."""
+        """The key that runs must share to be averaged over seeds."""
         return json.dumps([self.experiment, self.agent, self.budget, self.config], sort_keys=True)
 
 
 @dataclass(frozen=True)
 class Found:
-    """All runs below some folders, and a line for each thing that could not be read."""
+    """All runs below some folders, and a warning for everything that could not be read."""
 
     runs: Sequence[Run]
     warnings: Sequence[str]
@@ -93,10 +93,10 @@ class Found:
 
 @dataclass
 class Collector:
-    """Reads the runs below folders; one whose files are as they were the last time is not read again.
+    """Reads the runs below folders, again only if their files have changed.
 
-    folders: where to look; of a run that lies in several, copied whole, the first is taken.
-    published: the one of them whose runs are published.
+    folders: where to look; if a run is in several of them, as a copy, the first is taken.
+    published: the folder of the published runs.
     """
 
     folders: Sequence[Path]
@@ -105,7 +105,7 @@ class Collector:
     _found: Found | None = None
 
     def collect(self) -> Found:
-        """All runs, in the order of folders and names; the very same object as long as nothing has changed."""
+        """All runs, in the order of folders and names; the same object as long as nothing has changed."""
         known, self._known = self._known, {}
         for top in self.folders:
             for folder in find_runs(top):
@@ -128,13 +128,13 @@ class Collector:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """All files that a run is read from."""
+    """All files from which a run is read."""
     yield from (folder / name for name in ("config.json", "result.json", "metrics.jsonl"))
     yield from sorted((folder / "attention").glob("*.png"))
 
 
 def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    """What changes when any of the run's files does."""
+    """A stamp that changes when any of the run's files does."""
     found = []
     for path in _files(folder):
         try:
@@ -152,7 +152,7 @@ def _read_safely(folder: Path, top: Path, published: bool) -> tuple[Run | None, 
     except RunError as e:
         return None, [*warnings, f"{e}; left out"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as e:
-        return None, [*warnings, f"{folder} is not a whole run ({type(e).__name__}: {e}); left out"]
+        return None, [*warnings, f"{folder} is not a complete run ({type(e).__name__}: {e}); skipped"]
 
 
 def _read(folder: Path, top: Path, published: bool, warnings: list[str]) -> Run:
@@ -196,7 +196,7 @@ def _read(folder: Path, top: Path, published: bool, warnings: list[str]) -> Run:
 
 
 def _with_defaults(config: Any) -> dict[str, Any]:
-    """The configuration with newer settings at their defaults; as it stands if it can no longer be read."""
+    """The configuration with newer settings at their defaults; unchanged if it can no longer be parsed."""
     try:
         return to_dict(from_dict(RunConfig, config))
     except RunError:
@@ -204,7 +204,7 @@ def _with_defaults(config: Any) -> dict[str, Any]:
 
 
 def _result(r: Mapping[str, Any]) -> dict[str, Any]:
-    """A record's number, its mean and interval made sure of."""
+    """A measured number of a record, checked."""
     return {**r, "metric": str(r["metric"]), "mean": float(r["mean"]), "ci95": float(r["ci95"]), "n": int(r["n"])}
 
 
@@ -213,7 +213,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _ordered(lines: Iterable[Any], folder: Path, warnings: list[str]) -> list[dict[str, Any]]:
-    """The lines that say when they were logged and follow each other."""
+    """The lines with valid, increasing steps and times."""
     kept: list[dict[str, Any]] = []
     left_out = 0
     step = -math.inf
@@ -224,12 +224,12 @@ def _ordered(lines: Iterable[Any], folder: Path, warnings: list[str]) -> list[di
         else:
             left_out += 1
     if left_out:
-        warnings.append(f"{folder / 'metrics.jsonl'}: {left_out} lines do not follow the one before; left out")
+        warnings.append(f"{folder / 'metrics.jsonl'}: {left_out} lines are out of order; skipped")
     return kept
 
 
 def _curves(lines: Sequence[dict[str, Any]], unit: str | None) -> list[Curves]:
-    """The metrics, put together where they were logged at the same steps."""
+    """The metrics, grouped by the steps at which they were logged."""
     steps = np.array([line[UPDATE] for line in lines], np.float64)
     seconds = np.maximum.accumulate([line[SECONDS] for line in lines], dtype=np.float64)
     units = None if unit is None else np.array([line[unit] for line in lines], np.float64)
@@ -250,7 +250,7 @@ def _curves(lines: Sequence[dict[str, Any]], unit: str | None) -> list[Curves]:
 def thinned(curves: Curves, points: int) -> Curves:
     """The curves at no more than ``points`` steps.
 
-    A logged line is the mean over the updates since the line before; so is what stands for several lines.
+    A logged line is the mean over the updates since the previous line; merged lines are averaged accordingly.
     """
     L = len(curves.steps)
     if points >= L:

@@ -1,4 +1,4 @@
-"""All runs on one self-contained page: style, program, data and pictures are inside."""
+"""All runs on one self-contained page, with style, script, data and pictures inside."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from runs.results.tables import render, tables
 from runs.system.progress import progress_bar
 
 POINTS = 2000
-"""Points of a curve that are drawn; what was logged more often is averaged."""
+"""Points per curve; metrics that were logged more often are averaged."""
 CURVE_BYTES = 6_500_000
-"""What all curves may take; of very many runs fewer points are drawn."""
+"""Bytes of all curves; with very many runs, fewer points are drawn."""
 PICTURE_BYTES = 2_000_000
-"""What all pictures may take, but for the last; those beyond are named with their place."""
+"""Bytes of all pictures; those beyond are linked instead."""
 PICTURE_WIDTH = 900
-"""Pixels; wider pictures are scaled down."""
+"""Maximum width of pictures in pixels; wider ones are scaled down."""
 
 
 @dataclass
 class Report:
-    """What is shown of the runs below some folders: read anew, when asked, as far as something has changed.
+    """The data of the page, read again as far as something has changed.
 
-    folders: where to look; a number that was measured in several is taken from the first.
-    published: the one of them whose runs are published.
+    folders: where to look; a number that is in several of them is taken from the first.
+    published: the folder of the published runs.
     """
 
     folders: Sequence[Path]
@@ -55,14 +55,14 @@ class Report:
         self._collector = Collector(self.folders, self.published)
 
     def find(self) -> Found:
-        """The runs as they are now; the very same object as long as nothing has changed."""
+        """The current runs; the same object as long as nothing has changed."""
         return self._collector.collect()
 
     def data(self, found: Found, beside: Path, live: bool = False) -> dict[str, Any]:
-        """All that the page shows of the runs, ready for JSON.
+        """The data of the page, ready for JSON.
 
-        beside: the folder that links are relative to.
-        live: whether the page shall ask for news.
+        beside: the folder to which links are relative.
+        live: whether the page polls for changes.
         """
         return {
             "made": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -77,7 +77,7 @@ class Report:
 
     def _runs(self, found: Found, beside: Path) -> list[dict[str, Any]]:
         columns = sum(3 + len(c.metrics) for run in found.runs for c in run.curves)
-        points = max(50, min(POINTS, CURVE_BYTES * 3 // (4 * 4 * max(1, columns))))  # 4 bytes, as 4/3 characters each
+        points = max(50, min(POINTS, CURVE_BYTES * 3 // (4 * 4 * max(1, columns))))  # float32 in base64
         room = PICTURE_BYTES
         plain = []
         with progress_bar(len(found.runs), "report", unit="run", delay=2.0, leave=False) as bar:
@@ -98,10 +98,10 @@ class Report:
         return self._pictures[key]
 
     def _rendered(self, found: Found) -> list[dict[str, str]]:
-        """The tables; made again only when another number has been measured."""
+        """The tables, made again only when there are new numbers."""
         stamp = [(run.folder, run.record.get("finished")) for run in found.runs if run.finished]
         if self._tables is None or self._tables[0] != stamp:
-            with contextlib.redirect_stderr(io.StringIO()):  # what is damaged is said on the page
+            with contextlib.redirect_stderr(io.StringIO()):  # the page lists what is damaged
                 results = read_results(self.folders)
                 known = tables().values()
                 rendered = [{"name": t.name, "title": t.title, "html": render(t, results, "html")} for t in known]
@@ -110,9 +110,9 @@ class Report:
 
 
 def page(data: Mapping[str, Any]) -> str:
-    """The whole page. What records say stands in it as data and never as markup."""
+    """The whole page. Contents of records are embedded as data, never as markup."""
     script = "\n".join(_asset(name) for name in ("vendor/uPlot.iife.min.js", "curves.js", "panels.js", "page.js"))
-    # nothing may run but the program itself, and nothing be fetched but news from where the page came from
+    # only the page's own script may run, and only its own server may be contacted
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (
         f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
@@ -127,12 +127,12 @@ def page(data: Mapping[str, Any]) -> str:
 
 
 def to_json(data: Any) -> str:
-    """JSON that may stand inside a page: nothing in it can end the element that it is in."""
+    """JSON that is safe inside a page: nothing in it can end its element."""
     return json.dumps(_finite(data), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _finite(value: Any) -> Any:
-    """The value with words for the numbers that JSON has none for."""
+    """The value with strings for numbers that JSON cannot represent."""
     if isinstance(value, Mapping):
         return {str(k): _finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -187,17 +187,17 @@ def _encoded(curves: Curves) -> dict[str, Any]:
 
 
 def _base64(values: np.ndarray) -> str:
-    """Little-endian single precision, which is what the page reads."""
+    """Base64 of little-endian float32, as the page reads it."""
     return base64.b64encode(values.astype("<f4").tobytes()).decode()
 
 
 def _shown(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings under one name each, lists as text."""
+    """Flat settings, lists as text."""
     return {name: json.dumps(x) if isinstance(x, (list, tuple)) else x for name, x in flat(settings).items()}
 
 
 def encode_picture(path: Path) -> str | None:
-    """A PNG as a data address, scaled down if it is wide; None if it is too big, or damaged."""
+    """A PNG as a data URL, scaled down if it is wide; None if it is too big or damaged."""
     try:
         from PIL import Image
     except ImportError:
@@ -209,7 +209,7 @@ def encode_picture(path: Path) -> str | None:
             small.thumbnail((PICTURE_WIDTH, 4 * PICTURE_WIDTH))
             buffer = io.BytesIO()
             small.quantize(256).save(buffer, format="PNG")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # what a damaged file makes pillow say
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # errors of Pillow for damaged files
         return None
     return _data_address(buffer.getvalue())
 
@@ -219,7 +219,7 @@ def _data_address(png: bytes) -> str:
 
 
 def _optima(found: Found) -> dict[str, float]:
-    """What no agent can pass in expectation, where that is known and the same for all runs of an experiment."""
+    """The optimum, if it is known and the same for all runs of an experiment."""
     tasks: dict[str, dict[str, Any]] = {}
     for run in found.runs:
         task = run.config.get("task")

@@ -1,4 +1,4 @@
-"""Serves the page to this machine alone, made anew from the runs' folders whenever they have changed."""
+"""Serves the page to this machine only, updated whenever the runs' folders change."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from runs.system.errors import RunError
 
 LOOPBACK = "127.0.0.1"
 NAMES = (LOOPBACK, "localhost")
-"""What the server may be called: a page of another name that resolves to this machine gets nothing."""
+"""Accepted host names: requests under other names that resolve to this machine (DNS rebinding) are rejected."""
 
 
 class Live:
-    """The page and its data as they are now; asked by many threads."""
+    """The current page and its data, for several threads."""
 
     def __init__(self, report: Report, beside: Path):
         self._report, self._beside = report, beside
@@ -27,7 +27,7 @@ class Live:
         self._json = b""
 
     def data(self) -> tuple[bytes, str]:
-        """The JSON, and a tag that is another when it is."""
+        """The JSON, and a tag that changes with it."""
         with self._lock:
             self._refresh()
             return self._json, f'"{self._data["made"]}"'
@@ -62,7 +62,7 @@ class _Handler(BaseHTTPRequestHandler):
             if self.headers.get("If-None-Match") == tag:
                 return self._answer(304, b"", "application/json", tag)
             return self._answer(200, data, "application/json", tag)
-        self._answer(404, b"there is nothing here but / and /data.json", "text/plain")
+        self._answer(404, b"not found: only / and /data.json exist", "text/plain")
 
     def _answer(self, status: int, body: bytes, kind: str, tag: str | None = None) -> None:
         self.send_response(status)
@@ -78,19 +78,19 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing of requests."""
+        """Do not log requests."""
 
 
 class Server(ThreadingHTTPServer):
-    """Answers GET of the page and of its data, on the loopback address."""
+    """Serves the page and its data on the loopback address."""
 
     daemon_threads = True
 
     def __init__(self, live: Live, port: int):
-        """Take the port; 0 takes any that is free.
+        """Bind to the port; 0: any free port.
 
         Raises:
-            RunError: if it is taken.
+            RunError: if it is in use.
         """
         self.live = live
         try:
@@ -101,8 +101,8 @@ class Server(ThreadingHTTPServer):
 
     @property
     def address(self) -> str:
-        """Where a browser finds it."""
+        """The URL of the page."""
         return f"http://{LOOPBACK}:{self.server_port}/"
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A browser that has gone away is not an error."""
+        """A closed connection is not an error."""

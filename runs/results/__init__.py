@@ -1,1 +1,1 @@
-"""What runs leave behind, and what is made of it: tables, pictures, comparisons."""
+"""Results of runs: records, tables, figures, comparisons."""

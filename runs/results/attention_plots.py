@@ -1,4 +1,4 @@
-"""Draws what a trained model attends to: PNGs, and a page that holds them all. matplotlib is an extra."""
+"""Draws attention maps: PNGs, and a page with all of them. matplotlib is an extra."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from runs.results.folder import writing
 from runs.system.errors import RunError
 
 Picture = tuple[str, str, Any]
-"""Name of the file, what it shows, and the figure."""
+"""File name, caption and figure."""
 
 
 def title(config: RunConfig) -> str:
-    """What stands above the pictures of a run."""
+    """The title of a run's pictures."""
     return f"{config.experiment} {config.agent}, {config.budget} budget, seed {config.seed}"
 
 
@@ -32,16 +32,16 @@ def attends(maps: AttentionMaps | None) -> TypeGuard[AttentionMaps]:
 
 
 def draw(maps: AttentionMaps | None, title: str, folder: Path) -> list[Path]:
-    """Draw into the folder: a PNG for each layer that attends, and ``attention.html`` with all of them.
+    """Draw into the folder: a PNG for each attention layer, and ``attention.html`` with all of them.
 
     Returns:
         The files, the page last.
 
     Raises:
-        RunError: if nothing in the model attends, matplotlib is not installed or the folder cannot be written.
+        RunError: if the model has no attention, matplotlib is not installed or the folder cannot be written.
     """
     if not attends(maps):
-        raise RunError(f"{title}: nothing in this model attends; try a run of snail or of transformer")
+        raise RunError(f"{title}: this model has no attention; try a run of snail or transformer")
     try:
         import matplotlib  # noqa: F401
     except ImportError as e:
@@ -53,7 +53,7 @@ def draw(maps: AttentionMaps | None, title: str, folder: Path) -> list[Path]:
         raise RunError(f"cannot write {folder}: {e.strerror}") from e
     paths, sections = [], []
     for name, about, figure in pictures:
-        at_most = int(14 * figure.get_figwidth())  # letters of this size in a line
+        at_most = int(14 * figure.get_figwidth())  # characters per line at this size
         figure.suptitle("\n".join(line for text in (title, about) for line in wrap(text, at_most)), fontsize=10)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=110)
@@ -76,7 +76,7 @@ _PAGE = """<!doctype html>
 <style>body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }}
 img {{ max-width: 100% }}</style></head>
 <body><h1>{title}</h1>
-<p>Dark is much, white is nothing. Weights of several heads are averaged.</p>
+<p>Darker means more weight; white is 0. Weights are averaged over heads.</p>
 {body}
 </body></html>
 """
@@ -89,7 +89,7 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _image(axes: Any, x: Tensor) -> None:
-    """Show an image (C, height, width) uint8, in colour if it has any."""
+    """Show an image (C, height, width) uint8, in colour if it has three channels."""
     axes.imshow((x[0] if len(x) == 1 else x.permute(1, 2, 0)).numpy(), cmap="gray_r", vmin=0, vmax=255)
     axes.set_xticks([])
     axes.set_yticks([])
@@ -123,7 +123,7 @@ def _episode(maps: EpisodeAttention) -> list[Picture]:
                 if shares[q, s] >= 0.1:
                     colour = "white" if shares[q, s] > 0.6 * shares.max() else "black"
                     axes.text(s, q, f"{shares[q, s]:.1f}", ha="center", va="center", fontsize=8, color=colour)
-        about = f"attention layer {n}: how much each query (left) looks at the support (top); numbers are classes"
+        about = f"attention layer {n}: weights of each query (left) on the support (top); numbers are classes"
         pictures.append((f"layer-{n}", about, figure))
     if maps.glimpses:
         pictures.append(_glimpses(maps))
@@ -131,7 +131,7 @@ def _episode(maps: EpisodeAttention) -> list[Picture]:
 
 
 def _glimpses(maps: EpisodeAttention) -> Picture:
-    """The images of the queries, and over them where each glimpse maps."""
+    """The images of the queries, overlaid with the weights of each glimpse."""
     S, Q, G = len(maps.support), len(maps.query), len(maps.glimpses)
     figure = _figure(1.2 * (G + 1), 0.6 + 1.2 * Q)
     grid = figure.subplots(Q, G + 1, squeeze=False)
@@ -145,7 +145,7 @@ def _glimpses(maps: EpisodeAttention) -> Picture:
             )
     for g in range(G):
         grid[0][g + 1].set_title(f"glimpse {g + 1}", fontsize=9)
-    return "glimpses", "where each glimpse looks, over the queries", figure
+    return "glimpses", "weights of each glimpse, over the queries", figure
 
 
 def _trial(maps: PlayedTrial) -> list[Picture]:
@@ -156,7 +156,7 @@ def _trial(maps: PlayedTrial) -> list[Picture]:
     for n, weights in enumerate(maps.layers, 1):
         figure = _figure(7.5, 8.5)
         top, main = figure.subplots(2, 1, sharex=True, height_ratios=[1, 4])
-        # what the agent is told at step s is what came of its action at s - 1
+        # the input at step s has the outcome of the action at s - 1
         told = range(1, T)
         actions = maps.actions[:-1].reshape(T - 1, -1)  # (T - 1, D)
         points = top.scatter(
@@ -177,5 +177,5 @@ def _trial(maps: PlayedTrial) -> list[Picture]:
             axis.set_major_locator(MaxNLocator(integer=True))
         main.set_xlabel("step looked at")
         main.set_ylabel("step that looks")
-        pictures.append((f"layer-{n}", f"attention layer {n}: which past steps each step looks at", figure))
+        pictures.append((f"layer-{n}", f"attention layer {n}: weights of each step on past steps", figure))
     return pictures

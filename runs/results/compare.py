@@ -1,4 +1,4 @@
-"""Comparing runs: final numbers with intervals, tests of their differences, what was configured differently."""
+"""Compares runs: results with intervals, tests of differences, differing settings."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from runs.results.statistics import (
 from runs.system.errors import RunError
 
 IntervalOf = Callable[[Sequence[float]], Estimate]
-"""Mean of samples, with an interval; NaN ends where there is one."""
+"""Function from samples to their mean with an interval; NaN bounds for a single sample."""
 
 
 @dataclass(frozen=True)
 class Number:
-    """What the runs of a group give for one measured number.
+    """One measured number of a group of runs.
 
     over_tasks: their mean, with the interval over test tasks.
     """
@@ -47,12 +47,12 @@ class Number:
 
     @cached_property
     def over_tasks(self) -> Estimate:
-        """Over seeds and test tasks."""
+        """Mean over seeds and test tasks."""
         return mean_over_tasks(self.results)
 
     @cached_property
     def samples(self) -> np.ndarray | None:
-        """(n,) mean over seeds for each test task; None if they were not kept or seeds had different tasks."""
+        """(n,) mean over seeds for each test task; None if there are no samples or seeds had different tasks."""
         found = [r.samples() for r in self.results]
         if any(x is None for x in found) or len({r.task_set for r in self.results}) > 1:
             return None
@@ -61,7 +61,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that are alike but for the seed."""
+    """Runs that differ only in their seed."""
 
     experiment: str
     agent: str
@@ -71,16 +71,16 @@ class Group:
     numbers: tuple[Number, ...]
     seconds: float
     distinction: str = ""
-    """Settings that tell it from others of the same agent and budget."""
+    """Settings that distinguish it from others of the same agent and budget."""
 
     @property
     def label(self) -> str:
-        """What it is called beside the others."""
+        """Its label in the comparison."""
         return f"{self.agent} {self.budget}" + (f" ({self.distinction})" if self.distinction else "")
 
     @cached_property
     def optimum(self) -> float | None:
-        """What no agent can pass on its task, which need not be the catalogue's; None where it is not known."""
+        """The optimum of its task, which need not be the catalogue's; None if unknown."""
         return task_optimum(self.settings.get("task"))
 
     def curve(self) -> Curve:
@@ -95,14 +95,14 @@ def find_groups(
     """The finished runs that the targets name, grouped, in the order of the targets.
 
     Args:
-        targets: folders of runs, or with runs below them, or experiments, of which all runs in ``folders`` are meant,
+        targets: folders with runs, or experiments, for all their runs in ``folders``,
             or EXPERIMENT/AGENT.
-        folders: of results, the first to be preferred where a run is in several.
-        budget: only runs of this budget; None: of all.
+        folders: results folders; if a run is in several, the first is used.
+        budget: only runs of this budget; None: all.
         where: only runs that have these settings, such as ``training.learning-rate=0.001``.
 
     Raises:
-        RunError: for a target without any such finished run, or a setting that none of its runs has.
+        RunError: for a target without such finished runs, or a setting that none of its runs has.
     """
     wanted = [_setting(word) for word in where]
     found: dict[Path, list[Result]] = {}
@@ -136,7 +136,7 @@ def _setting(word: str) -> tuple[str, str]:
 
 
 def _has(result: Result, name: str, value: str) -> bool:
-    """Whether a run has the setting, numbers being equal however they are written."""
+    """Whether a run has the setting; numbers are compared by value."""
     found = flat(json.loads(result.settings)).get(name)
     try:
         return not isinstance(found, bool) and float(value) == float(found)  # type: ignore[arg-type]
@@ -145,7 +145,7 @@ def _has(result: Result, name: str, value: str) -> bool:
 
 
 def _distinguished(groups: list[Group]) -> list[Group]:
-    """Groups of the same agent and budget in an experiment get the settings in which they differ into their labels."""
+    """Add the differing settings to the labels of groups with the same experiment, agent and budget."""
     named: dict[tuple[str, str], list[Group]] = {}
     for group in groups:
         named.setdefault((group.experiment, group.label), []).append(group)
@@ -188,14 +188,14 @@ def _group(runs: list[list[Result]]) -> Group:
 Format = Literal["text", "markdown", "latex", "csv"]
 _STYLES = {"text": "simple", "markdown": "pipe", "latex": "latex_booktabs"}
 ABOUT_P = (
-    "p is over test tasks: it tells these trained agents apart, on other tasks too. How another training of either "
-    "would have come out it does not say; that takes several seeds."
+    "p is over test tasks: it compares these trained agents, also on other tasks. How another training of either "
+    "would have turned out takes several seeds to tell."
 )
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A table of a comparison, with what is said above and below it."""
+    """A table of a comparison, with title and caption."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[object]]
@@ -203,7 +203,7 @@ class Grid:
     note: str = ""
 
     def text(self, style: Format) -> str:
-        """The table in a format; of csv the caption is a comment."""
+        """The table in a format; in csv the caption is a comment."""
         if style == "csv":
             buffer = io.StringIO()
             csv.writer(buffer, lineterminator="\n").writerows([self.head, *self.rows])
@@ -216,9 +216,9 @@ class Grid:
 
 
 def describe_groups(groups: Sequence[Group], over_seeds: IntervalOf = t_interval, style: Format = "text") -> str:
-    """All that is compared of the groups, as text: an experiment a section, and what holds over experiments.
+    """The comparison of the groups as text: a section per experiment, and aggregates over experiments.
 
-    ``over_seeds`` makes the interval over seeds of their means, one each.
+    ``over_seeds`` computes the interval over seeds from their means.
     """
     by_experiment: dict[str, list[Group]] = {}
     for group in groups:
@@ -274,7 +274,7 @@ def _differences(having: list[tuple[Group, Number]]) -> Grid:
     """The first group against each of the others."""
     (first, ours), *others = having
     rows = [[group.label, *_difference(ours, theirs), _improvement(ours, theirs)] for group, theirs in others]
-    head = [f"{first.label} less", "difference, 95% CI", "p", "test", "better by chance of"]
+    head = [f"{first.label} less", "difference, 95% CI", "p", "test", "P(better)"]
     return Grid(head, rows, note=ABOUT_P if any(row[2] for row in rows) else "")
 
 
@@ -292,7 +292,7 @@ def _difference(ours: Number, theirs: Number) -> tuple[str, str, str]:
 
 
 def _improvement(ours: Number, theirs: Number) -> str:
-    """That a training of ours beats one of theirs: a matter of seeds."""
+    """Probability that one training of ours beats one of theirs, over seeds."""
     scores = [np.array([r.mean for r in n.results]) for n in (ours, theirs)]
     if min(map(len, scores)) < 2:
         return "" if len(scores[0]) == len(scores[1]) == 1 else "needs 2 seeds each"
@@ -305,7 +305,7 @@ def _interval(e: Estimate) -> str:
 
 
 def _over_experiments(by_experiment: Mapping[str, list[Group]]) -> tuple[str, list[Grid]] | None:
-    """Agents over all experiments that have them: shares of the optimum, which are comparable."""
+    """Aggregates of agents over all experiments, as shares of the optimum."""
     shares: dict[str, dict[str, np.ndarray]] = {}
     for name, groups in by_experiment.items():
         for group in groups:
@@ -323,24 +323,22 @@ def _over_experiments(by_experiment: Mapping[str, list[Group]]) -> tuple[str, li
         ours, theirs = ([scores[key] for key in sorted(whole)] for scores in (complete[first], found))
         chance = "" if label == first else _interval(probability_of_improvement(ours, theirs))
         rows.append([label, _interval(interquartile_mean(theirs)), chance])
-    head = ["agent", "interquartile mean of shares of the optimum", f"{first} is better by chance of"]
-    note = (
-        "95% intervals, where every experiment has 2 seeds or more, by bootstrap over seeds, experiments being fixed."
-    )
+    head = ["agent", "interquartile mean of shares of the optimum", f"P({first} better)"]
+    note = "95% intervals, if every experiment has 2 seeds or more, by bootstrap over seeds with fixed experiments."
     return f"over {len(whole)} measured numbers", [Grid(head, rows, note=note)]
 
 
 def _settings(groups: Sequence[Group]) -> Grid:
-    """The keys of the configuration in which the groups differ, each with their values."""
+    """The settings in which the groups differ, with their values."""
     rows = [[name, *values] for name, values in _differing([g.settings for g in groups]).items()]
-    rows = rows or [["nothing but the seed", *("" for _ in groups)]]
+    rows = rows or [["only the seed", *("" for _ in groups)]]
     return Grid(["what differs", *(g.label for g in groups)], rows)
 
 
 def _differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Settings that differ, each with the values of all; "-" where there is none.
+    """Settings that differ, each with the values of all groups; "-" if a group does not have it.
 
-    Settings that only one kind of agent has are left out: its type tells.
+    Settings that only one kind of agent has are omitted: its type is shown.
     """
     texts = [{k: str(x) for k, x in flat(s).items()} for s in settings]
     keys = [k for k in dict.fromkeys(k for t in texts for k in t) if len({t[k] for t in texts if k in t}) > 1]

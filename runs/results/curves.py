@@ -1,4 +1,4 @@
-"""Learning curves: what a metric did over training, in one run, or over several seeds of the same run."""
+"""Learning curves of one run, or over several seeds."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from runs.results.statistics import t_interval
 
 Axis = Literal["env_steps", "episodes", "update", "time/seconds"]
 Lines = Sequence[Mapping[str, Any]]
-"""A run's metrics, as its ``metrics.jsonl`` has them."""
+"""A run's metrics: the lines of its ``metrics.jsonl``."""
 POINTS = 200
-"""Places that the runs of several seeds, which log at different ones, are interpolated to."""
+"""Number of common points to which runs of several seeds are interpolated."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Band:
     """A metric over updates or seconds: ``x`` and ``mean`` (n,), and the ends of its 95% interval over seeds, or of
     the range of two.
 
-    low, high: None where there is one seed.
+    low, high: None for a single seed.
     """
 
     x: NDArray[np.float64]
@@ -34,17 +34,17 @@ class Band:
 
 
 def points(lines: Lines, metric: str, axis: Axis) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Where a run has logged the metric, (n,) each, in the order of ``axis``."""
+    """The points at which a run has logged the metric, (n,) each, in the order of ``axis``."""
     found = [(line[axis], line[metric]) for line in lines if metric in line and axis in line]
     x, y = np.array(found, dtype=np.float64).reshape(-1, 2).T
     return x, y
 
 
 def band(runs: Sequence[Lines], metric: str, axis: Axis) -> Band | None:
-    """The metric's mean over the runs, with Student's interval or the range of two; None where none has logged it.
+    """The metric's mean over the runs, with Student's interval or the range of two; None if none has logged it.
 
-    Several runs are interpolated to common places, from where all have begun to where the first ends: beyond that the
-    mean would be one of others.
+    Several runs are interpolated to common points, up to the end of the shortest: beyond that the
+    mean would be over fewer runs.
     """
     curves = [(x, y) for lines in runs for x, y in [points(lines, metric, axis)] if len(x)]
     if not curves:
@@ -55,7 +55,7 @@ def band(runs: Sequence[Lines], metric: str, axis: Axis) -> Band | None:
     x = np.linspace(first, max(first, last), POINTS)
     y = np.stack([np.interp(x, *curve) for curve in curves])  # (seeds, POINTS)
     mean = y.mean(0)
-    if len(curves) == 2:  # Student's interval would be six times as wide, and stretch the axis
+    if len(curves) == 2:  # with two seeds, Student's interval would be six times as wide
         return Band(x, mean, y.min(0), y.max(0), 2)
     half = np.array([t_interval(column).half for column in y.T])
     return Band(x, mean, mean - half, mean + half, len(curves))

@@ -1,4 +1,4 @@
-"""A second view of the tables: agents after equal seconds of training, where the tables have equal updates."""
+"""Agents after equal training time, where the tables have equal updates."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from runs.results.records import Result
 from runs.results.tables import learns
 
 TAIL = 10
-"""The last one of so many parts of the curve is averaged."""
+"""The last 1 / TENTH of the curve is averaged."""
 
 
 def learned_in_full(results: Iterable[Result], folder: Path) -> dict[str, list[Group]]:
-    """By experiment, its agents trained by the full budget as the catalogue has it now, where there are several."""
+    """By experiment, the agents trained with the full budget and the current configuration, if there are several."""
     current = {
         (r.experiment, r.agent) for r in results if r.budget == "full" and r.current and learns(r.experiment, r.agent)
     }
@@ -44,7 +44,7 @@ def score_after(runs: Sequence[Lines], metric: str, seconds: float) -> float:
 
 
 def equal_seconds(groups: Sequence[Group]) -> tuple[str, float, dict[str, float]]:
-    """The metric of the curves, the seconds of the agent that was done first, and every agent's score after these."""
+    """The metric of the curves, the time of the agent that finished first, and every agent's score at that time."""
     curves = {group.agent: group.curve().runs for group in groups}
     metric = main_metric([line for runs in curves.values() for lines in runs for line in lines])
     seconds = min(statistics.fmean(lines[-1][SECONDS] for lines in runs) for runs in curves.values())
@@ -52,7 +52,7 @@ def equal_seconds(groups: Sequence[Group]) -> tuple[str, float, dict[str, float]
 
 
 def render_equal_seconds(compared: dict[str, list[Group]]) -> str:
-    """As Markdown: a row an experiment, a column an agent."""
+    """As Markdown: a row per experiment, a column per agent."""
     found = {experiment: equal_seconds(groups) for experiment, groups in compared.items()}
     agents = list(dict.fromkeys(agent for _, _, scores in found.values() for agent in scores))
     rows = [

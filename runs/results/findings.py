@@ -1,4 +1,4 @@
-"""Where SNAIL is better than other agents, where not, and by how much: every setting that both learned in full."""
+"""Paired comparisons of SNAIL with other agents, in every setting in which both were trained in full."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import scipy  # loads scipy.stats when it is used: that takes a second
+import scipy  # scipy.stats is imported on use, which takes a second
 from tabulate import tabulate
 
 from runs.results.compare import Group, Number
@@ -15,14 +15,14 @@ from runs.results.statistics import Estimate, paired_difference
 
 Word = Literal["better", "worse", "not told apart"]
 REPORTED = ("return", "accuracy")
-"""What agents are compared by, of all that is measured."""
+"""The measured numbers by which agents are compared."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One agent less another, by a number of a setting.
+    """The difference of two agents in one number of a setting.
 
-    over: what the 95% interval is over: seeds where both have several, else the test tasks, of one training each.
+    over: whether the 95% interval is over seeds, if both have several, or over the test tasks of one training each.
     """
 
     experiment: str
@@ -34,7 +34,7 @@ class Finding:
 
     @property
     def word(self) -> Word:
-        """What the interval says."""
+        """The conclusion from the interval."""
         if self.difference.low > 0:
             return "better"
         return "worse" if self.difference.high < 0 else "not told apart"
@@ -58,7 +58,7 @@ def _shared(ours: Group, theirs: Group) -> Iterator[tuple[Number, Number]]:
 
 
 def _difference(ours: Number, theirs: Number) -> tuple[Estimate, str] | None:
-    """None where the samples were not kept, or are of other tasks."""
+    """None if there are no samples, or they are of different tasks."""
     means = [[r.mean for r in number.results] for number in (ours, theirs)]
     if min(map(len, means)) > 1:
         ends = scipy.stats.ttest_ind(*means, equal_var=False).confidence_interval()
@@ -72,11 +72,11 @@ def _difference(ours: Number, theirs: Number) -> tuple[Estimate, str] | None:
 
 
 def render_findings(found: Sequence[Finding]) -> str:
-    """As Markdown: what they come to, then a row a finding."""
+    """As Markdown: a summary, then a row per finding."""
     counts = Counter(f.word for f in found)
     total = (
-        f"Of {len(found)} comparisons SNAIL is better in {counts['better']} and worse in {counts['worse']}; "
-        f"in {counts['not told apart']} the two are not told apart."
+        f"In {len(found)} comparisons, SNAIL is better in {counts['better']} and worse in {counts['worse']}; "
+        f"in {counts['not told apart']} the difference is not significant."
     )
     rows = []
     for f in found:

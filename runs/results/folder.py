@@ -1,15 +1,15 @@
 """A run's folder: its configuration, its metrics, its checkpoint and, once it is finished, its record.
 
-config.json     what decides the run's numbers
-metrics.jsonl   one line a logged step, at most some thousand: the truth that trackers mirror
-checkpoint.pt   weights, optimiser and randomness, for an exact continuation; configuration inside
-previous.pt     the checkpoint before that, until the run is finished: for when that is damaged
+config.json     all settings that determine the run's numbers
+metrics.jsonl   one line per logged step, about a thousand; trackers mirror it
+checkpoint.pt   weights, optimiser and random states, for an exact continuation; configuration inside
+previous.pt     the checkpoint before that, until the run is finished, in case that one is damaged
 result.json     the record of a finished run
-failed.json     why the last attempt failed, until the next one begins
-weights.safetensors  of a published run: what was tested, without what training needs
-samples.npz     what its means are of, in the order of the test tasks: float32 arrays, for paired comparisons
-mirror-X.json   how far the tracker X has it at each place, and under which id; wandb/ is what wandb keeps of it offline
-curve.png       its learning curve, drawn for a tracker; attention/ what it attends to, also by `snail attention`
+failed.json     why the last attempt failed, until the next one starts
+weights.safetensors  published runs only: the weights that were tested
+samples.npz     results of all test tasks, in order: float32 arrays, for paired comparisons
+mirror-X.json   how much the tracker X has at each destination, and its id there; wandb/ has wandb's offline files
+curve.png       its learning curve, for trackers; attention/ has its attention maps, also by `snail attention`
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from runs.system.errors import RunError, Taken
 from runs.system.locks import Held, holder, lock
 
 RESULTS = Path("results")
-"""Where runs go unless told otherwise."""
+"""The default results folder."""
 _RUN_FILES = {"config.json", "result.json"}
 _EARLY_FILES = _RUN_FILES | {"failed.json", ".lock"}
 
 
 def run_path(results: Path, config: RunConfig) -> Path:
-    """The folder of a run. Settings other than the catalogue's are told apart by their hash."""
+    """The folder of a run. If its settings are not the catalogue's, the name has their hash."""
     name = f"{config.budget}-seed{config.seed}"
     if not as_catalogued(config):
         name += "-" + hashlib.sha256(to_json(config).encode()).hexdigest()[:8]
@@ -57,10 +57,10 @@ def run_path(results: Path, config: RunConfig) -> Path:
 
 
 def find_runs(top: Path, *, early: bool = False) -> Iterator[Path]:
-    """The folders of runs at or below ``top``, sorted; what lies inside a run's folder is its own affair.
+    """The folders of runs at or below ``top``, sorted; run folders are not searched further.
 
-    A run has a configuration or a record. ``early``: so are those that are just being started, or failed before they
-    had any.
+    A run has a configuration or a record. ``early``: include runs that are just starting, or failed before they
+    had either.
     """
     marks = _EARLY_FILES if early else _RUN_FILES
     for place, inside, files in os.walk(top):
@@ -71,7 +71,7 @@ def find_runs(top: Path, *, early: bool = False) -> Iterator[Path]:
 
 
 def find_trained(run: str | Path, below: Iterable[Path]) -> RunFolder:
-    """A run with weights: a run's folder, or EXPERIMENT/AGENT below one of these folders, the full run of seed 0 first.
+    """A run with weights: a run's folder, or EXPERIMENT/AGENT in one of these folders, preferably full with seed 0.
 
     Raises:
         RunError: if there is none.
@@ -81,7 +81,7 @@ def find_trained(run: str | Path, below: Iterable[Path]) -> RunFolder:
     places = [place for place in (Path(run), *(folder / run for folder in below)) if run and place.is_dir()]
     found = [RunFolder(path) for place in places for path in find_runs(place)]
     if not found:
-        RunFolder(Path(run)).config()  # which says what it is instead
+        RunFolder(Path(run)).config()  # raises an error that says what it is instead
     able = [f for f in found if f.weights_path.exists() or f.checkpoint_path.exists()]
     if not able:
         raise RunError(f"{run} has no weights; train it: snail train EXPERIMENT --agent AGENT")
@@ -89,7 +89,7 @@ def find_trained(run: str | Path, below: Iterable[Path]) -> RunFolder:
 
 
 class RunFolder:
-    """Reads and writes one run. Every file is whole or not there; a finished record is never replaced unasked."""
+    """Reads and writes one run. Files are written atomically; a finished record is never replaced unless requested."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -107,10 +107,10 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes from training into this folder meanwhile.
+        """Hold a lock against other processes that train into this folder.
 
         Raises:
-            Taken: if one does already.
+            Taken: if another process holds it.
         """
         try:
             with ExitStack() as held:
@@ -126,15 +126,15 @@ class RunFolder:
             self._remove_if_empty()
 
     def holder(self) -> str | None:
-        """The process that trains into this folder now, as "process 123 on node7"; None if there is none."""
+        """The process that is training into this folder, as "process 123 on node7"; None if there is none."""
         return holder(self.lock_path)
 
     def finished(self, config: RunConfig, *, resume: bool, overwrite: bool) -> dict[str, Any] | None:
-        """The record if the run is finished and may stay so; None if there is training to do. Changes nothing.
+        """The record if the run is finished; None if there is training to do. Changes nothing.
 
         Raises:
-            RunError: if the folder holds another run, or this one and neither ``resume`` nor ``overwrite`` says what
-                to do with it.
+            RunError: if the folder holds another run, or holds this run and neither ``resume`` nor ``overwrite`` is
+                set.
         """
         if overwrite:
             return None
@@ -145,8 +145,8 @@ class RunFolder:
             )
         if self.result_path.exists() and not resume:
             raise RunError(
-                f"{self.path} holds a finished run; look at it with `snail evaluate {self.path}`, "
-                "or train anew with --overwrite"
+                f"{self.path} holds a finished run; test it again with `snail evaluate {self.path}`, "
+                "or start over with --overwrite"
             )
         if self.checkpoint_path.exists() and not resume:
             raise RunError(
@@ -155,12 +155,12 @@ class RunFolder:
         return self.result()
 
     def claim(self, config: RunConfig, *, overwrite: bool) -> None:
-        """Make the folder that of a run with this configuration; with ``overwrite`` what it holds is thrown away."""
+        """Prepare the folder for a run with this configuration; with ``overwrite``, delete its contents."""
         try:
             if overwrite:
                 self._clear()
             self.failure_path.unlink(missing_ok=True)
-            for left in self.path.rglob(".*.part"):  # of a file that was being written when the run was killed
+            for left in self.path.rglob(".*.part"):  # left by a run that was killed while writing a file
                 left.unlink(missing_ok=True)
         except OSError as e:
             raise _unwritable(self.path, e) from e
@@ -170,15 +170,15 @@ class RunFolder:
         """The configuration of the run.
 
         Raises:
-            RunError: if there is none, or it is damaged.
+            RunError: if it is missing or damaged.
         """
         return from_dict(RunConfig, self.plain_config(), str(self.config_path))
 
     def plain_config(self) -> dict[str, Any]:
-        """The configuration as its file has it, of whatever version of this program.
+        """The configuration as in its file, from any version of this program.
 
         Raises:
-            RunError: if there is none, or it is damaged.
+            RunError: if it is missing or damaged.
         """
         if self.path.is_file():
             advice = f", {self.path.parent}" if (self.path.parent / "config.json").exists() else ""
@@ -201,7 +201,7 @@ class RunFolder:
             self.previous_path.unlink(missing_ok=True)
 
     def write_samples(self, results: Iterable[Measurement]) -> None:
-        """Keep the samples behind the measured numbers."""
+        """Write the samples behind the measured numbers."""
         arrays = {m.name: m.samples.numpy().astype(np.float32) for m in results if m.samples is not None}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
@@ -209,7 +209,7 @@ class RunFolder:
             file.write(sealed(buffer.getvalue()))
 
     def write_failure(self, reason: str, traceback: str) -> None:
-        """Keep why an attempt failed; the next one removes it."""
+        """Record why an attempt failed; the next one removes it."""
         when = datetime.now(UTC).isoformat(timespec="seconds")
         write_json(self.failure_path, {"reason": reason, "traceback": traceback, "time": when})
 
@@ -233,7 +233,7 @@ class RunFolder:
             raise _unwritable(self.metrics_path, e) from e
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All logged steps. A last line that was cut short by a crash is left out."""
+        """All logged steps. A last line that was truncated by a crash is ignored."""
         if not self.metrics_path.exists():
             return []
         try:
@@ -250,19 +250,19 @@ class RunFolder:
         return found
 
     def forget_metrics_after(self, step: int) -> None:
-        """Drop what was logged after the checkpoint that is gone back to."""
+        """Drop the lines that were logged after the restored checkpoint."""
         kept = [line for line in self.metrics() if line[UPDATE] <= step]
         with writing(self.metrics_path) as file:
             file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def save_checkpoint(self, config: RunConfig, progress: dict[str, Any], state: dict[str, Any]) -> None:
-        """Replace the checkpoint. ``progress`` says how far the run is, ``state`` is what goes on from there.
+        """Replace the checkpoint by ``progress`` and ``state``.
 
-        The one before it is kept beside it, until the run is finished.
+        The previous one is kept until the run is finished.
         """
         buffer = io.BytesIO()
         torch.save({"config": to_json(config), "progress": progress, **state}, buffer)
-        with suppress(OSError):  # of a file system without hard links; there is never no checkpoint
+        with suppress(OSError):  # no hard links on this file system; there is always a checkpoint
             self.previous_path.unlink(missing_ok=True)
             os.link(self.checkpoint_path, self.previous_path)
         with writing(self.checkpoint_path) as file:
@@ -271,15 +271,15 @@ class RunFolder:
     def load_checkpoint(self, config: RunConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         """The last checkpoint's progress and state. Tensors and plain values only: nothing is executed.
 
-        Where it is damaged, a line says so, and the one before it is taken.
+        If it is damaged, a warning says so, and the previous one is used.
 
         Raises:
-            RunError: if it is missing, damaged, holds anything else, or belongs to another configuration.
+            RunError: if it is missing, damaged, has other contents, or belongs to another configuration.
         """
         path = self.checkpoint_path
         if not path.exists():
             advice = (
-                "train anew with --overwrite" if self.result_path.exists() else "train the run first, without --resume"
+                "start over with --overwrite" if self.result_path.exists() else "train the run first, without --resume"
             )
             raise RunError(f"there is no checkpoint at {path}; {advice}")
         try:
@@ -288,7 +288,7 @@ class RunFolder:
             if not self.previous_path.exists():
                 raise
             progress, state = self._load_checkpoint(self.previous_path, config)
-            print(f"warning: {path} is damaged; going on from the checkpoint before it", file=sys.stderr)
+            print(f"warning: {path} is damaged; continuing from the previous checkpoint", file=sys.stderr)
             return progress, state
 
     def _load_checkpoint(self, path: Path, config: RunConfig) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -299,21 +299,21 @@ class RunFolder:
         except Damaged as e:
             raise Damaged(path, e.why, "start over with --overwrite") from e
         except RunError as e:
-            raise RunError(f"{path} is of another version of this program: {e}") from e
-        except Exception as e:  # whatever a truncated or foreign file makes the unpickler say
-            raise Damaged(path, "no checkpoint of this program", "start over with --overwrite") from e
+            raise RunError(f"{path} is from another version of this program: {e}") from e
+        except Exception as e:  # any error of the unpickler for a truncated or foreign file
+            raise Damaged(path, "not a checkpoint of this program", "start over with --overwrite") from e
         if found != config:
             raise RunError(
                 f"{path} is of another configuration ({_difference(found, config)}); "
-                "give the same options as then, or --overwrite"
+                "give the same options as before, or --overwrite"
             )
         return progress, saved
 
     def tested_weights(self, config: RunConfig) -> dict[str, Tensor]:
-        """The weights that are tested, by name: those of the checkpoint, or those published.
+        """The weights that are tested, by name: from the checkpoint, or the published ones.
 
         Raises:
-            RunError: as ``load_checkpoint``, or if they are damaged.
+            RunError: as for ``load_checkpoint``, or if they are damaged.
         """
         if self.checkpoint_path.exists() or not self.weights_path.exists():
             state = self.load_checkpoint(config)[1]["learner"]
@@ -332,7 +332,7 @@ class RunFolder:
             shutil.rmtree(self.path / folder, ignore_errors=True)
 
     def _remove_if_empty(self) -> None:
-        """Leave nothing behind of a run that never began: its folder, and those around it that hold nothing else."""
+        """Remove the folder of a run that never started, and its parents if they are empty."""
         for path in (self.path, *self.path.parents[:3]):
             try:
                 path.rmdir()
@@ -341,44 +341,44 @@ class RunFolder:
 
 
 class WatchedFolder(RunFolder):
-    """A run's folder as it is for those who help with the training: they read it, the first process writes it."""
+    """A run's folder for the other processes of a group, which only read it: the main process writes."""
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Leave that to the first process."""
+        """Only the main process does this."""
         yield
 
     def claim(self, config: RunConfig, *, overwrite: bool) -> None:
-        """Leave that to the first process."""
+        """Only the main process does this."""
 
     def append_metrics(self, line: dict[str, Any]) -> None:
-        """Leave that to the first process."""
+        """Only the main process does this."""
 
     def forget_metrics_after(self, step: int) -> None:
-        """Leave that to the first process."""
+        """Only the main process does this."""
 
     def save_checkpoint(self, config: RunConfig, progress: dict[str, Any], state: dict[str, Any]) -> None:
-        """Leave that to the first process."""
+        """Only the main process does this."""
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes its name when it is whole.
+    """A file that is written atomically: it gets its name when it is complete.
 
     Raises:
-        RunError: if it cannot be written; what was at ``path`` is still there then.
+        RunError: if it cannot be written; ``path`` is then unchanged.
     """
     try:
         with atomic_writer(path) as file:
             yield file
     except OSError as e:
         raise _unwritable(path, e) from e
-    except RuntimeError as e:  # what torch.save says of a full disk
+    except RuntimeError as e:  # torch.save's error for a full disk
         raise RunError(f"cannot write {path}: {e}") from e
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Write indented JSON with its digest, as a whole or not at all."""
+    """Write indented JSON with its digest, atomically."""
     with writing(path) as file:
         file.write((json.dumps(with_digest(data), indent=2) + "\n").encode())
 

@@ -1,4 +1,4 @@
-"""Names of what is logged: the keys of ``metrics.jsonl`` and of every dashboard, by family."""
+"""Keys of ``metrics.jsonl`` and of all trackers, by family."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 UPDATE, SECONDS = "update", "time/seconds"
-"""Axes of every line; the third is ``env_steps`` or ``episodes``."""
+"""The axes in every line; the third is ``env_steps`` or ``episodes``."""
 RATE = "_per_second"
 _DIAGNOSTICS = ("step_forward_mismatch", "step_scale")
 
@@ -28,13 +28,13 @@ def unit_name(unit: str) -> str:
 
 
 def unit_of(line: Mapping[str, Any]) -> str | None:
-    """The axis that counts units, from a line's throughput; None where it has none."""
+    """The axis that counts units, from a line's throughput; None if it has none."""
     rates = (name for name in line if name.startswith("time/") and name.endswith(RATE))
     return next((name.removeprefix("time/").removesuffix(RATE) for name in rates), None)
 
 
 def current_names(line: dict[str, Any]) -> dict[str, Any]:
-    """A line of an old record under the names of today; one of today as it is."""
+    """A line of an old record under the current names; a current one unchanged."""
     if "step" not in line:
         return line
     found: dict[str, Any] = {}
@@ -49,7 +49,7 @@ def current_names(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_units(lines: Sequence[dict[str, Any]], record: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
-    """Lines that all count units; those of old records by throughput times time, scaled to what the record counted."""
+    """Lines with counts of units; for old records from throughput and time, scaled to the record's total."""
     unit = next((unit for line in lines if (unit := unit_of(line))), None)
     if unit is None or all(unit in line for line in lines):
         return lines
@@ -62,7 +62,7 @@ def with_units(lines: Sequence[dict[str, Any]], record: Mapping[str, Any]) -> Se
 
 
 def main_metric(lines: Sequence[Mapping[str, Any]]) -> str:
-    """The metric that tells how well a run learns: the first on validation tasks, else the return."""
+    """The main learning metric of a run: the first validation metric, else the return."""
     names = (name for line in lines for name in line)
     return next((name for name in names if name.startswith("validation/")), "train/return")
 

@@ -1,4 +1,4 @@
-"""Pictures of runs. matplotlib is an extra, imported when something is drawn."""
+"""Learning curves as figures. matplotlib is an extra, imported on use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runs.results.folder import writing
 from runs.results.metrics import main_metric
 from runs.system.errors import RunError
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart
+# Okabe and Ito's palette, distinguishable for colour-blind readers
 COLOURS = {"snail": "#0072B2", "lstm": "#D55E00", "gru": "#E69F00", "transformer": "#009E73"}
 OTHERS = ("#CC79A7", "#56B4E9", "#000000", "#999933", "#882255", "#44AA99")
 AXES: dict[Axis, str] = {
@@ -25,7 +25,7 @@ AXES: dict[Axis, str] = {
 
 @dataclass(frozen=True)
 class Curve:
-    """The runs of one agent, alike but for the seed.
+    """The runs of one agent, which differ only in their seed.
 
     runs: each one's metrics.
     tested: (mean, half-width of its interval) on the test tasks, by metric.
@@ -46,18 +46,18 @@ def learning_curves(
     axes: Sequence[Axis] = ("time/seconds",),
     metric: str | None = None,
 ) -> None:
-    """Draw curves into a PNG, a panel for each axis, with the optimum and the tested numbers.
+    """Draw curves into a PNG, one panel per axis, with the optimum and the test results.
 
-    A few-shot run shows accuracy on the validation classes, a meta-RL run the return of its training batches, which
-    are of tasks never seen before. Bands are 95% intervals over seeds, or the range of two; crosses are the numbers
-    measured on the test tasks, with their intervals over these.
+    Few-shot runs show the accuracy on validation classes, meta-RL runs the return of the training batches, which
+    always have new tasks. Bands are 95% intervals over seeds, or the range of two; crosses are the results
+    on the test tasks, with intervals over these.
 
     Args:
-        optimum: what no agent can pass.
-        metric: what to draw; None: what tells how well the runs learn.
+        optimum: the upper bound for every agent.
+        metric: the metric to draw; None: the main learning metric.
 
     Raises:
-        RunError: if matplotlib is not installed or no run has logged anything of it.
+        RunError: if matplotlib is not installed or no run has logged the metric.
     """
     try:
         from matplotlib.figure import Figure
@@ -84,7 +84,7 @@ def learning_curves(
     _set_range(panels[0], drawn, name, axes[0], optimum)
     panels[0].set_ylabel(name.replace("_", " ").replace("/", " ").replace("1shot", "1 shot") + "  (x: test)")
     handles, labels = panels[-1].get_legend_handles_labels()
-    columns = max(1, int(13 * figure.get_figwidth() / (6 + max(map(len, labels)))))  # letters that fit into the width
+    columns = max(1, int(13 * figure.get_figwidth() / (6 + max(map(len, labels)))))  # characters that fit the width
     figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=min(columns, len(labels)))
     figure.suptitle(title)
     with writing(path) as file:
@@ -92,7 +92,7 @@ def learning_curves(
 
 
 def _colours(curves: Sequence[Curve]) -> list[str]:
-    """An agent's own colour; where several curves would have the same, the later ones get others."""
+    """A fixed colour per agent; further curves with the same colour get others."""
     others, found = iter(OTHERS * len(curves)), []
     for curve in curves:
         own = COLOURS.get(curve.agent)
@@ -114,7 +114,7 @@ def _draw(panel: Any, curve: Curve, name: str, axis: Axis, colour: str) -> None:
 
 
 def _set_range(panel: Any, curves: Sequence[Curve], name: str, axis: Axis, optimum: float | None) -> None:
-    """From the lowest mean to the highest, or the optimum: intervals over few seeds would squeeze all curves flat."""
+    """The range of the means and the optimum: wide intervals over few seeds would flatten all curves."""
     means = [y for curve in curves if (found := band(curve.runs, name, axis)) for y in found.mean]
     low, high = min(means), max([*means, *([] if optimum is None else [optimum])])
     margin = 0.08 * (high - low) or 0.1

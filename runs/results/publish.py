@@ -1,7 +1,7 @@
-"""Publishing runs: ``python -m runs.results.publish results`` copies what is finished to the records of the tables.
+"""Publishes runs: ``python -m runs.results.publish results`` copies finished runs to the published records.
 
-Of a run of the full, demo or short budget with the catalogue's settings go its record, its samples and its metrics; and
-of seed 0, but for the short ones, the weights that were tested, as safetensors, so that anybody can test or use them.
+For runs of the full, demo or short budget with the catalogue's settings: record, samples and metrics, and,
+for seed 0 except short runs, the weights that were tested, as safetensors, so that anyone can test or use them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from runs.results.records import PUBLISHED
 
 
 def publish(folder: RunFolder, target: RunFolder) -> bool:
-    """Copy a finished run, if it is not there already; returns whether it was copied.
+    """Copy a finished run unless it is published already; returns whether it was copied.
 
     Raises:
         RunError: if anything of it is damaged.
@@ -24,7 +24,7 @@ def publish(folder: RunFolder, target: RunFolder) -> bool:
     record = folder.result()
     if record is None or not record["as_catalogued"] or record["budget"] not in ("full", "demo", "short"):
         return False
-    # short runs are published for comparisons of like with like: one of other settings does not replace them
+    # short runs serve fair comparisons: a run with other settings does not replace one
     if target.result_path.exists() and (record["budget"] == "short" or target.result() == record):
         return False
     config = folder.config()
@@ -36,7 +36,7 @@ def publish(folder: RunFolder, target: RunFolder) -> bool:
     if weights is not None:
         with writing(target.weights_path) as file:
             file.write(weights)
-    for name in ("metrics_path", "samples_path", "result_path"):  # the record last: what has one is whole
+    for name in ("metrics_path", "samples_path", "result_path"):  # the record last: a run with a record is complete
         with writing(getattr(target, name)) as file:
             file.write(getattr(folder, name).read_bytes())
     return True

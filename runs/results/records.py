@@ -1,4 +1,4 @@
-"""Records of finished runs: what every published number comes from."""
+"""Records of finished runs, the source of every published number."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def make_record(
     processes: int,
     commit: str | None,
 ) -> dict[str, Any]:
-    """The record of a finished run; ``results`` has one entry a measured number."""
+    """The record of a finished run; ``results`` has one entry per measured number."""
     key = {"experiment": config.experiment, "agent": config.agent, "seed": config.seed}
     return {
         "results": [key | m.record() for m in results],
@@ -91,12 +91,12 @@ def _version(package: str) -> str | None:
 
 
 def describe(record: dict[str, Any]) -> str:
-    """A record in one line for each number."""
+    """A record as text, one line per number."""
     return "\n".join(_line(r) + f", {record['train_seconds']:.0f} s of training" for r in record["results"])
 
 
 def describe_results(config: RunConfig, results: Sequence[Measurement]) -> str:
-    """Measured numbers of a run, a line each."""
+    """The measured numbers of a run, one line each."""
     key = {"experiment": config.experiment, "agent": config.agent, "seed": config.seed}
     return "\n".join(_line(key | m.record()) for m in results)
 
@@ -111,9 +111,9 @@ def _line(r: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Result:
-    """One measured number and the run that it comes from.
+    """One measured number and its run.
 
-    as_catalogued: the settings were those of the catalogue when it ran; current: they are so still.
+    as_catalogued: the settings were the catalogue's when it ran; current: they still are.
     """
 
     experiment: str
@@ -135,35 +135,35 @@ class Result:
 
     @property
     def name(self) -> str:
-        """``metric``, with the shots where there are any."""
+        """``metric``, with the number of shots if there is one."""
         return Measurement.name_of(self.metric, self.shots)
 
     def samples(self) -> np.ndarray | None:
-        """The samples (n,) that the mean is of, in the order of the task set; None if they were not kept."""
+        """The samples (n,) behind the mean, in the order of the task set; None if they were not kept."""
         try:
             path = self.path.with_name(SAMPLES)
             samples = read_samples(path, self.name)
             if samples is not None and samples.shape != (self.n,):
-                raise Damaged(path, f"it has not the {self.n} samples of its record", RESTORE)
+                raise Damaged(path, f"it does not have the {self.n} samples of its record", RESTORE)
             return samples
         except RunError as e:
-            print(f"warning: {e}; its mean is shown without comparison", file=sys.stderr)
+            print(f"warning: {e}; it is not compared", file=sys.stderr)
             return None
 
 
 def mean_over_tasks(results: Sequence[Result]) -> Estimate:
-    """The mean of several seeds, with its interval over test tasks.
+    """The mean over several seeds, with its interval over test tasks.
 
-    Seeds are tested on the same tasks: averaging them does not narrow the interval.
+    All seeds are tested on the same tasks, so averaging does not narrow the interval.
     """
     mean, half = (statistics.fmean(getattr(r, name) for r in results) for name in ("mean", "ci95"))
     return Estimate(mean, mean - half, mean + half)
 
 
 LARGEST_SAMPLES = 2**28
-"""Bytes of one array of samples."""
+"""Maximum bytes of one array of samples."""
 SAMPLES = "samples.npz"
-"""Beside a record: what its means are of."""
+"""The file of samples beside a record."""
 
 
 def read_samples(path: Path, name: str) -> np.ndarray | None:
@@ -184,9 +184,9 @@ def read_samples(path: Path, name: str) -> np.ndarray | None:
             file = io.BytesIO(archive.read(member))
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        # before anything of that shape is allocated
+        # checked before an array of that shape is allocated
         if dtype != np.float32 or len(shape) != 1 or 4 * shape[0] != file.getbuffer().nbytes - file.tell():
-            raise ValueError(f"{name} is not a list of numbers")
+            raise ValueError(f"{name} is not a vector of numbers")
         samples = np.frombuffer(file.read(), np.float32)
     except (OSError, ValueError, EOFError, RuntimeError, NotImplementedError, zlib.error, zipfile.BadZipFile) as e:
         raise Damaged(path, str(e), RESTORE) from e
@@ -196,33 +196,33 @@ def read_samples(path: Path, name: str) -> np.ndarray | None:
 
 
 def read_results(folders: Iterable[Path]) -> list[Result]:
-    """Every number in the records below the folders. A damaged record costs a warning, not the others."""
+    """Every number in the records below the folders. A damaged record only costs a warning."""
     found = []
     for folder in folders:
         for path in sorted(folder.rglob("result.json")):
             try:
                 found += _results(path)
             except RunError as e:
-                print(f"warning: {e}; left out", file=sys.stderr)
+                print(f"warning: {e}; skipped", file=sys.stderr)
     return found
 
 
 def task_optimum(task: Any) -> float | None:
-    """What no agent can pass in expectation on a task, as configurations have it; None where that is not known."""
+    """The optimum of a configuration's task; None if unknown."""
     try:
         return from_dict(Task, task).optimum()
-    except RunError:  # of a missing extension, or of settings that no longer exist
+    except RunError:  # an extension is missing, or settings no longer exist
         return None
 
 
 def settings_of(config: RunConfig | dict[str, Any]) -> str:
-    """What runs of several seeds must share to be averaged: the configuration but for the seed."""
+    """The key that runs must share to be averaged over seeds: the configuration without the seed."""
     plain = config if isinstance(config, dict) else to_dict(config)
     return json.dumps({k: v for k, v in plain.items() if k != "seed"}, sort_keys=True)
 
 
 def _read_config(config: dict[str, Any]) -> RunConfig | dict[str, Any]:
-    """A record's configuration; as it stands if it has settings that no longer exist."""
+    """A record's configuration; unparsed if it has settings that no longer exist."""
     try:
         return from_dict(RunConfig, config)
     except RunError:
@@ -230,7 +230,7 @@ def _read_config(config: dict[str, Any]) -> RunConfig | dict[str, Any]:
 
 
 def _is_current(config: RunConfig | dict[str, Any]) -> bool:
-    """Whether the catalogue has a run of just these settings."""
+    """Whether the catalogue has a run with these settings."""
     try:
         return isinstance(config, RunConfig) and as_catalogued(config)
     except RunError:

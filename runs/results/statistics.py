@@ -1,7 +1,7 @@
-"""What a difference between agents is worth: intervals and tests over test tasks, and over training seeds.
+"""Intervals and tests of differences between agents, over test tasks and over training seeds.
 
-Two sources of chance are kept apart. *Over tasks*: another draw of test tasks would give another mean; narrowed by
-testing longer. *Over seeds*: another training would give another agent; narrowed only by training again.
+Two sources of randomness are kept apart. *Over tasks*: other test tasks would give another mean; narrowed by
+more test tasks. *Over seeds*: another training would give another agent; narrowed only by more trainings.
 Aggregates over several experiments follow Agarwal et al. 2021, "Deep RL at the edge of the statistical precipice".
 """
 
@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy  # loads scipy.stats when it is used: that takes a second
+import scipy  # scipy.stats is imported on use, which takes a second
 from numpy.typing import ArrayLike, NDArray
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 Scores = Sequence[NDArray[Any]]
-"""One array an experiment, of one score a seed."""
+"""One array per experiment, with one score per seed."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and the ends of its 95% interval; NaN ends where a single sample tells none."""
+    """A value and the bounds of its 95% interval, NaN for a single sample."""
 
     value: float
     low: float
@@ -41,9 +41,9 @@ class Estimate:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """How much more one agent collects than another on the same tasks.
+    """Difference of two agents on the same tasks.
 
-    p: probability of a difference at least as large, either way, if there were none.
+    p: two-sided p-value.
     """
 
     difference: Estimate
@@ -52,7 +52,7 @@ class PairedDifference:
 
 
 def t_quantile(n: int) -> float:
-    """What half a Student's interval of ``n`` samples is in standard errors of their mean."""
+    """Half-width of Student's 95% interval for ``n`` samples, in standard errors of the mean."""
     return float(scipy.special.stdtrit(n - 1, (1 + CONFIDENCE) / 2))
 
 
@@ -69,7 +69,7 @@ def t_interval(samples: ArrayLike) -> Estimate:
 def bootstrap_interval(samples: ArrayLike, seed: int = 0) -> Estimate:
     """Mean of independent samples (n,) with a bias-corrected, accelerated bootstrap interval (Efron 1987).
 
-    For few samples of a skewed distribution, where Student's interval errs. Repeatable: ``seed`` draws the resamples.
+    For few samples of skewed distributions, where Student's interval is inaccurate. ``seed`` draws the resamples.
     """
     x = _samples(samples)
     if len(x) < 2 or x.std() == 0:
@@ -80,7 +80,7 @@ def bootstrap_interval(samples: ArrayLike, seed: int = 0) -> Estimate:
 def paired_difference(ours: ArrayLike, theirs: ArrayLike) -> PairedDifference:
     """Mean of ``ours`` - ``theirs``, samples (n,) of the same tasks in the same order, by the paired t-test.
 
-    Pairing takes out how much tasks differ, which is most of the spread where all agents collect more on good tasks.
+    Pairing removes the variation between tasks, which dominates if all agents collect more on good tasks.
     """
     a, b = _samples(ours), _samples(theirs)
     if a.shape != b.shape:
@@ -97,8 +97,8 @@ def paired_difference(ours: ArrayLike, theirs: ArrayLike) -> PairedDifference:
 def welch_p(mean_a: float, error_a: float, n_a: int, mean_b: float, error_b: float, n_b: int) -> float:
     """One-sided p of Welch's t-test that a's true mean is larger than b's: small when it is.
 
-    error: standard errors of the means of ``n`` samples each. SNAIL and RL^2 print in bold what this test, at 0.05,
-    does not tell from the best.
+    error: standard errors of the means of ``n`` samples each. SNAIL and RL^2 print in bold all that this test, at 0.05,
+    does not distinguish from the best.
     """
     if error_a == error_b == 0:
         return 0.0 if mean_a > mean_b else 1.0
@@ -109,7 +109,7 @@ def welch_p(mean_a: float, error_a: float, n_a: int, mean_b: float, error_b: flo
 def ratio_of_means(ours: ArrayLike, theirs: ArrayLike) -> Estimate:
     """mean(ours) / mean(theirs) of paired samples (n,), with an interval by the delta method.
 
-    Tasks on which both collect much widen it little.
+    Variation between tasks that both agents share hardly widens it.
     """
     a, b = _samples(ours), _samples(theirs)
     if a.shape != b.shape:
@@ -122,11 +122,11 @@ def ratio_of_means(ours: ArrayLike, theirs: ArrayLike) -> Estimate:
 def interquartile_mean(scores: Scores, seed: int = 0) -> Estimate:
     """Mean of the middle half of all experiments' and seeds' scores, with a stratified bootstrap interval.
 
-    Seeds are drawn anew within each experiment, experiments are not: they were chosen, not drawn.
+    Seeds are resampled within each experiment; experiments are not resampled.
 
     Args:
-        scores: comparable ones, such as shares of the optimum.
-        seed: of the resamples.
+        scores: on a common scale, such as shares of the optimum.
+        seed: seed of the resamples.
     """
     parts = [_samples(s) for s in scores]
     return _stratified(
@@ -135,7 +135,7 @@ def interquartile_mean(scores: Scores, seed: int = 0) -> Estimate:
 
 
 def probability_of_improvement(ours: Scores, theirs: Scores, seed: int = 0) -> Estimate:
-    """How probable it is that a run of ours beats one of theirs, ties counting half; the mean over experiments.
+    """Probability that a run of ours beats one of theirs, ties counting half, averaged over experiments.
 
     P(X > Y) + P(X = Y) / 2 over all pairs of seeds: the statistic of Mann and Whitney, with a stratified bootstrap
     interval.
@@ -153,20 +153,20 @@ def probability_of_improvement(ours: Scores, theirs: Scores, seed: int = 0) -> E
 
 
 def _wins(x: NDArray, y: NDArray) -> NDArray:
-    """(..., n), (..., m) -> (...): the share of pairs that x wins."""
+    """(..., n), (..., m) -> (...): the fraction of pairs that x wins."""
     x, y = x[..., :, None], y[..., None, :]
     return ((x > y) + 0.5 * (x == y)).mean((-2, -1))
 
 
 def _stratified(parts: list[NDArray], statistic: Any, seed: int) -> Estimate:
-    """An experiment of a single seed does not tell how much seeds differ: no interval then."""
+    """With a single seed in an experiment, the spread over seeds is unknown: no interval."""
     if min(map(len, parts)) < 2:
         return Estimate(float(statistic(*parts)), float("nan"), float("nan"))
     return _bootstrap(parts, statistic, seed, "percentile")
 
 
 def _bootstrap(parts: Sequence[NDArray], statistic: Any, seed: int, method: Any) -> Estimate:
-    """scipy draws every one of ``parts`` anew by itself, which is what stratified means."""
+    """scipy resamples each of ``parts`` separately, which is a stratified bootstrap."""
     value = float(statistic(*parts))
     if all(p.std() == 0 for p in parts):
         return Estimate(value, value, value)

@@ -1,6 +1,6 @@
-"""Files of runs as they are read back: each is whole, unchanged, and of the types and ranges that it was written with.
+"""Reads back files of runs, and checks that they are complete, unchanged, and of valid types and ranges.
 
-They carry a digest: JSON as a key, zip archives as their comment. Without torch, so that a mirror starts quickly.
+Files carry a digest: JSON as a key, zip archives as their comment. Without torch, so that mirrors start quickly.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from runs.results.metrics import UPDATE, current_names
 from runs.system.errors import RunError
 
 LARGEST_JSON = 2**26
-"""Bytes; none that this program writes comes near."""
+"""Maximum bytes, far above what this program writes."""
 DEEPEST_JSON = 50
-"""Levels of nested objects and lists; this program writes 7."""
+"""Maximum depth of nesting; this program writes 7 levels."""
 _MARK = b"sha256:"
 _SEAL = len(_MARK) + 64
 _END_OF_ZIP = b"PK\x05\x06"
 
-RESUME = "remove that file alone, and --resume goes on from what the folder still holds"
+RESUME = "remove only that file, and continue with --resume from what is left"
 
 RESTORE = "remove it, or restore it"
 
 
 class Damaged(RunError):
-    """A file is not what was written."""
+    """A file is not as it was written."""
 
     def __init__(self, path: Path, why: str, advice: str = RESUME):
         super().__init__(f"{path} is damaged: {why}; {advice}")
@@ -39,13 +39,13 @@ class Damaged(RunError):
 
 
 def with_digest(data: dict[str, Any]) -> dict[str, Any]:
-    """A dictionary for JSON, with the digest of all the rest under ``digest``."""
+    """A dictionary for JSON, with the digest of its contents under ``digest``."""
     data = {name: value for name, value in data.items() if name != "digest"}
     return {**data, "digest": _digest(data)}
 
 
 def read_json(path: Path, edited: bool = False) -> dict[str, Any]:
-    """A dictionary that was written as JSON, without its digest; those of before there was one have none.
+    """A dictionary that was written as JSON, without its digest, which the oldest files do not have.
 
     ``edited``: it may have been changed by hand.
 
@@ -70,7 +70,7 @@ def read_json(path: Path, edited: bool = False) -> dict[str, Any]:
         raise Damaged(path, "no JSON object")
     digest = data.pop("digest", None)
     if digest is not None and not edited and digest != _digest(data):
-        raise Damaged(path, "its digest is another: it was changed after it was written")
+        raise Damaged(path, "its digest does not match: it was changed after it was written")
     return data
 
 
@@ -88,17 +88,17 @@ def _digest(data: dict[str, Any]) -> str:
 
 
 def sealed(archive: bytes) -> bytes:
-    """A zip archive without a comment as one whose comment is the digest of all before it."""
+    """A zip archive with the digest of its contents as comment."""
     body = archive[:-2] + _SEAL.to_bytes(2, "little")
     return body + _MARK + hashlib.sha256(body).hexdigest().encode()
 
 
 def unsealed(path: Path, advice: str = RESUME) -> bytes:
-    """The bytes of a sealed zip archive; those of before there were seals have none.
+    """The bytes of a sealed zip archive; the oldest files have no seal.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        Damaged: if it cannot be read, or its digest is another.
+        Damaged: if it cannot be read, or its digest does not match.
     """
     try:
         data = path.read_bytes()
@@ -110,22 +110,22 @@ def unsealed(path: Path, advice: str = RESUME) -> bytes:
         return data  # never sealed
     body, seal = data[:-_SEAL], data[-_SEAL:]
     if seal != _MARK + hashlib.sha256(body).hexdigest().encode():
-        raise Damaged(path, "its digest is another", advice)
+        raise Damaged(path, "its digest does not match", advice)
     return data
 
 
 def is_count(value: Any) -> bool:
-    """Whether a value is an integer from 0 to what 63 bits hold."""
+    """Whether a value is an integer from 0 to 2^63 - 1."""
     return type(value) is int and 0 <= value < 2**63
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a number that a float can hold; not finite ones are."""
+    """Whether a value is a number in the range of floats; infinities and NaN are."""
     return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
 
 
 def logged_step(line: bytes) -> dict[str, Any]:
-    """One line of metrics: numbers by name, ``update`` among them; those of old records under their names of today.
+    """One line of metrics: numbers by name, including ``update``; old names are replaced by the current ones.
 
     Raises:
         ValueError: if it is anything else.
@@ -184,11 +184,11 @@ _OPTIONAL: _Checks = {"shots": (lambda x: x is None or is_count(x), "a count"), 
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A record, each of whose values is of its type and in its range.
+    """A record, with all values checked for type and range.
 
     Raises:
         FileNotFoundError: if there is none.
-        Damaged: if it is not such a record; the message names the first wrong value.
+        Damaged: if it is not a valid record; the message names the first wrong value.
     """
     record = read_json(path)
     _check(path, record, _RECORD, "")

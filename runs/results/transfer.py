@@ -1,4 +1,4 @@
-"""Agents on trials longer than those that they were trained for, as `runs.bench.transfer` has measured them."""
+"""The table of agents on longer trials than in training, as measured by `runs.bench.transfer`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ TRIALS = 2000
 
 
 def transfers() -> list[dict[str, Any]]:
-    """All that is published."""
+    """The published measurements."""
     return read_json(OUTCOME)["transfers"] if OUTCOME.exists() else []
 
 
 def render_transfer(found: list[dict[str, Any]]) -> str:
-    """A row for each agent and the trials of its training, a column for the lengths that it is tested on."""
+    """One row per agent and training task, one column per tested length."""
     rows: dict[tuple[str, str], dict[int, str]] = {}
     for f in found:
         share, half = (100 * f[name] / f["reference"] for name in ("mean", "ci95"))
@@ -29,11 +29,11 @@ def render_transfer(found: list[dict[str, Any]]) -> str:
     heads = ["trained on", "agent", *(f"{n} pulls" for n in lengths)]
     return "\n".join(
         [
-            "**Transfer: agents on trials longer than those of their training**",
+            "**Transfer: agents on longer trials than in training**",
             "",
             tabulate(lines, heads, "github", disable_numparse=True),
             "",
-            f"In per cent of what the finite-horizon Gittins index collects, over {TRIALS:,} trials with as many arms, "
+            f"In per cent of the return of the finite-horizon Gittins index, over {TRIALS:,} trials with as many arms, "
             "with 95% intervals over these. One training each.",
         ]
     )

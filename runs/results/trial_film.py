@@ -1,4 +1,4 @@
-"""A played trial of a Gymnasium environment as a film: the environment is shown the same actions again."""
+"""Animations of trials in Gymnasium environments, by replaying the actions."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from runs.tasks import GymnasiumTask
 from snail.actions import ActionHead
 
 FRAMES_A_SECOND, LARGEST = 10, 320
-"""Frames a second of the environment's own time, and the longest side of one in pixels."""
+"""Frames per second of the environment's own time, and the longest side of a frame in pixels."""
 
 
 def film(task: GymnasiumTask, trial: PlayedTrial, head: ActionHead, path: Path) -> str:
-    """Write the trial as an animated GIF; what is printed: its path, or why there is none."""
+    """Write the trial as an animated GIF; returns the message to print: its path, or why there is none."""
     try:
         from PIL import Image
     except ImportError:
-        return "no film: Pillow is not installed; run: pip install 'snail-suite[plot]'"
+        return "no animation: Pillow is not installed; run: pip install 'snail-suite[plot]'"
     frames: list[Any] = []
     env = task.make()
-    env.unwrapped.render_mode = "rgb_array"  # read when a frame is drawn
+    env.unwrapped.render_mode = "rgb_array"  # read when a frame is rendered
     fps = env.metadata.get("render_fps") or 30
     every = max(1, round(fps / FRAMES_A_SECOND))
     actions = head.to_environment(trial.actions).numpy()
@@ -41,11 +41,9 @@ def film(task: GymnasiumTask, trial: PlayedTrial, head: ActionHead, path: Path) 
             env.step(action)
             if ended:
                 env.reset()
-    except Exception as e:  # whatever a graphics library says, the picture is drawn already
+    except Exception as e:  # any error of a graphics library; the figure exists already
         why = " ".join(f"{type(e).__name__}: {e}".split())[:100]
-        return (
-            f"no film: nothing can be rendered here ({why}); for MuJoCo a software renderer helps, such as libosmesa6"
-        )
+        return f"no animation: rendering failed ({why}); MuJoCo needs a renderer such as libosmesa6"
     finally:
         env.close()
     buffer = io.BytesIO()
@@ -63,6 +61,6 @@ def _frame(env: Any) -> npt.NDArray[np.uint8]:
             os.environ["MUJOCO_GL"] = backend
         try:
             return np.asarray(env.render(), dtype=np.uint8)
-        except Exception as e:  # each has its own
+        except Exception as e:  # each has its own backend
             failed = e
     raise failed

@@ -1,4 +1,4 @@
-"""Pictures of a played trial. matplotlib is an extra."""
+"""Figures of a trial. matplotlib is an extra."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HIT, MISS = "#009E73", "#D55E00"
 
 
 def draw_trial(task: TrialTask, trial: PlayedTrial, head: ActionHead, title: str, path: Path) -> Path:
-    """Draw a trial into a PNG: what was done and earned, the policy, and what each layer of attention looks at.
+    """Draw a trial into a PNG: actions, rewards, policy, and the attention of each layer.
 
     Raises:
         RunError: if matplotlib is not installed or the picture cannot be written.
@@ -29,7 +29,7 @@ def draw_trial(task: TrialTask, trial: PlayedTrial, head: ActionHead, title: str
         from matplotlib.ticker import MaxNLocator
     except ImportError as e:
         raise RunError("matplotlib is not installed; run: pip install 'snail-suite[plot]'") from e
-    drawn: list[tuple[Any, float]] = []  # what draws a panel, and how high that is
+    drawn: list[tuple[Any, float]] = []  # function and height of each panel
     if isinstance(task, BanditTask):
         drawn.append((lambda axes: _bandit(axes, task, trial), 0.6 + 0.25 * task.arms))
     elif isinstance(task, MDPTask):
@@ -73,7 +73,7 @@ def _image(axes: Any, values: Any, label: str, limit: float = 1.0, cmap: str = "
 
 
 def _bandit(axes: Any, task: BanditTask, trial: PlayedTrial) -> None:
-    """Arms by pulls: how good each looks before each pull, the one that is pulled, and what it paid."""
+    """Arms by pulls: posterior mean of each arm before each pull, the pulled arm, and its reward."""
     _image(axes, posterior_means(task, trial)[:-1].T.numpy(), "posterior mean")
     for paid, colour in ((trial.rewards > 0, HIT), (trial.rewards <= 0, MISS)):
         steps = paid.nonzero()[:, 0]
@@ -85,7 +85,7 @@ def _bandit(axes: Any, task: BanditTask, trial: PlayedTrial) -> None:
 
 
 def _mdp(axes: Any, task: MDPTask, trial: PlayedTrial) -> None:
-    """Reward of each episode beside what an optimal policy earns, and how many of its actions were optimal ones."""
+    """Return of each episode beside an optimal policy's, and its fraction of optimal actions."""
     values = optimal_values(task, trial)  # (H, S, A)
     H, steps = task.episode_length, torch.arange(len(trial.rewards))
     best = values[steps % H, trial.observations].argmax(-1) == trial.actions
@@ -98,13 +98,13 @@ def _mdp(axes: Any, task: MDPTask, trial: PlayedTrial) -> None:
     axes.set_ylabel("reward of an episode")
     share = axes.twinx()
     share.plot(middles, right, "o-", color=MISS, markersize=4, label="optimal actions")
-    share.set(ylim=(0, 1.05), ylabel="share of its actions")
+    share.set(ylim=(0, 1.05), ylabel="fraction optimal")
     lines = [found for a in (axes, share) for found in zip(*a.get_legend_handles_labels(), strict=True)]
     axes.legend(*zip(*lines, strict=True), loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=8)
 
 
 def _returns(axes: Any, trial: PlayedTrial) -> None:
-    """What each episode has earned so far."""
+    """Cumulative reward of each episode."""
     start = 0
     for e, end in enumerate((trial.ended.nonzero()[:, 0] + 1).tolist(), 1):
         total = trial.rewards[start:end].cumsum(0)
@@ -132,8 +132,8 @@ def _numbers(axes: Any, trial: PlayedTrial) -> None:
 
 
 def _attention(axes: Any, n: int, weights: Any) -> None:
-    """Steps (columns) that look at earlier ones (rows); heads are averaged."""
+    """Attention of steps (columns) to earlier ones (rows), averaged over heads."""
     seen = weights.mean(0).T.masked_fill(torch.ones(weights.shape[1:], dtype=torch.bool).tril(-1), float("nan"))
-    limit = float(seen[~seen.isnan()].quantile(0.99))  # one large weight would leave the others white
+    limit = float(seen[~seen.isnan()].quantile(0.99))  # otherwise one large weight would leave the others white
     _image(axes, seen.numpy(), "weight", limit, first=1)
-    axes.set_ylabel(f"attention layer {n}:\nstep looked at")
+    axes.set_ylabel(f"attention layer {n}:\nattended step")

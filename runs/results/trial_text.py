@@ -1,4 +1,4 @@
-"""A played trial in words."""
+"""A trial as text."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from runs.algorithms.attention_maps import PlayedTrial
 from runs.tasks import BanditTask, MDPTask, TrialTask
 
 SHOWN = 40
-"""Steps that are printed; of a longer trial the first."""
+"""Maximum number of steps to print."""
 
 
 def describe_trial(task: TrialTask, trial: PlayedTrial) -> str:
-    """What was done and what came of it, step by step or episode by episode, and the total reward."""
+    """Actions and rewards, by step or by episode, and the total reward."""
     if isinstance(task, BanditTask):
         parts = [_steps(trial, "pull", "arm"), _arms(trial)]
         best = f"; always the best arm: {len(trial.rewards) * trial.task.max():.2f} expected"
@@ -36,7 +36,7 @@ def optimal_values(task: MDPTask, trial: PlayedTrial) -> Tensor:
 
 
 def posterior_means(task: BanditTask, trial: PlayedTrial) -> Tensor:
-    """Of every arm's chance before each pull and after the last, under a uniform prior: (T + 1, K)."""
+    """Posterior means of all arms before each pull and after the last, under a uniform prior: (T + 1, K)."""
     pulled = F.one_hot(trial.actions, task.arms).float()  # (T, K)
     none = torch.zeros(1, task.arms)
     pulls = torch.cat([none, pulled.cumsum(0)])

@@ -1,6 +1,7 @@
-"""The outcome of tuning: ``python -m runs.results.tuning results/tuning`` adds its runs to ``published/tuning.json``.
+"""Results of tuning: ``python -m runs.results.tuning results/tuning`` adds its runs to ``published/tuning.json``.
 
-Agents are tuned alike: the same learning rates, a fifth of the full budget, one seed. Rates are judged by the mean over
+All agents are tuned alike: the same learning rates, a fifth of the full budget, one seed. Rates are compared by the
+    mean over
 the last tenth of training, of the return on training tasks or of the accuracy on validation classes; never by the test.
 """
 
@@ -21,7 +22,7 @@ OUTCOME = PUBLISHED / "tuning.json"
 
 
 def outcome(folder: RunFolder) -> dict[str, Any] | None:
-    """What a finished run says of its learning rate; None if it is not finished."""
+    """The score of a finished run's learning rate; None if it is not finished."""
     record = folder.result()
     if record is None:
         return None
@@ -41,12 +42,12 @@ def outcome(folder: RunFolder) -> dict[str, Any] | None:
 
 
 def outcomes() -> list[dict[str, Any]]:
-    """All that is published."""
+    """The published results of tuning."""
     return read_json(OUTCOME)["runs"] if OUTCOME.exists() else []
 
 
 def best_rates(outcomes: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """The learning rate of the largest score, by experiment and agent; of agents that have tried as many as any."""
+    """The learning rate with the largest score, by experiment and agent, for agents that have tried all rates."""
     tried: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
     for found in outcomes:
         tried.setdefault(found["experiment"], {}).setdefault(found["agent"], []).append(found)
@@ -61,7 +62,7 @@ def best_rates(outcomes: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, flo
 
 
 def main() -> None:
-    """Add the outcomes of the finished runs below the folders named; print the best rates."""
+    """Add the finished runs below the given folders; print the best rates."""
     by_key = {(o["experiment"], o["agent"], o["learning_rate"]): o for o in outcomes()}
     for top in map(Path, sys.argv[1:]):
         for path in find_runs(top):

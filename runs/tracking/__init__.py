@@ -1,8 +1,8 @@
-"""Trackers of other people: wandb, trackio and TensorBoard get copies of ``metrics.jsonl``, which is the truth.
+"""External trackers: wandb, trackio and TensorBoard mirror ``metrics.jsonl``.
 
-A dashboard must not stop or slow a run. So a process of its own (`runs.tracking.follow`) reads the run's folder; the
-run only wakes it through a pipe, whose end tells that the run has ended. What goes wrong there costs one warning line;
-the next start of the run, or ``snail track push``, sends what is missing. This module imports no dashboard.
+A tracker must not stop or slow a run. So a separate process (`runs.tracking.follow`) reads the run's folder; the
+run only wakes it through a pipe, whose end marks the end of the run. An error there costs one warning line;
+the next start of the run, or ``snail track push``, sends the rest. This module imports no tracker.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ TrackerName = Literal[
     "auto", "none", "wandb", "trackio", "tensorboard", "wandb+trackio", "wandb+tensorboard", "trackio+tensorboard"
 ]
 PATIENCE = 20.0
-"""Seconds that the end of a run waits for its dashboards."""
+"""Seconds to wait for trackers at the end of a run."""
 FAILED = 3
 """Exit code of a follower that has printed its own warning."""
 WAKE_SECONDS = 0.5
-"""Followers are woken at most this often."""
+"""Minimum seconds between wake-ups of a follower."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrackerOptions:
-    """Options of all commands that train: where metrics go, and under what."""
+    """Options of all commands that train: where metrics are mirrored, and under which labels."""
 
     tracker: TrackerName = "auto"
-    """Where metrics go, too: wandb (offline unless you have logged in), trackio (on this machine), tensorboard (event
+    """Mirror metrics to wandb (offline unless you have logged in), trackio (on this machine), tensorboard (event
     files in the run's folder), two of them, or none; auto: wandb if installed."""
     project: str | None = None
     """Project at the tracker; None: $WANDB_PROJECT, else snail."""
@@ -51,7 +51,7 @@ class TrackerOptions:
     """Notes at wandb; None: $WANDB_NOTES."""
 
     def labels(self, name: str | None = None) -> Labels:
-        """What runs are filed under; ``name`` is of a single one."""
+        """The labels of runs; ``name`` is for a single one."""
         return Labels.given(
             project=self.project, entity=self.entity, group=self.group, name=name, tags=self.tags, notes=self.notes
         )
@@ -61,10 +61,10 @@ class Tracker:
     """The followers of a run while it trains.
 
     Args:
-        names: of the dashboards.
-        folder: of the run; its ``config.json`` is there already.
-        run_id: id for dashboards that do not have the run yet.
-        labels: what it is filed under.
+        names: names of the trackers.
+        folder: the run's folder, with its ``config.json``.
+        run_id: id for trackers that do not have the run yet.
+        labels: project, group, tags and so on.
     """
 
     def __init__(self, names: Sequence[str], folder: Path, run_id: str, labels: Labels = Labels()):  # noqa: B008
@@ -84,18 +84,18 @@ class Tracker:
         return bool(self._followers)
 
     def wake(self) -> None:
-        """There is a new line of metrics; returns at once."""
+        """Announce a new line of metrics, without blocking."""
         if time.monotonic() - self._woken < WAKE_SECONDS:
-            return  # this line is seen with a later one, or at the end
+            return  # this line is sent with a later one, or at the end
         self._woken = time.monotonic()
         for follower in self._followers.values():
             try:
                 os.write(follower.stdin.fileno(), b"\n")  # type: ignore[union-attr]
-            except OSError:  # it has ended, or its pipe is full
+            except OSError:  # the follower has ended, or its pipe is full
                 continue
 
     def close(self) -> None:
-        """The run has ended: give the followers a moment to finish."""
+        """Announce the end of the run, and give the followers a moment to finish."""
         until = time.monotonic() + PATIENCE
         for follower in self._followers.values():
             follower.stdin.close()  # type: ignore[union-attr]
@@ -104,22 +104,22 @@ class Tracker:
 
 
 def start_follower(name: str, folder: Path, run_id: str, labels: Labels, stdin: int) -> subprocess.Popen[bytes]:
-    """A process that sends the run in the folder to a dashboard until its ``stdin`` ends.
+    """Start a process that mirrors the run in the folder until its ``stdin`` ends.
 
     Raises:
-        OSError: if there can be no process.
+        OSError: if the process cannot be started.
     """
     return subprocess.Popen(
         [sys.executable, "-m", "runs.tracking.follow", name, str(folder), run_id, labels.to_json()],
         stdin=stdin,
         bufsize=0,
-        start_new_session=True,  # Ctrl-C is meant for the run
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},  # so that it imports what this process would
+        start_new_session=True,  # Ctrl-C is for the run
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},  # so that it imports the same code as this process
     )
 
 
 def wait_for_follower(name: str, follower: subprocess.Popen[bytes], patience: float | None = None) -> bool:
-    """Wait for a follower to end, for so many seconds at most; returns whether all was sent, and warns otherwise."""
+    """Wait for a follower, with a timeout; returns whether all was sent, and warns otherwise."""
     try:
         code = follower.wait(patience)
         why = f"stopped mirroring (exit code {code})"
@@ -134,7 +134,7 @@ def wait_for_follower(name: str, follower: subprocess.Popen[bytes], patience: fl
 
 
 def require_installed(name: str) -> None:
-    """Raise RunError if a dashboard is not installed."""
+    """Raise RunError if a tracker is not installed."""
     if not _installed(name):
         extra = "tensorboard" if name == "tensorboard" else "track"
         raise RunError(f"{name} is not installed; run: pip install 'snail-suite[{extra}]', or use --tracker none")
@@ -146,10 +146,10 @@ def _installed(name: str) -> bool:
 
 
 def tracker_names(tracker: TrackerName) -> list[str]:
-    """The dashboards that a choice means; ``auto`` is wandb where it is installed.
+    """The trackers of a choice; ``auto`` is wandb if it is installed.
 
     Raises:
-        RunError: if one is asked for and not installed.
+        RunError: if a requested tracker is not installed.
     """
     if tracker == "auto":
         names = ["wandb"] if _installed("wandb") else []
@@ -161,10 +161,10 @@ def tracker_names(tracker: TrackerName) -> list[str]:
 
 
 def open_tracker(tracker: TrackerName, folder: Path, run_id: str, labels: Labels | None = None) -> Tracker:
-    """The followers of a choice; None: the labels that the run has, or the defaults.
+    """The followers of a choice; None: the run's labels, or the defaults.
 
     Raises:
-        RunError: if a dashboard is asked for and not installed.
+        RunError: if a requested tracker is not installed.
     """
     names, labels = tracker_names(tracker), labels or Labels.of_run(folder)
     if names and labels != Labels.of_run(folder):

@@ -1,4 +1,4 @@
-"""wandb, trackio and TensorBoard, by their public interfaces. A run is read from its plain files, without torch."""
+"""wandb, trackio and TensorBoard through their public interfaces. Runs are read from plain files, without torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _REMOTE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_BUCKET_ID", "TRACK
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder as a dashboard sees it."""
+    """A run's folder, as read for a tracker."""
 
     folder: Path
     config: dict[str, Any]
@@ -30,7 +30,7 @@ class Run:
 
     @classmethod
     def read(cls, folder: Path, labels: Labels | None = None) -> Run:
-        """The run in a folder, under labels; None: those that it was trained with.
+        """The run in a folder, with labels; None: those that it was trained with.
 
         Raises:
             FileNotFoundError, RunError: if it has no readable ``config.json``.
@@ -44,17 +44,17 @@ class Run:
 
     @property
     def group(self) -> str:
-        """What its seeds have in common: its name without the seed."""
+        """The group of its seeds: its name without the seed."""
         return self.labels.group or re.sub(r"-seed\d+", "", self.name)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The configuration with a name a setting: ``training.learning_rate``."""
+        """The configuration with flat names such as ``training.learning_rate``."""
         return flat(self.config)
 
     @property
     def results(self) -> Path:
-        """The results folder that the run is in; for a run elsewhere, the folder around it."""
+        """The results folder of the run; for a run elsewhere, the parent folder."""
         parts = Path(self.name).parts
         return self.folder.parents[len(parts) - 1 if self.folder.parts[-len(parts) :] == parts else 0]
 
@@ -73,14 +73,14 @@ class Run:
 
 @dataclass
 class Position:
-    """What a dashboard has of a run at one destination.
+    """The part of a run that a tracker has at one destination.
 
     id: the run's id there.
-    step: the last step that it surely has.
-    finished: the date of the record whose numbers it has.
-    pictures: checksums of the pictures that it has, by name.
-    sessions: wandb's folders of what was surely kept offline; None: not recorded.
-    open: whether it is being sent, or was when its sender was killed: what came after ``step`` may be there in part.
+    step: the last step that is confirmed.
+    finished: the date of the record that it has.
+    pictures: checksums of its pictures, by name.
+    sessions: wandb's confirmed offline folders; None: not recorded.
+    open: whether it is being sent, or was when its sender was killed: data after ``step`` may be incomplete.
     """
 
     id: str | None = None
@@ -92,25 +92,25 @@ class Position:
 
 
 class Dashboard(Protocol):
-    """One run in a dashboard, opened to be logged to; what a killed sender left there in part is removed first."""
+    """A run that is open for logging in a tracker; incomplete data of a killed sender is removed first."""
 
     id: str
 
     def __init__(self, run: Run, run_id: str, position: Position):
-        """Open the run; ``position`` gets what the dashboard itself says."""
+        """Open the run; ``position`` is updated from the tracker itself."""
 
     @staticmethod
     def destination(run: Run) -> str:
-        """Which of the places that the dashboard can send to is in use: each has a position of its own."""
+        """The destination in use; each has its own position."""
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
-        """Log one line of metrics; steps only grow."""
+        """Log one line of metrics; steps are increasing."""
 
     def end(self, step: int, numbers: Mapping[str, float], pictures: Mapping[str, Path]) -> None:
-        """Log the final numbers of a finished run, and pictures of it."""
+        """Log the results of a finished run, and its pictures."""
 
     def close(self, position: Position) -> None:
-        """Wait until everything is kept.
+        """Wait until everything is stored.
 
         Raises:
             Exception: if it is not.
@@ -118,7 +118,7 @@ class Dashboard(Protocol):
 
 
 def wandb_mode() -> Any:
-    """The user's WANDB_MODE; otherwise online with a key, and offline without."""
+    """The user's WANDB_MODE; otherwise online if an API key is set, else offline."""
     if mode := os.environ.get("WANDB_MODE"):
         return mode
     if os.environ.get("WANDB_API_KEY"):
@@ -135,7 +135,7 @@ def _server() -> str:
 
 
 class Wandb:
-    """A run in wandb: seeds of one setting are a group, agents are job types."""
+    """A run in wandb: the seeds of a configuration are a group, the agent is the job type."""
 
     def __init__(self, run: Run, run_id: str, position: Position):
         import wandb
@@ -143,7 +143,7 @@ class Wandb:
         self.id, self._wandb, self._folder = run_id, wandb, run.folder / "wandb"
         self._offline = wandb_mode() in (OFFLINE, "dryrun")
         if self._offline:
-            if position.sessions is None:  # kept before sessions were recorded
+            if position.sessions is None:  # from before sessions were recorded
                 position.sessions = self._sessions()
             for name in set(self._sessions()) - set(position.sessions):  # left by a killed sender
                 shutil.rmtree(self._folder / name)
@@ -168,13 +168,13 @@ class Wandb:
 
     @staticmethod
     def destination(run: Run) -> str:
-        """The server, or ``offline``, and the project there if it is not the usual one."""
+        """The server, or ``offline``, and the project if it is not the default."""
         project = "/".join(filter(None, (run.labels.entity, run.labels.project)))
         where = OFFLINE if wandb_mode() in (OFFLINE, "dryrun") else _server()
         return where if project == PROJECT else f"{where} {project}"
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
-        """Log a line; the first tells what the run's steps are counted in."""
+        """Log a line; the first defines the step axes."""
         if self._axis is None:
             self._axis = unit_of(values) or UPDATE
             for axis in {UPDATE, self._axis}:
@@ -184,7 +184,7 @@ class Wandb:
         self._run.log(dict(values), step=step)
 
     def end(self, step: int, numbers: Mapping[str, float], pictures: Mapping[str, Path]) -> None:
-        """Numbers go into the summary, pictures to the last step."""
+        """Log results to the summary, pictures to the last step."""
         self._run.summary.update(dict(numbers))
         if pictures:
             shown = {name: self._wandb.Image(str(path)) for name, path in pictures.items()}
@@ -193,7 +193,7 @@ class Wandb:
     def close(self, position: Position) -> None:
         """Finish."""
         self._run.finish()
-        self._wandb.teardown()  # offline, the files are complete only after that
+        self._wandb.teardown()  # offline, the files are complete only after this
         if self._offline:
             position.sessions = self._sessions()
 
@@ -202,14 +202,14 @@ class Wandb:
 
 
 def trackio_dir(results: Path) -> Path:
-    """Where the database is: the user's TRACKIO_DIR, or ``trackio`` in the results folder."""
+    """The folder of the database: the user's TRACKIO_DIR, or ``trackio`` in the results folder."""
     return Path(os.environ.get("TRACKIO_DIR") or results / "trackio")
 
 
 def keep_at_home(folder: Path) -> None:
-    """Let trackio use the database in the folder, and no network; to be called before it is imported."""
+    """Set trackio's database to the folder, without network; to be called before it is imported."""
     os.environ["TRACKIO_DIR"] = str(folder.resolve())
-    os.environ["HF_HUB_OFFLINE"] = os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # it asks who is logged in
+    os.environ["HF_HUB_OFFLINE"] = os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # it queries the logged-in user
     for name in _REMOTE:
         os.environ.pop(name, None)
 
@@ -239,7 +239,7 @@ class Trackio:
 
     @staticmethod
     def destination(run: Run) -> str:
-        """The folder of the database; relative to the results folder if it is inside, as both may be moved."""
+        """The folder of the database, relative to the results folder if it is inside, since both may be moved."""
         where, results = trackio_dir(run.results).resolve(), run.results.resolve()
         folder = where.relative_to(results).as_posix() if where.is_relative_to(results) else str(where)
         return folder if run.labels.project == PROJECT else f"{folder} {run.labels.project}"
@@ -249,11 +249,11 @@ class Trackio:
         self._run.log(dict(values), step=step)
 
     def end(self, step: int, numbers: Mapping[str, float], pictures: Mapping[str, Path]) -> None:
-        """Numbers and pictures belong to the last step."""
+        """Log results and pictures to the last step."""
         self._run.log({**numbers, **{n: self._trackio.Image(str(p)) for n, p in pictures.items()}}, step=step)
 
     def close(self, position: Position) -> None:
-        """Finish; trackio only warns if nothing could be written."""
+        """Finish, and check: trackio only warns if nothing could be written."""
         self._run.finish()
         if self._find(self.id) is None:
             raise RuntimeError("the run is not in its database")
@@ -261,7 +261,7 @@ class Trackio:
     def _find(self, run_id: str | None) -> Any:
         try:
             return next((r for r in self._trackio.Api().runs(self._project) if r.id == run_id), None)
-        except ValueError:  # it has no database yet
+        except ValueError:  # no database yet
             return None
 
 
@@ -272,7 +272,7 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         self.id = run_id
-        # what a killed sender left after the last sure step is hidden by the reader
+        # TensorBoard hides what a killed sender left after this step
         self._writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=position.step + 1)
         if not position.step:
             rows = "\n".join(f"| {name} | {value} |" for name, value in run.settings.items())
@@ -289,7 +289,7 @@ class TensorBoard:
             self._writer.add_scalar(name, value, step)
 
     def end(self, step: int, numbers: Mapping[str, float], pictures: Mapping[str, Path]) -> None:
-        """Numbers and pictures belong to the last step."""
+        """Log results and pictures to the last step."""
         import numpy as np
         from PIL import Image
 

@@ -1,7 +1,7 @@
-"""The process that sends a run to a dashboard: it replays ``metrics.jsonl`` as the run writes it.
+"""The process that mirrors a run to a tracker: it replays ``metrics.jsonl`` as the run writes it.
 
 Usage: python -m runs.tracking.follow DASHBOARD FOLDER RUN_ID LABELS, with a pipe as stdin: see `runs.tracking`. What
-each destination has is kept in the run's folder; a second process for the same dashboard waits for the first.
+each destination has is recorded in the run's folder; a second process for the same tracker waits for the first.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from runs.tracking.labels import Labels
 
 
 class Positions:
-    """What a dashboard has of a run, by destination; a damaged file counts as nothing."""
+    """Positions of a tracker by destination; empty if the file is damaged."""
 
     def __init__(self, name: str, run: Run):
         self._path, self.destination = mirror_file(run.folder, name), DASHBOARDS[name].destination(run)
@@ -47,18 +47,18 @@ class Positions:
 
 
 def mirror_file(folder: Path, name: str) -> Path:
-    """Where the positions of a dashboard are kept."""
+    """The file with the positions of a tracker."""
     return folder / f"mirror-{name}.json"
 
 
 def held(folder: Path, name: str) -> bool:
-    """Whether a process is sending the run to the dashboard."""
+    """Whether a process is sending the run to the tracker."""
     return holder(mirror_file(folder, name).with_suffix(".lock")) is not None
 
 
 @contextlib.contextmanager
 def locked(folder: Path, name: str) -> Iterator[None]:
-    """Wait until no other process sends the run to the dashboard, and keep others waiting meanwhile."""
+    """Hold the lock of the run and tracker, after waiting for other processes."""
     while True:
         with suppress(Held), lock(mirror_file(folder, name).with_suffix(".lock")):
             yield
@@ -67,7 +67,7 @@ def locked(folder: Path, name: str) -> Iterator[None]:
 
 
 def metrics(run: Run) -> list[dict[str, Any]]:
-    """The whole lines of ``metrics.jsonl``."""
+    """The complete lines of ``metrics.jsonl``."""
     lines = []
     with suppress(OSError):
         for line in (run.folder / "metrics.jsonl").read_bytes().splitlines():
@@ -94,13 +94,13 @@ def missing_end(run: Run, position: Position) -> tuple[dict[str, Any], dict[str,
 
 
 def lacks(name: str, run: Run) -> bool:
-    """Whether the run has anything that the dashboard does not."""
+    """Whether the run has anything that the tracker lacks."""
     position, lines = Positions(name, run).here, metrics(run)
     return position.open or bool(lines and lines[-1][UPDATE] > position.step) or missing_end(run, position) is not None
 
 
 def follow(name: str, folder: Path, run_id: str, labels: Labels) -> None:
-    """Send the run until stdin ends, and then its end."""
+    """Send the run until stdin ends, then its results."""
     run = Run.read(folder, labels)
     with locked(folder, name):
         positions = Positions(name, run)
@@ -130,9 +130,9 @@ def _checksum(path: Path) -> str:
 
 
 def main() -> None:
-    """Follow; a dashboard's own output is silenced, and an error is one warning line."""
+    """Follow the run; the tracker's own output is silenced, and an error is one warning line."""
     name, folder, run_id, labels = sys.argv[1:]
-    os.nice(5)  # what the run needs comes first
+    os.nice(5)  # lower priority than the run
     with open(os.dup(2), "w") as stderr, open(os.devnull, "w") as silence:
         os.dup2(silence.fileno(), 1)
         os.dup2(silence.fileno(), 2)

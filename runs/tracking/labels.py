@@ -1,4 +1,4 @@
-"""What a run is filed under at wandb and trackio: the options and variables that wandb's users know."""
+"""Labels of a run at wandb and trackio: wandb's usual options and environment variables."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 PROJECT = "snail"
-"""The project of runs that name none."""
+"""The default project."""
 LABELS_FILE = "labels.json"
-"""In a run's folder: its labels, for `snail track push`."""
+"""The file of labels in a run's folder, for `snail track push`."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Empty ones mean the tracker's own default."""
+    """Labels of a run; empty ones mean the tracker's default."""
 
     project: str = PROJECT
     entity: str = ""
@@ -27,7 +27,7 @@ class Labels:
 
     @classmethod
     def given(cls, **options: Any) -> Labels:
-        """The options that are given, else wandb's environment variables."""
+        """The given options, else wandb's environment variables."""
         variables = {name: os.environ.get(variable, "") for name, variable in VARIABLES.items()}
         found: dict[str, Any] = {name: value for name, value in variables.items() if value}
         if "tags" in found:
@@ -36,7 +36,7 @@ class Labels:
 
     @classmethod
     def of_run(cls, folder: Path) -> Labels:
-        """Those that a run was trained with; the defaults where it has none or they are damaged."""
+        """The labels that a run was trained with; the defaults if there are none or they are damaged."""
         try:
             return cls.from_json((folder / LABELS_FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError, TypeError):

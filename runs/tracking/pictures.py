@@ -1,4 +1,4 @@
-"""The pictures of a run that its mirrors show: its learning curve and, where it attends, what it attends to."""
+"""The pictures of a run for trackers: its learning curve and its attention maps."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from runs.results.folder import RunFolder
 from runs.results.plots import Curve, learning_curves
 
 PICTURES_AFTER = 120.0
-"""Seconds of training after which pictures are drawn at the end: they take some two, which is to be little beside."""
+"""Pictures are drawn after trainings longer than this, in seconds: drawing takes about two."""
 
 
 def draw_pictures(folder: RunFolder, learner: Learner | None = None) -> None:
-    """Draw a run's learning curve into its folder and, with a trained learner, what that attends to.
+    """Draw a run's learning curve into its folder and, given a trained learner, its attention maps.
 
-    The run is finished before: without matplotlib there are no pictures, and what else goes wrong costs a warning.
+    The run is finished already: without matplotlib there are no pictures, and other errors only cost a warning.
     """
     if importlib.util.find_spec("matplotlib") is None:
         return
@@ -29,4 +29,7 @@ def draw_pictures(folder: RunFolder, learner: Learner | None = None) -> None:
         if learner is not None and attends(maps := learner.attention_maps(0)):
             draw(maps, title(config), folder.attention_path)
     except Exception as e:
-        print(f"warning: {folder.path} has not all of its pictures ({e}); nothing else is missing", file=sys.stderr)
+        print(
+            f"warning: some pictures of {folder.path} could not be drawn ({e})",
+            file=sys.stderr,
+        )

@@ -1,4 +1,4 @@
-"""The papers' tables beside ours: every cell with its interval, the optimum, and a verdict."""
+"""The papers' tables and ours: every cell with its interval, the optimum and a verdict."""
 
 from runs.results.tables.cells import Cell, Table, learns, register_row, tables
 from runs.results.tables.missing import missing_runs

@@ -1,4 +1,4 @@
-"""Which tables there are: their cells, what the papers printed there, and comparisons of our own."""
+"""Definitions of the tables: their cells, the papers' numbers, and our own comparisons."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from snail.attention.scores import SCORE_NAMES
 
 @dataclass(frozen=True)
 class Printed:
-    """A number as a paper prints it.
+    """A number printed in a paper.
 
-    half: half-width of its 95% interval, where it has one.
+    half: half-width of its 95% interval, if it has one.
     digits: decimals of the number.
-    rounding: how far it may be from the number that was rounded.
+    rounding: maximum rounding error.
     """
 
     value: float
@@ -47,17 +47,17 @@ def paper_tables() -> dict:
 
 @dataclass(frozen=True)
 class Cell:
-    """One setting of a table, measured for several agents.
+    """One setting of a table, for several agents.
 
-    paper: the printed number for an agent or method, with the half-width of its interval where it has one.
-    optimum: what no agent can pass in expectation; None where it is not known.
-    reference: the method whose own measured number stands for the optimum where that is not known.
-    in_paper: False for a setting of ours, which is shown only where it has been run.
-    reference_experiment: where that method is run, if not in this experiment.
-    paper_unit: what the paper divides by, where it prints fractions.
-    metric: which number of the records; None: their only one.
-    minus: what is subtracted from it, test task by test task.
-    lower: whether less is better.
+    paper: the printed number by agent or method, with the half-width of its interval if it has one.
+    optimum: upper bound for every agent's expected result; None if unknown.
+    reference: the method whose measured result takes the place of an unknown optimum.
+    in_paper: False for our own settings, which are shown only once they have been run.
+    reference_experiment: the experiment in which that method is run, if not this one.
+    paper_unit: the unit of the paper's numbers, if it prints fractions.
+    metric: the metric in the records; None: the only one.
+    minus: a metric to subtract, per test task.
+    lower: whether lower is better.
     """
 
     label: str
@@ -75,21 +75,21 @@ class Cell:
 
 
 def learns(experiment: str, agent: str) -> bool:
-    """Whether an agent's training has a seed; methods that do not learn are the same in all of them."""
+    """Whether an agent's training depends on a seed; classical methods do not."""
     agents = CATALOGUE[experiment].agents if experiment in CATALOGUE else {}
     return not isinstance(agents.get(agent), ClassicalAgent)
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper, or of comparisons of our own.
+    """A table of the paper, or one of our own comparisons.
 
-    name: what it is asked for by: a number is the paper's.
-    shares: whether to give the numbers in per cent of the optimum, too.
-    unit: of the numbers, in pictures.
-    bound: what the optimum is called.
-    optional: agents that have a row only where they are run.
-    costs: whether to set what a step and a cache cost beside the numbers.
+    name: its name on the command line; a number for the paper's tables.
+    shares: whether to show per cent of the optimum as well.
+    unit: unit of the numbers, for figures.
+    bound: label of the optimum.
+    optional: agents that have a row only once they have been run.
+    costs: whether to show the costs of a step and of the cache.
     budget: the only one to show; None: the largest that was run, but not the short one beside longer ones.
     """
 
@@ -108,12 +108,12 @@ class Table:
 
     @property
     def of_paper(self) -> bool:
-        """Whether there are printed numbers to stand beside ours."""
+        """Whether there are published numbers to compare with."""
         return any(printed for cell in self.cells for printed in cell.paper.values())
 
 
 _DIGITS = {"bandits": 1, "rl2-bandits": 1, "mdps": 3, "rl2-mdps": 1}
-"""Decimals of all numbers of a table; in the others each number has its own."""
+"""Decimals of all numbers of a table; by default each number has its own."""
 
 
 def _printed(table: str, row: str, column: str) -> Printed | None:
@@ -133,7 +133,7 @@ _FEWSHOT_ROWS = {
     "protonet": "Snell 2017",
     **dict.fromkeys(FEWSHOT_MEMORIES),
 }
-"""Agents of few-shot classification, and whose printed numbers stand beside theirs."""
+"""Few-shot agents, and the papers' methods that they are compared with."""
 
 
 def _fewshot_cell(data: str, ways: int, shots: int) -> Cell:
@@ -143,13 +143,13 @@ def _fewshot_cell(data: str, ways: int, shots: int) -> Cell:
 
 
 def _our_cell(label: str, experiment: str, shots: int) -> Cell:
-    """A setting that the paper does not have."""
+    """A setting that is not in the paper."""
     return Cell(label, experiment, shots, dict.fromkeys(_FEWSHOT_ROWS), CATALOGUE[experiment].optimum, in_paper=False)
 
 
 def _bandit_cell(pulls: int, arms: int) -> Cell:
     row = f"{pulls},{arms}"
-    # the SNAIL paper's LSTM column repeats RL^2's GRU, except for the longest trials, which are its own LSTM
+    # the SNAIL paper's LSTM column repeats RL^2's GRU, except for the longest trials
     recurrent = _printed("bandits", row, "LSTM")
     paper = {
         "snail": _printed("bandits", row, "SNAIL"),
@@ -172,7 +172,7 @@ def _bandit_cell(pulls: int, arms: int) -> Cell:
 
 
 PAPER_EPISODE = 20.76
-"""What the SNAIL paper's fractions of the optimum divide the reward of an episode by: less than the real optimum."""
+"""The optimum per episode that the SNAIL paper's fractions refer to: less than the exact one."""
 
 
 def _mdp_cell(episodes: int) -> Cell:
@@ -180,7 +180,7 @@ def _mdp_cell(episodes: int) -> Cell:
     gru = _printed("rl2-mdps", row, "RL2")
     fraction = _printed("mdps", row, "LSTM")
     assert gru is not None and fraction is not None
-    unit = gru.value / fraction.value  # RL^2 printed the return of which the SNAIL paper prints the fraction
+    unit = gru.value / fraction.value  # RL^2 printed the return, the SNAIL paper the fraction
 
     def converted(column: str) -> Printed | None:
         found = _printed("mdps", row, column)
@@ -216,7 +216,7 @@ def _mdp_cell(episodes: int) -> Cell:
 
 
 def _control_cells(animal: str, goal: str) -> tuple[Cell, ...]:
-    """Return of the first and the second episode, how much more the second is, and how far the velocity is off."""
+    """Return of the first and the second episode, their difference, and the error of the velocity."""
     experiment = f"control/{animal}-{goal}"
     agents: dict[str, Printed | None] = dict.fromkeys(CATALOGUE[experiment].agents)
     first, second = "return_episode1", "return_episode2"
@@ -243,9 +243,9 @@ def _control_cells(animal: str, goal: str) -> tuple[Cell, ...]:
 
 
 def _comparison(name: str, title: str, rows: Mapping[str, tuple[str, ...]]) -> Table:
-    """A table of few-shot classification and of bandits, with a group of agents a row of ``rows``.
+    """A table of few-shot classification and bandits, with the agents of ``rows``.
 
-    Every agent is shown where the catalogue has it.
+    Each agent is shown in the experiments that have it.
     """
     tasks = (("few-shot", "omniglot/5way-1shot", 1), ("bandit", "bandit/n100-k5", None))
     return Table(
@@ -267,16 +267,16 @@ def _comparison(name: str, title: str, rows: Mapping[str, tuple[str, ...]]) -> T
         ),
         (
             "few-shot: accuracy on 5-way 1-shot Omniglot. bandit: total reward over 100 pulls of 5 arms; its optimum "
-            "is what the finite-horizon Gittins index collects on the same tasks.",
-            "All rows of a task have the same short budget, seed and test tasks: they show what is learned soon, not "
-            "what can be reached.",
+            "is the result of the finite-horizon Gittins index on the same tasks.",
+            "All rows of a task have the same short budget, seed and test tasks: they show early learning, not "
+            "final performance.",
         ),
         budget="short",
     )
 
 
 def _models() -> Table:
-    """All memories on a task of every kind."""
+    """All sequence models on one task of each kind."""
     tasks = (
         ("5 arms, 100 pulls", "bandit/n100-k5", None),
         ("50 arms, 100 pulls", "bandit/n100-k50", None),
@@ -288,7 +288,7 @@ def _models() -> Table:
     references = {"bandit": "finite-gittins", "mdp": "oracle"}
     return Table(
         "models",
-        "memories of one size, on a task of every kind",
+        "sequence models of equal size, on one task of each kind",
         1.0,
         3,
         tuple(
@@ -303,10 +303,10 @@ def _models() -> Table:
             for label, experiment, shots in tasks
         ),
         (
-            "All rows of a task have the same short budget, seed, test tasks and settings, which are SNAIL's: they "
-            "show what is learned soon, not what can be reached.",
-            "Seconds of training: on one core of a machine that did other work beside, so that they compare roughly.",
-            "A step and a cache: of a policy for bandits of five arms after 1,000 steps, on one core.",
+            "All rows of a task have the same short budget, seed, test tasks and hyperparameters (SNAIL's): they "
+            "show early learning, not final performance.",
+            "Seconds of training: on one core of a busy machine, so they are only roughly comparable.",
+            "Step time and cache: of a policy for 5-armed bandits after 1,000 steps, on one core.",
         ),
         budget="short",
         optional=frozenset(),
@@ -327,7 +327,7 @@ _ABLATION_ROWS = {
 
 
 _REGISTERED: dict[str, list[Cell]] = {}
-"""Rows that extensions add, by table."""
+"""Rows added by extensions, by table."""
 
 
 def register_row(
@@ -338,18 +338,18 @@ def register_row(
     shots: int | None = None,
     paper: Mapping[str, tuple[float, float | None]] | None = None,
 ) -> None:
-    """Add a setting to a table of the paper's, where it is shown once it is run, or to one of your own.
+    """Add a setting to one of the paper's tables, where it is shown once it has been run, or to your own table.
 
     Args:
-        table: its name; a new one makes a table.
-        label: what the setting is called.
-        experiment: in the catalogue.
-        agents: who is shown, in this order; none: all of the experiment.
-        shots: of few-shot classification, one of those that are tested.
-        paper: printed numbers to compare with, by agent, with the half-width of their 95% interval or None.
+        table: its name; a new name creates a table.
+        label: name of the setting.
+        experiment: its id in the catalogue.
+        agents: the agents to show, in this order; empty: all of the experiment.
+        shots: for few-shot classification, one of the tested numbers of shots.
+        paper: published numbers by agent, with the half-width of their 95% interval or None.
 
     Raises:
-        RunError: for a name or shots that do not exist, or a label that the table has already.
+        RunError: for unknown names or shots, or a label that the table already has.
     """
     found = find(experiment)
     agents, printed = tuple(agents) or tuple(found.agents), dict(paper or {})
@@ -373,7 +373,7 @@ def _number(value: float, half: float | None = None) -> Printed:
 
 
 def tables() -> dict[str, Table]:
-    """Every table that can be printed: by its number in the SNAIL paper, comparisons of our own, and extensions'."""
+    """All tables: the SNAIL paper's by number, our own comparisons, and those of extensions."""
     found = _tables()
     for name, cells in _REGISTERED.items():
         if name in found:
@@ -403,7 +403,7 @@ def _tables() -> dict[str, Table]:
             (*omniglot, *ours),
             (
                 "The paper trains one model for 1 to 5 shots, as do the rows of 1 and 5 shots; "
-                "a row of 1 shot only is of a model that was trained for nothing else.",
+                'rows labelled "1-shot only" are models trained for 1 shot only.',
             ),
             shares=False,
         ),
@@ -416,10 +416,10 @@ def _tables() -> dict[str, Table]:
             tuple(_bandit_cell(n, k) for n, k in settings),
             (
                 "optimum: expected total reward of the Bayes-optimal agent, by exact dynamic programming; where that "
-                "is infeasible, what the finite-horizon Gittins index, which comes close to it, collects on the same "
+                "is infeasible, the result of the finite-horizon Gittins index, which comes close to it, on the same "
                 "tasks.",
-                "The papers' numbers are means of about 1000 trials, so one can exceed the optimum. "
-                "What the SNAIL paper prints as LSTM is RL^2's GRU, except for N=1000.",
+                "The papers' numbers are means of about 1000 trials, so they can exceed the optimum. "
+                "The SNAIL paper's LSTM is RL^2's GRU, except for N=1000.",
             ),
         ),
         "4": Table(
@@ -429,11 +429,10 @@ def _tables() -> dict[str, Table]:
             1,
             tuple(_mdp_cell(n) for n in (10, 25, 50, 75, 100)),
             (
-                "optimum: what an oracle that knows each MDP collects on the same tasks. The SNAIL paper prints "
+                "optimum: the result of an oracle that knows each MDP, on the same tasks. The SNAIL paper prints "
                 f"fractions of {PAPER_EPISODE} an episode, which is less than that; its numbers are converted to "
-                "rewards here, and ours are given on its scale too.",
-                "mean0: with a prior that expects mean rewards of 0, as the papers' numbers imply; the MDPs' true mean "
-                "is 1.",
+                "rewards here, and ours are also given on its scale.",
+                "mean0: with a prior mean reward of 0, as the papers' numbers imply; the MDPs' true mean is 1.",
             ),
         ),
         "control": Table(
@@ -443,16 +442,16 @@ def _tables() -> dict[str, Table]:
             2,
             tuple(c for animal in ("cheetah", "ant") for goal in GOALS for c in _control_cells(animal, goal)),
             (
-                "gain: return of the second minus that of the first episode of the same trial. error: mean distance "
-                "from the velocity to keep, in m/s; less is better.",
-                "ceiling: SNAIL that is shown the task, after as many updates of one-episode trials; floor: random. "
-                "The SNAIL paper and MAML's show curves of these tasks, and no numbers.",
+                "gain: return of the second minus that of the first episode of the same trial. error: mean absolute "
+                "error of the velocity, in m/s; lower is better.",
+                "upper bound: SNAIL with the task in its observation, after as many updates of one-episode trials; "
+                "lower bound: random. The SNAIL paper and MAML's show curves of these tasks, and no numbers.",
             ),
             shares=False,
             unit="return; of error in m/s",
-            bound="ceiling",
+            bound="upper bound",
         ),
         "models": _models(),
         "attention": _comparison("attention", "six score functions for SNAIL's attention", _SCORE_ROWS),
-        "ablation": _comparison("ablation", "SNAIL with one thing changed, and what it descends from", _ABLATION_ROWS),
+        "ablation": _comparison("ablation", "SNAIL with one change, and its predecessors", _ABLATION_ROWS),
     }

@@ -1,4 +1,4 @@
-"""What a memory costs late in a long trial, as `snail bench scaling` has measured it."""
+"""Costs of sequence models late in a long trial, as measured by `snail bench scaling`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MEASURED = PUBLISHED / "bench" / "scaling-cpu-1-thread.json"
 
 @dataclass(frozen=True)
 class MemoryCost:
-    """Of one sequence on one core: microseconds of one more step, and kilobytes of the cache."""
+    """For one sequence on one core: microseconds of one more step, and kilobytes of the cache."""
 
     step_time: float
     cache: float
@@ -24,7 +24,7 @@ class MemoryCost:
 
 @cache
 def memory_costs() -> dict[str, MemoryCost]:
-    """By agent, of policies of SNAIL's size for bandits of five arms; empty where nothing was measured."""
+    """By agent, for policies of SNAIL's size for 5-armed bandits; empty if nothing was measured."""
     if not MEASURED.exists():
         return {}
     found = read_json(MEASURED)["scaling"]
@@ -36,5 +36,5 @@ def memory_costs() -> dict[str, MemoryCost]:
 
 
 def cost_of(row: Row) -> MemoryCost | None:
-    """Of a row that has been run; None for few-shot classification, which takes no such steps."""
+    """The costs of a row that has been run; None for few-shot classification."""
     return memory_costs().get(row.agent) if row.ours and row.cell.shots is None else None

@@ -1,4 +1,4 @@
-"""What a table still lacks, as runs that can be launched."""
+"""The missing runs of a table, ready to launch."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def missing_runs(
     cells: Sequence[str] = (),
     seeds: Sequence[int] = (0,),
 ) -> list[RunConfig]:
-    """The runs that give the table's rows a number: one a seed that has no record.
+    """The runs that the table's rows lack: one per seed without a record.
 
-    They are of the table's budget, else of the full one; what stands for the optimum is among them. A record of
-    settings that the catalogue has no more is none, and methods that do not learn have no seeds.
+    They have the table's budget, else the full one, and include the reference for the optimum. Records with
+    outdated settings do not count, and classical methods have no seeds.
 
     Args:
-        agents, cells: only these, cells by setting or experiment; none: all.
+        agents, cells: only these, cells by setting or experiment; empty: all.
     """
     budget = table.budget or "full"
     done = {(r.experiment, r.agent, r.seed) for r in results if r.as_catalogued and r.current and r.budget == budget}

@@ -1,4 +1,4 @@
-"""Pictures of tables: each agent's number in every setting, beside the paper's and the optimum."""
+"""Figures of tables: each agent's result in every setting, with the paper's and the optimum."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from runs.results.tables.rows import Row, table_rows
 from runs.system.errors import RunError
 
 ROW_INCHES = 0.16
-"""Height of one agent's line."""
+"""Height per agent."""
 
 
 def draw_table(
     table: Table, results: Iterable[Result], path: Path, agents: Sequence[str] = (), cells: Sequence[str] = ()
 ) -> None:
-    """Draw a table into a PNG: a group of points a setting, an agent each, with 95% intervals over test tasks.
+    """Draw a table into a PNG: a group of points per setting, one per agent, with 95% intervals over test tasks.
 
-    Points and not bars, since what is to be told apart is far from zero. Agents with less training than others of their
-    setting are hollow. Where there is an optimum, numbers are in per cent of it. A table of costs is drawn as quality
-    against each cost, with a line through the agents that none other passes in both.
+    Points instead of bars, since the differences are far from zero. Agents with less training than others of their
+    setting are hollow. If there is an optimum, numbers are in per cent of it. A table with costs is drawn as quality
+    against each cost, with the Pareto front.
 
     Raises:
         RunError: if matplotlib is not installed, or no row of the table has been run.
@@ -39,23 +39,23 @@ def draw_table(
 
 
 def draw_headline(tables: Iterable[Table], results: Sequence[Result], path: Path) -> None:
-    """Draw the share of the optimum that each learning agent reaches, over all settings of the tables.
+    """Draw the share of the optimum of each trained agent, over all settings of the tables.
 
     Raises:
-        RunError: as of ``draw_table``.
+        RunError: as for ``draw_table``.
     """
     rows = [row for table in tables for row in table_rows(table, results, False) if _compared(row)]
     _draw(rows, None, "Share of the optimum, by agent", "% of the optimum (few-shot: accuracy in %)", path)
 
 
 def _compared(row: Row) -> bool:
-    """Whether a row is of a setting of the paper, and of an agent that learns by the largest budget of its cell."""
+    """Whether a row is a trained agent with the largest budget of its cell, in a setting of the paper."""
     full = row.ours is not None and row.ours.budget == "full"
     return full and row.cell.in_paper and learns(row.cell.experiment, row.agent)
 
 
 def _position(row: Row, shares: bool) -> tuple[float, float, float | None]:
-    """Where a row stands, half the length of its interval, and where the paper's number stands."""
+    """Position of a row, half-width of its interval, and position of the paper's number."""
     assert row.ours is not None
     if row.optimum is None or not shares:
         mean = row.ours.mean.scaled(100.0 if row.ours.mean.value <= 1 else 1.0)
@@ -63,7 +63,7 @@ def _position(row: Row, shares: bool) -> tuple[float, float, float | None]:
     unit = 1.0 if row.optimum == 1 else 100 / row.optimum  # accuracies are printed in per cent
     paper = row.paper.value * unit if row.paper else None
     share = row.ours.share
-    if share is None:  # the optimum is known from other tasks alone
+    if share is None:  # the optimum is only known for other tasks
         share = row.ours.mean.scaled(1 / row.optimum)
     return 100 * share.value, 0.0 if math.isnan(share.half) else 100 * share.half, paper
 
@@ -141,7 +141,7 @@ def _legend(figure: Any, rows: list[Row], colours: dict[str, str], markers: dict
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Those of (cost, quality) that no other point passes in both, from the cheapest on."""
+    """The Pareto front of (cost, quality), from the cheapest on."""
     front: list[tuple[float, float]] = []
     for cost, quality in sorted(points, key=lambda p: (p[0], -p[1])):
         if not front or quality > front[-1][1]:

@@ -22,7 +22,7 @@ from runs.results.tables.rows import LEVEL, Row, table_rows
 
 Format = Literal["text", "markdown", "pivot", "latex", "csv", "html"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-BEST = f"the best, or not told from it by a one-sided t-test at {LEVEL:g}, as the papers print in bold"
+BEST = f"the best, or not significantly worse by a one-sided t-test at {LEVEL:g}, as the papers' bold"
 
 
 def render(
@@ -36,15 +36,15 @@ def render(
     """The table in a format, with or without the rows that are not run.
 
     Args:
-        results: may hold other experiments' numbers too.
-        agents, cells: only these, cells by setting or experiment; none: all.
+        results: may include other experiments.
+        agents, cells: only these, cells by setting or experiment; empty: all.
     """
     return _RENDERERS[form](table, table_rows(table, results, missing, agents, cells))
 
 
 @dataclass(frozen=True)
 class _Column:
-    """A column: its head, what it shows of a row, and whether any row has something to show."""
+    """A column: its header, its text for a row, and whether any row has one."""
 
     head: str
     show: Callable[[Row], str]
@@ -55,10 +55,10 @@ def _title(table: Table) -> str:
 
 
 def _notes(table: Table, rows: list[Row]) -> list[str]:
-    """What a reader has to know: the table's own notes, and what verdicts and marks mean."""
+    """The notes below a table: its own, and the meaning of verdicts and marks."""
     notes = list(table.notes)
     if table.of_paper and any(row.verdict(table.scale) for row in rows):
-        notes.append("verdict: ours against the paper's number, within both 95% intervals and the paper's rounding.")
+        notes.append("verdict: our number against the paper's, within both 95% intervals and the paper's rounding.")
     if any(row.marks for row in rows):
         notes.append(
             "Rows marked *smaller budget* had less training than others of their cell, rows marked *outdated config* "
@@ -137,7 +137,7 @@ def _grid(table: Table, rows: list[Row], strong: Callable[[str], str]) -> tuple[
 
 
 def _blank_repeats(body: list[list[str]]) -> list[list[str]]:
-    """Name each setting once, on the first of its rows."""
+    """Show each setting once, in its first row."""
     first = body[:1]
     return first + [["", *row[1:]] if row[0] == before[0] else row for before, row in pairwise(body)]
 
@@ -158,7 +158,7 @@ def _markdown(table: Table, rows: list[Row]) -> str:
 
 
 def _pivot(table: Table, rows: list[Row]) -> str:
-    """Markdown as the papers print it: a row a setting, a column an agent, ours above the paper's number."""
+    """Markdown as in the papers: a row per setting, a column per agent, ours above the paper's number."""
     shown = [row for row in rows if row.ours or row.paper]
     agents = list(dict.fromkeys(row.agent for row in shown))
     cells = {(row.cell.label, row.agent): row for row in shown}
@@ -243,7 +243,7 @@ _CSV_HEAD = (
 
 
 def _csv(table: Table, rows: list[Row]) -> str:
-    """Plain numbers, for programs: in the units of the printed table, intervals as half-widths."""
+    """Plain numbers for programs, in the units of the printed table, intervals as half-widths."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(_CSV_HEAD)

@@ -1,4 +1,4 @@
-"""From records to rows: which runs a cell shows, their mean with its intervals, the optimum, and the verdicts."""
+"""Rows of tables from records: selected runs, means with intervals, the optimum, verdicts."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from runs.results.tables.cells import Cell, Printed, Table, learns
 
 Verdict = Literal["matches", "above", "below", ""]
 LEVEL = 0.05
-"""Of the t-test by which the papers call an agent the best, or not distinguishable from it."""
+"""Level of the papers' t-test for which agents are best, or not significantly worse."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What the runs of an agent give in a cell, in the units of the records.
+    """The result of an agent in a cell, in the units of the records.
 
-    mean: of all seeds, with its interval over test tasks.
-    over_seeds: the mean with its interval over seeds, where there are several.
-    n: test tasks.
-    share: of the optimum, with its interval where it has one.
-    best: no agent of the cell is better at the papers' level, but for what stands for the optimum.
+    mean: over all seeds, with its interval over test tasks.
+    over_seeds: the mean with its interval over seeds, if there are several.
+    n: number of test tasks.
+    share: share of the optimum, with its interval if it has one.
+    best: no agent of the cell, except a reference for the optimum, is significantly better.
     """
 
     mean: Estimate
@@ -45,7 +45,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Row:
-    """An agent in a cell: the paper's number, ours if it is run, and the optimum."""
+    """An agent in a cell: the paper's number, ours if it has been run, and the optimum."""
 
     cell: Cell
     agent: str
@@ -53,13 +53,13 @@ class Row:
     ours: Measured | None
     optimum: float | None
     marks: str = ""
-    """What keeps it from being compared: smaller budget, outdated config, or both."""
+    """Why it is not compared: smaller budget, outdated config, or both."""
 
     def verdict(self, scale: float) -> Verdict:
-        """Whether ours matches the paper's number, or is above or below it; ``scale`` is of the printed numbers.
+        """Whether our number matches the paper's, or is above or below it; ``scale`` converts to the printed unit.
 
-        It matches where the difference is within the interval of a difference, which the two 95% intervals give, and
-        the paper's rounding.
+        It matches if the difference is within the two 95% intervals, combined in quadrature, plus the paper's
+        rounding.
         """
         if self.ours is None or self.paper is None:
             return ""
@@ -73,11 +73,11 @@ class Row:
 def table_rows(
     table: Table, results: Iterable[Result], missing: bool = True, agents: Sequence[str] = (), cells: Sequence[str] = ()
 ) -> list[Row]:
-    """All rows of a table; ``results`` may hold other experiments' numbers too.
+    """All rows of a table; ``results`` may include other experiments.
 
     Args:
-        missing: with the rows that are not run.
-        agents, cells: only these, cells by setting or experiment; none: all.
+        missing: include rows that have not been run.
+        agents, cells: only these, cells by setting or experiment; empty: all.
     """
     results = list(results)
     found = []
@@ -89,11 +89,11 @@ def table_rows(
 
 
 def choose(results: list[Result], budgets: Sequence[str] = BUDGETS) -> list[Result]:
-    """The results that a cell shows: of the largest of the budgets that was run, as catalogued, one a seed.
+    """The results that a cell shows: of the largest budget that was run, as catalogued, one per seed.
 
-    The choice never looks at the numbers. Only runs of the same settings on the same tasks are put together, those of
-    the first record in the order of folders, the catalogue's current configuration before outdated ones; so is one of
-    several records of a seed.
+    The choice never depends on the results. Only runs with the same settings and test tasks are combined: those of
+    the first record in the order of folders, current configurations before outdated ones; likewise for
+    several records of one seed.
     """
     for budget in budgets:
         of_budget = sorted((r for r in results if r.budget == budget and r.as_catalogued), key=lambda r: not r.current)
@@ -117,7 +117,7 @@ def _cell_rows(table: Table, cell: Cell, results: list[Result], missing: bool) -
         return runs_of(cell.reference, cell.experiment, BUDGETS, cell.metric)
 
     learners = [r for r in results if r.experiment == cell.experiment and learns(r.experiment, r.agent)]
-    # what was trained for minutes is not shown beside what was trained for an hour
+    # trainings of minutes are not shown beside those of an hour
     comparable = BUDGETS[:2] if any(r.budget in BUDGETS[:2] for r in learners) else BUDGETS
 
     def shown(agent: str) -> list[Result]:
@@ -140,12 +140,12 @@ def _cell_rows(table: Table, cell: Cell, results: list[Result], missing: bool) -
 
 
 def _stand_in(cell: Cell) -> str | None:
-    """The agent of a cell that stands for its optimum."""
+    """The agent of a cell that is the reference for its optimum."""
     return None if cell.reference_experiment or cell.optimum() is not None else cell.reference
 
 
 def _differences(chosen: list[Result], minus: str, results: list[Result]) -> list[Result]:
-    """Runs' numbers less another of the same runs, by test task; those whose samples were not kept are left out."""
+    """Differences of two numbers of the same runs, by test task; runs without samples are skipped."""
     found = []
     for r in chosen:
         other = next(o for o in results if o.path == r.path and o.metric == minus)
@@ -173,10 +173,10 @@ def _measured(chosen: list[Result], share: Estimate | None) -> Measured:
 
 
 def share_of_optimum(chosen: list[Result], optimum: float | list[Result]) -> Estimate | None:
-    """The mean as a share of an optimum, or of a reference method's mean on the same tasks.
+    """The mean as a share of the optimum, or of a reference method's mean on the same tasks.
 
-    Against a method the interval is that of the ratio of means of paired samples. Without its samples there is none;
-    on other tasks nothing is comparable.
+    For a reference method the interval is that of a ratio of paired means. Without its samples there is none;
+    results on other tasks are not comparable.
     """
     mean = mean_over_tasks(chosen)
     if isinstance(optimum, float):
@@ -191,7 +191,7 @@ def share_of_optimum(chosen: list[Result], optimum: float | list[Result]) -> Est
 
 
 def _mark_unequal(rows: list[Row]) -> list[Row]:
-    """Say which rows had less training than others of their cell, or another configuration than the catalogue's."""
+    """Mark rows with less training than others of their cell, or with an outdated configuration."""
     learners = [row for row in rows if row.ours is not None and learns(row.cell.experiment, row.agent)]
     largest = min((BUDGETS.index(row.ours.budget) for row in learners if row.ours), default=0)
 
@@ -206,11 +206,11 @@ def _mark_unequal(rows: list[Row]) -> list[Row]:
 
 
 def _mark_best(rows: list[Row], over_seeds: bool) -> list[Row]:
-    """Mark the best agent of a cell, and those that the papers' one-sided t-test does not tell from it.
+    """Mark the best agent of a cell, and those not significantly worse by the papers' one-sided t-test.
 
-    What stands for the optimum, such as an oracle, does not compete, nor do agents that had a smaller budget or
-    an outdated configuration. The test is over test tasks, as the papers' is. In comparisons of ours it is
-    ``over_seeds``: without several of each nothing is marked, for another training might turn the order.
+    References for the optimum, such as an oracle, do not compete, nor do agents with a smaller budget or
+    an outdated configuration. The test is over test tasks, as in the papers. In our own comparisons it is
+    ``over_seeds``: without several seeds nothing is marked, since another training might change the order.
     """
 
     def competes(row: Row) -> bool:
