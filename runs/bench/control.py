@@ -1,4 +1,4 @@
-"""Speed of collecting on MuJoCo's cheetah: the environments alone, our agents, and RecurrentPPO."""
+"""Speed of collecting trials of MuJoCo's cheetah: environments only, our agents, and RecurrentPPO."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAME = "HalfCheetah-v5"
 
 
 class Loop(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
-    """Some environments, which every step steps a number of times, one after the other, with random actions."""
+    """Environments that are stepped sequentially with random actions, several times per call."""
 
     observation_space = action_space = Box(-1, 1, (1,))
 
@@ -48,7 +48,7 @@ class Loop(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[np.float32]]):
 
 
 def bench_control(device: torch.device, repetitions: int, sizes: Sizes) -> Benchmark:
-    """Environment steps a second of environments alone, and with agents of the catalogue's sizes.
+    """Environment steps per second of environments only, and with agents of the catalogue's sizes.
 
     Raises:
         EnvironmentFailed: if MuJoCo is not installed.

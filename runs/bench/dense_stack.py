@@ -1,4 +1,4 @@
-"""Speed of the dense blocks' own forward and backward against library convolutions, plain and compiled."""
+"""Speed of `dense_stack` against library convolutions, plain and compiled."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Stack = Callable[..., Tensor]
 
 
 def bench_bandit_stack(precision: Precision, device: torch.device, repetitions: int, sizes: Sizes) -> Benchmark:
-    """The first temporal convolutions of the policy, at a minibatch of PPO."""
+    """The first TC block of the policy, for a minibatch of PPO."""
     block = TCBlock(32, sizes.pulls, filters=32)
     trials = max(1, sizes.trials // 8)
     return _bench("dense stack, bandits", precision, device, repetitions, sizes, block, trials, sizes.pulls)
 
 
 def bench_fewshot_stack(precision: Precision, device: torch.device, repetitions: int, sizes: Sizes) -> Benchmark:
-    """The first temporal convolutions of the few-shot network, at the support sets of an update's episodes."""
+    """The first TC block of the few-shot network, for the support sets of an update's episodes."""
     few = sizes.few
     steps = few.ways * few.shots
     block = TCBlock(64 + few.ways + 32, steps + 1, filters=128)

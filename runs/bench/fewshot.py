@@ -1,4 +1,4 @@
-"""Speed of few-shot training, beside giving every query a sequence of its own."""
+"""Speed of few-shot training, compared with a separate sequence for every query."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from snail.model import SNAIL
 
 
 class RerunClassifier(nn.Module):
-    """Episodes to logits, each query with its own copy of the support, all images embedded and read again for it.
+    """A few-shot classifier that processes a separate copy of the support for each query.
 
     Args:
         embedding: (M, ...) images -> (M, E).
@@ -44,14 +44,14 @@ class RerunClassifier(nn.Module):
 
 
 def noise_sampler(sizes: EpisodeSizes, device: torch.device) -> EpisodeSampler:
-    """Episodes of images of noise, in the shapes of Omniglot."""
+    """Episodes of random images with Omniglot's shapes."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (500, 20, 1, 28, 28), dtype=torch.uint8, generator=generator)
     return EpisodeSampler(images.to(device), sizes.ways, sizes.queries)
 
 
 def training_step(model: nn.Module, optimizer: torch.optim.Optimizer, episodes: Episodes, precision: Precision) -> None:
-    """Forward, backward, gradient clipping and a step of the optimiser."""
+    """Forward, backward, gradient clipping and optimiser step."""
     with torch.autocast(episodes.query_x.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         logits = model(*episodes.inputs)  # (B, Q, N)
     loss = F.cross_entropy(logits.flatten(0, 1), episodes.query_y.flatten())
@@ -63,7 +63,7 @@ def training_step(model: nn.Module, optimizer: torch.optim.Optimizer, episodes: 
 
 @dataclass(frozen=True)
 class Classifiers:
-    """Three classifiers that start from the same weights, each with its own copy of them."""
+    """Three classifiers with separate copies of the same weights."""
 
     ours: SequenceClassifier
     rerun: RerunClassifier
@@ -71,13 +71,13 @@ class Classifiers:
 
     @classmethod
     def build(cls, sizes: EpisodeSizes, episodes: Episodes) -> Classifiers:
-        """Ours and the two references: one with our blocks and layout, one in plain PyTorch."""
+        """Ours and two references: one with our blocks and layout, one in plain PyTorch."""
         device = episodes.query_x.device
         torch.manual_seed(0)
         usual, embedding = OmniglotEmbedding().to(device), OmniglotEmbedding(pool_first=True).to(device)
         model = SNAIL.fewshot(embedding.output_size, sizes.ways, sizes.shots).to(device)
         _settle(usual, episodes.support_x.flatten(0, 1))
-        # the same layers in another order, hence under other names
+        # the same layers under other names
         weights = zip(embedding.state_dict(), usual.state_dict().values(), strict=True)
         embedding.load_state_dict(dict(weights))
         embedding.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -90,7 +90,7 @@ class Classifiers:
 
 @torch.no_grad()
 def _settle(embedding: nn.Module, images: Tensor) -> None:
-    """Take the normalisation's running statistics from ``images``: with the initial ones, embeddings hardly differ."""
+    """Set the running statistics from ``images``: with the initial ones, embeddings hardly differ."""
     norms = [module for module in embedding.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -102,9 +102,9 @@ def _settle(embedding: nn.Module, images: Tensor) -> None:
 
 @torch.no_grad()
 def fewshot_differences(classifiers: Classifiers, episodes: Episodes) -> dict[str, float]:
-    """Largest difference of the logits in float32, with fixed statistics in the normalisation.
+    """Largest difference of the logits in float32, with fixed batch-norm statistics.
 
-    In training the batch statistics differ: a support image counts once in ours, and once a query otherwise.
+    In training the batch statistics differ: a support image counts once in ours, and once per query otherwise.
     """
     models = [classifiers.ours, classifiers.plain]
     ours, plain = (model.eval()(*episodes.inputs) for model in models)
@@ -114,12 +114,12 @@ def fewshot_differences(classifiers: Classifiers, episodes: Episodes) -> dict[st
 
 
 def bench_few(device: torch.device, repetitions: int, sizes: Sizes) -> Benchmark:
-    """Queries a second in training SNAIL on short episodes."""
+    """Queries per second in training SNAIL on short episodes."""
     return _bench("fewshot", device, repetitions, sizes.few, sizes.matrices)
 
 
 def bench_many(device: torch.device, repetitions: int, sizes: Sizes) -> Benchmark:
-    """Queries a second in training SNAIL on long episodes."""
+    """Queries per second in training SNAIL on long episodes."""
     return _bench("fewshot, long", device, repetitions, sizes.many, sizes.matrices)
 
 
@@ -143,8 +143,8 @@ def _bench(
     candidates = [
         way("ours: shared support", classifiers.ours, "bfloat16", sizes.episodes, True),
         Candidate("drawing these episodes", "float32", sizes.episodes, queries, draw),
-        way("a sequence a query, our blocks", classifiers.rerun, "bfloat16", queries, True),
-        way("a sequence a query, plain PyTorch", classifiers.plain, "float32", queries, False),
+        way("one sequence per query, our blocks", classifiers.rerun, "bfloat16", queries, True),
+        way("one sequence per query, plain PyTorch", classifiers.plain, "float32", queries, False),
     ]
     rows, peaks = measure(candidates, device, repetitions, matrices)
     about = (

@@ -1,4 +1,4 @@
-"""How speed is measured: candidates take turns, and their FLOP/s are set against the peak of matrix products."""
+"""Measurement of speed: candidates take turns, and FLOP/s are compared with the peak of matrix products."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Precision = Literal["float32", "bfloat16"]
 
 @dataclass(frozen=True)
 class EpisodeSizes:
-    """Size of an update with few-shot episodes."""
+    """Sizes of an update with few-shot episodes."""
 
     episodes: int
-    """Episodes in an update."""
+    """Episodes per update."""
     ways: int
-    """Classes in an episode."""
+    """Classes per episode."""
     shots: int
     """Examples of each class."""
     queries: int
-    """Queries in an episode."""
+    """Queries per episode."""
 
 
 @dataclass(frozen=True)
@@ -41,33 +41,33 @@ class Sizes:
     pulls: int = 100
     """Steps of a trial."""
     trials: int = 512
-    """Trials that stream side by side."""
+    """Trials played in parallel."""
     rerun_trials: int = 16
-    """Trials side by side in the references: what a processor does fastest; more overflow its caches."""
+    """Parallel trials in the references: the fastest number on a CPU; more overflow its caches."""
     few: EpisodeSizes = EpisodeSizes(episodes=16, ways=5, shots=1, queries=15)
     """Short few-shot episodes."""
     many: EpisodeSizes = EpisodeSizes(episodes=4, ways=20, shots=5, queries=20)
     """Long few-shot episodes."""
     step_trials: int = 256
-    """Trials that stream side by side where single steps are measured."""
+    """Parallel trials for measuring single steps."""
     step_times: tuple[int, ...] = (10, 100, 1000)
-    """Steps whose cost is compared; the last is the trial's length."""
+    """Steps at which the cost is measured; the last is the trial's length."""
     steps_timed: int = 8
-    """Steps in a row that are measured at each of these times."""
+    """Consecutive steps measured at each of these points."""
     recurrent_ppo_steps: int | None = None
-    """Steps in an iteration of RecurrentPPO; None: its default."""
+    """Steps per iteration of RecurrentPPO; None: its default."""
     compiled: bool = True
-    """Whether the library's convolutions are measured compiled, too; needs a C++ compiler."""
+    """Whether to measure compiled library convolutions as well; needs a C++ compiler."""
     control_trials: int = 32
-    """Trials of the cheetah side by side."""
+    """Parallel trials of the cheetah."""
     control_steps: int = 400
     """Steps of each."""
     scaling_lengths: tuple[int, ...] = (16, 64, 256, 1000, 4096, 16384)
-    """Lengths of sequences that time and memory are compared for."""
+    """Sequence lengths at which time and memory are measured."""
     scaling_batch: int = 1
-    """Sequences side by side there."""
+    """Batch size there."""
     matrices: tuple[int, ...] = (1024, 2048)
-    """Square matrices whose products give the peak."""
+    """Size of the square matrices whose products give the peak."""
 
 
 TINY = Sizes(
@@ -91,17 +91,17 @@ TINY = Sizes(
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one candidate.
+    """The measurements of one candidate.
 
-    name: what it does.
-    batch: trials, or sequences, side by side.
-    units: environment steps, or queries, in one run.
-    flops: floating-point operations of one run, see ``count_flops``.
+    name: description.
+    batch: parallel trials or sequences.
+    units: environment steps or queries per run.
+    flops: floating-point operations per run, see ``count_flops``.
     seconds: of each run.
-    best_rate: units a second in the fastest run.
-    speedup: how many times as fast the first row is, median over the turns.
-    best_flop_rate: FLOP a second in the fastest run.
-    share_of_peak: FLOP a second over those of the matrix product of the same turn, median over the turns.
+    best_rate: units per second in the fastest run.
+    speedup: how many times as fast the first row is, as a median over turns.
+    best_flop_rate: FLOP/s in the fastest run.
+    share_of_peak: FLOP/s relative to the matrix product of the same turn, as a median over turns.
     """
 
     name: str
@@ -120,12 +120,12 @@ class Row:
 class Benchmark:
     """One benchmark and all its candidates.
 
-    about: what the work is.
-    unit: what a rate counts; batch_unit: what ``Row.batch`` counts.
-    peaks: FLOP a second of the fastest matrix product, by precision.
+    about: description of the work.
+    unit: unit of rates; batch_unit: unit of ``Row.batch``.
+    peaks: FLOP/s of the fastest matrix product, by precision.
     differences: largest absolute difference of the named results between ours and the plain reference.
-    ratio: what the report calls ``Row.speedup``.
-    notes: what else a reader should know, in lines.
+    ratio: heading of ``Row.speedup``.
+    notes: further lines for the reader.
     """
 
     name: str
@@ -141,7 +141,7 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to do the work: ``run`` does it once; the rest is as in ``Row``."""
+    """A candidate: ``run`` does the work once; the rest is as in ``Row``."""
 
     name: str
     precision: Precision
@@ -153,9 +153,9 @@ class Candidate:
 def measure(
     candidates: Sequence[Candidate], device: torch.device, repetitions: int, matrices: Sequence[int]
 ) -> tuple[tuple[Row, ...], dict[str, float]]:
-    """Rows, and the best rate of matrix products by precision, from turns in which every way runs once.
+    """Rows, and the best rate of matrix products by precision; every candidate runs once per turn.
 
-    Ways are compared with the first.
+    Candidates are compared with the first.
     """
     seconds: list[list[float]] = [[] for _ in candidates]
     peaks: dict[str, list[float]] = {name: [] for name in get_args(Precision)}
@@ -204,7 +204,7 @@ def _row(
 def count_flops(run: Callable[[], object]) -> int:
     """Floating-point operations of a run: twice the multiply-adds of matrix products, convolutions and attention.
 
-    They are counted as executed, products with padding and with masked keys included. Elementwise work,
+    They are counted as executed, including padding and masked keys. Elementwise work,
     normalisation, pooling and the optimiser are not counted.
     """
     counter = FlopCounterMode(display=False, custom_mapping=_FLOPS_MISSING_IN_TORCH)
@@ -245,7 +245,7 @@ _FLOPS_MISSING_IN_TORCH = {
 
 
 def matmul_rate(n: int, dtype: torch.dtype, device: torch.device) -> float:
-    """FLOP a second of a product of two (n, n) matrices, the faster of two."""
+    """FLOP/s of a product of two (n, n) matrices, the faster of two runs."""
     a, b = torch.randn(2, n, n, device=device).to(dtype)
     out = a @ b
     return 2 * n**3 / min(_seconds(lambda: torch.mm(a, b, out=out), device) for _ in range(2))
@@ -265,10 +265,10 @@ def _synchronize(device: torch.device) -> None:
 
 
 def check_agreement(differences: dict[str, float]) -> None:
-    """Rounding may tell the ways apart, and nothing else; convolutions of GPUs round to 10 bits."""
+    """Raise RunError if candidates differ by more than rounding; GPU convolutions round to 10 bits."""
     for name, difference in differences.items():
         if not difference < 1e-2:
-            raise RunError(f"the ways to be compared disagree: {name} differ by {difference:.1e}")
+            raise RunError(f"the candidates disagree: {name} differ by {difference:.1e}")
 
 
 def largest(x: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""RecurrentPPO of Stable-Baselines3-contrib on the same environments, where it is installed."""
+"""RecurrentPPO of Stable-Baselines3-contrib on the same environments, if it is installed."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from runs.tasks import BanditTask
 
 Make = Callable[[], gymnasium.Env[Any, Any]]
 
-NOT_INSTALLED = "RecurrentPPO was not measured; to measure it, too: pip install -e '.[bench]'"
+NOT_INSTALLED = "RecurrentPPO was not measured; to include it: pip install -e '.[bench]'"
 
 
 def bandit(task: BanditTask) -> RL2Observation:
-    """A bandit that shows the previous action and reward, as ours does."""
+    """A bandit whose observation has the previous action and reward, as for our agents."""
     return RL2Observation(gymnasium.make("snail/BernoulliBandit-v0", arms=task.arms, pulls=task.pulls))
 
 
 class RecurrentPPO:
-    """The library's agent with the library's defaults: an LSTM each for policy and value.
+    """The library's agent with its defaults: separate LSTMs for policy and value.
 
     Args:
-        make: builds an environment, which shows what the agent is to see.
-        device: where its networks are.
-        steps: steps of an iteration in each environment; None: the library's default.
-        envs: environments side by side, in this process.
+        make: builds an environment with the agent's observations.
+        device: device of its networks.
+        steps: steps per iteration in each environment; None: the library's default.
+        envs: parallel environments in this process.
 
     Attributes:
         name: the agent and its version.
-        notes: what it is and sees, in lines.
-        steps: environment steps of an iteration, in all.
+        notes: lines that describe it.
+        steps: total environment steps per iteration.
 
     Raises:
-        ModuleNotFoundError: where it is not installed.
+        ModuleNotFoundError: if it is not installed.
     """
 
     def __init__(self, make: Make, device: torch.device, steps: int | None = None, envs: int = 1):
@@ -70,7 +70,7 @@ class RecurrentPPO:
             return None
 
     def collect(self) -> None:
-        """Play one iteration's steps, with log-probabilities and values, and learn nothing."""
+        """Play one iteration's steps, with log-probabilities and values, without learning."""
         self._collector.learn(self.steps, reset_num_timesteps=False)
 
     def iterate(self) -> None:

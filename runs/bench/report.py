@@ -1,19 +1,19 @@
 """Speed of the suite against public SNAIL implementations and other libraries.
 
-* ``rollout``: acting and learning on bandits. Ours streams through a cache of fixed size and judges all steps of the
+* ``rollout``: acting and learning on bandits. Ours acts by ``step`` and evaluates all steps of the
   finished trials in one parallel forward; the references run policy and value network over all steps so far for every
-  action, or are RecurrentPPO of Stable-Baselines3-contrib. With it: what a step costs late in a trial, whole
-  iterations of PPO, and how near their updates come to the machine's peak.
-* ``fewshot``: one update on 5-way episodes. Ours embeds every image once and lets all queries of an episode share its
-  support; the references give every query a sequence of its own.
-* ``dense-stack``: the dense blocks' own forward and backward against library convolutions, plain and compiled.
-* ``control``: collecting on MuJoCo's cheetah, against the environments alone and RecurrentPPO.
-* ``scaling``: how time and memory grow with the length of a sequence, for models of each kind.
+  action, or are RecurrentPPO of Stable-Baselines3-contrib. It includes the cost of a step late in a trial, whole
+  iterations of PPO, and their updates relative to the machine's peak.
+* ``fewshot``: one update on 5-way episodes. Ours embeds every image once, and all queries of an episode share its
+  support; the references process a separate sequence for every query.
+* ``dense-stack``: `dense_stack` against library convolutions, plain and compiled.
+* ``control``: collecting trials of MuJoCo's cheetah, against environments only and RecurrentPPO.
+* ``scaling``: time and memory against the length of a sequence, for all sequence models.
 
-The machine may be busy with other things: all ways take turns in one process, and what is reported of the comparison
-is the median over the turns. Achieved FLOP/s are set against matrix products measured in the same turns. While other
-programs run, measure with one thread: several wait for one another at every small operation, which hurts most the way
-that has least to compute.
+The machine may be busy, so all candidates take turns in one process, and ratios are medians over the turns. Achieved
+FLOP/s are compared with matrix products measured in the same turns. While other
+programs run, measure with one thread: several threads wait for each other at every small operation, which slows down
+small workloads most.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ What = Literal["all", "rollout", "fewshot", "dense-stack", "control", "scaling"]
 class Report:
     """Benchmarks and where they were run.
 
-    load: processes that wanted to run in the last minute before, where the system tells.
+    load: the system's load average over the minute before, if known.
     """
 
     device: str
@@ -63,17 +63,17 @@ class Report:
     scaling: Scaling | None
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, the single times included, ready for JSON."""
+        """The whole report, including single times, ready for JSON."""
         return dataclasses.asdict(self)
 
 
 def bench(
     what: What = "all", device: torch.device | str = "cpu", repetitions: int = 5, sizes: Sizes | None = None
 ) -> Report:
-    """Measure; progress goes to stderr where that is a terminal.
+    """Run benchmarks; progress goes to stderr if it is a terminal.
 
     Raises:
-        RunError: for an unknown benchmark, fewer than one repetition, or ways that disagree in what they compute.
+        RunError: for an unknown benchmark, fewer than one repetition, or candidates that disagree in their results.
     """
     if what not in get_args(What):
         raise RunError(f"what must be one of {', '.join(get_args(What))}, got {what!r}")
@@ -130,9 +130,9 @@ def render(report: Report) -> str:
         return "\n".join(lines)
     lines += [
         "",
-        f"Rates are the best of {report.repetitions} runs. All ways and large matrix products took turns at running;",
-        '"ours is" (times as fast), "takes" (times the first) and "of peak" are medians over the turns. FLOP: twice',
-        "the multiply-adds of matrix products, convolutions, LSTMs and attention, as executed.",
+        f"Rates are the best of {report.repetitions} runs. All candidates and large matrix products took turns;",
+        '"ours is" (times as fast), "takes" (times the first) and "of peak" are medians over turns. FLOP: twice',
+        "the multiply-adds of matrix products, convolutions, LSTMs and attention as executed.",
     ]
     return "\n".join(lines)
 
@@ -142,7 +142,7 @@ def _or_unknown(x: object) -> str:
 
 
 def _table(rows: list[list[str]]) -> list[str]:
-    """Rows of cells as lines, the first two columns flush left, the others flush right."""
+    """Format rows of cells as lines, the first two columns left-aligned, the others right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  "

@@ -1,4 +1,4 @@
-"""Speed of acting: trials of bandits, and single steps early and late in a long trial."""
+"""Speed of acting: whole trials of bandits, and single steps early and late in a long trial."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from snail.model import SNAIL
 
 @dataclass(frozen=True)
 class History:
-    """All that an agent without a cache needs to remember: inputs (B, t, C), and the values (B,) of the t steps."""
+    """The history of an agent without a cache: inputs (B, t, C), and values (B,) of the t steps."""
 
     inputs: Tensor
     values: tuple[Tensor, ...] = ()
@@ -32,8 +32,8 @@ class RerunAgent(ActorCritic):
     """An agent that runs policy and value network over all steps so far, for every action.
 
     Args:
-        agent: whose function it computes.
-        policy: (B, t, C) -> (B, t, A), the agent's own or another of the same function.
+        agent: the agent whose function it computes.
+        policy: (B, t, C) -> (B, t, A), the agent's own or an equivalent one.
         value: (B, t, C) -> (B, t, 1), likewise.
     """
 
@@ -55,17 +55,17 @@ class RerunAgent(ActorCritic):
 
 @torch.no_grad()
 def collect(agent: ActorCritic, play: Player) -> tuple[Trajectories, Tensor]:
-    """Our way to collect trials: streaming actions, then all values at once. Trajectories and values (B, T)."""
+    """Our rollout: actions by ``step``, then all values in parallel; returns trajectories and values (B, T)."""
     assert agent.value is not None
     trials = play()
-    # pieces whose activations stay in a processor's cache
+    # chunks whose activations fit the CPU cache
     piece = 32 if trials.inputs.device.type == "cpu" else len(trials.inputs)
     return trials, torch.cat([agent.value(x) for x in trials.inputs.split(piece)])[..., 0]
 
 
 @torch.no_grad()
 def replay(agent: ActorCritic, inputs: Tensor) -> tuple[Tensor, Any]:
-    """What an agent does when shown ``inputs`` (B, T, C): log-probabilities (B, T, A) and the final cache."""
+    """An agent's log-probabilities (B, T, A) and final cache for ``inputs`` (B, T, C)."""
     cache, found = agent.init_cache(*inputs.shape[:2]), []
     for x_t in inputs.unbind(1):
         logits, cache = agent.act(x_t, cache)
@@ -87,7 +87,7 @@ def rollout_differences(
 
 
 def bench_rollout(device: torch.device, repetitions: int, sizes: Sizes) -> Benchmark:
-    """Environment steps a second of SNAIL on bandits, with log-probabilities and values."""
+    """Environment steps per second of SNAIL on bandits, with log-probabilities and values."""
     task = BanditTask(sizes.arms, sizes.pulls)
     torch.manual_seed(0)
     channels = ActorCritic.input_size(1, sizes.arms)
@@ -140,7 +140,7 @@ def bench_steps(device: torch.device, repetitions: int, sizes: Sizes) -> Benchma
             _, cache = policy.step(x_t, cache)
         return cache
 
-    # All caches share their buffers, which hold the whole trial in the end; each knows what time it is.
+    # All caches share buffers for the whole trial; each has its own time.
     cache, now, candidates = policy.init_cache(sizes.step_trials, horizon), 0, []
     for t in sorted(sizes.step_times):
         start = min(t, horizon - n)

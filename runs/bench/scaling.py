@@ -1,8 +1,8 @@
-"""How time and memory grow with the length of a sequence, for every memory.
+"""Time and memory against the length of a sequence, for every sequence model.
 
-Training is a forward and a backward pass over whole sequences; streaming is one more step at the end of one. The models
-are the policies that play bandits of five arms, of SNAIL's size for 1,000 pulls; the depth of temporal convolutions
-follows the length, since a TC block has log2 T layers.
+Training is a forward and a backward pass over whole sequences; streaming is one more step at their end. The models
+are policies for 5-armed bandits, of SNAIL's size for 1,000 pulls; the depth of temporal convolutions
+grows with the length, since a TC block has log2 T layers.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from snail.sequence import SequenceModel
 
 CHANNELS, OUTPUTS = 8, 5
 SIZED_FOR = 1000
-"""Steps of the SNAIL whose parameters the others match."""
+"""Length of the SNAIL whose parameter count the others match."""
 MODELS: dict[str, SequenceAgent] = {"tcn": SNAILConfig(blocks="convolutions"), **AGENTS, **MEMORIES}
-"""All agents that are sequence models; tcn: SNAIL's temporal convolutions alone."""
+"""All agents that are sequence models; tcn: only SNAIL's temporal convolutions."""
 
 
 def build(name: str, steps: int) -> SequenceModel:
-    """The model of that name for sequences of so many steps."""
+    """The model of that name for sequences of this length."""
     agent = MODELS[name]
     return agent.build("policy", CHANNELS, OUTPUTS, steps if isinstance(agent, SNAILConfig) else SIZED_FOR)
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """Something that grows with the length T, and how: ``expected`` are the exponents of T for very long sequences."""
+    """A quantity that grows with the length T; ``expected`` are its exponents of T for very long sequences."""
 
     name: str
     unit: str
@@ -63,28 +63,28 @@ QUANTITIES = {
     "step time": Quantity("time of one more step", "µs", _expected("log T", "1", "1", "0", "0")),
     "step memory": Quantity("memory of a cache", "kB", _expected("1", "1", "1", "0", "0")),
 }
-"""Attention here keeps no T x T matrix: fused kernels make its memory linear, not its time."""
+"""Fused attention kernels store no T x T matrix: memory is linear in T, time is not."""
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """What was measured: ``values[quantity][model]`` has a number for each length, of one sequence."""
+    """Measurements: ``values[quantity][model]`` has one number per length, for one sequence."""
 
     lengths: tuple[int, ...]
     values: dict[str, dict[str, tuple[float, ...]]]
 
     def exponent(self, quantity: str, model: str) -> float:
-        """Slope between the two longest lengths on logarithmic axes."""
+        """Slope on logarithmic axes between the two longest lengths."""
         (x0, x1), (y0, y1) = self.lengths[-2:], self.values[quantity][model][-2:]
         return math.log(y1 / y0) / math.log(x1 / x0)
 
 
 def bench_scaling(device: torch.device, repetitions: int, sizes: Sizes) -> Scaling:
-    """Measure; the models take turns, and times are medians over the turns."""
+    """Measure all models, which take turns; times are medians over the turns."""
     lengths = sizes.scaling_lengths
     times: dict[tuple[str, str, int], list[float]] = {}
     memory: dict[tuple[str, str, int], float] = {}
-    turns = [lengths[:3], *[lengths] * repetitions]  # the first warms up
+    turns = [lengths[:3], *[lengths] * repetitions]  # the first turn is a warm-up
     total = len(MODELS) * sum(map(len, turns))
     with progress_bar(total, "scaling", unit="turn") as bar:
         for turn, chosen in enumerate(turns):
@@ -107,16 +107,16 @@ def bench_scaling(device: torch.device, repetitions: int, sizes: Sizes) -> Scali
 
 
 def _train(model: SequenceModel, x: Tensor) -> tuple[float, int]:
-    """Seconds of a forward and a backward pass, and bytes that are kept between them."""
-    kept: dict[int, int] = {p.untyped_storage().data_ptr(): 0 for p in model.parameters()}  # these are there anyway
+    """Seconds of a forward and a backward pass, and bytes kept between them."""
+    kept: dict[int, int] = {p.untyped_storage().data_ptr(): 0 for p in model.parameters()}  # these exist anyway
 
     def keep(saved: Tensor) -> Tensor:
         storage = saved.untyped_storage()
         kept.setdefault(storage.data_ptr(), storage.nbytes())
-        return saved.detach()  # itself, as the output of its own node, would be a circle that is never freed
+        return saved.detach()  # keeping itself, as the output of its own node, would be a cycle that is never freed
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
-        y = model(x)  # which keeps them, so that no storage is counted for two
+        y = model(x)  # keep them alive, so that no storage is counted twice
     del y
     began = _now(x.device)
     model(x).square().mean().backward()
@@ -137,7 +137,7 @@ def _stream(model: SequenceModel, x: Tensor, steps: int) -> tuple[float, int]:
 
 
 def _bytes(cache: Any) -> int:
-    """Of all tensors in nested tuples and dataclasses."""
+    """Bytes of all tensors in nested tuples and dataclasses."""
     if isinstance(cache, Tensor):
         return cache.untyped_storage().nbytes()
     parts = cache if isinstance(cache, (tuple, list)) else getattr(cache, "__dict__", {}).values()
@@ -151,7 +151,7 @@ def _now(device: torch.device) -> float:
 
 
 def render_scaling(scaling: Scaling) -> list[str]:
-    """As lines of text."""
+    """Format as text."""
     lines = []
     for key, quantity in QUANTITIES.items():
         lines += ["", f"scaling: {quantity.name}, in {quantity.unit}, by length"]
@@ -162,7 +162,7 @@ def render_scaling(scaling: Scaling) -> list[str]:
         ]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines += ["  " + "  ".join(x.rjust(w) for x, w in zip(row, widths, strict=True)) for row in rows]
-    lines.append("  exponent: of the length, between the two longest; expected: for ever longer sequences")
+    lines.append("  exponent: of the length, between the two longest; expected: for very long sequences")
     return lines
 
 

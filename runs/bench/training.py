@@ -1,4 +1,4 @@
-"""Speed of learning: whole iterations of PPO on bandits, and how near their updates come to the machine's peak."""
+"""Speed of learning: whole iterations of PPO on bandits, and their updates relative to the machine's peak."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from runs.tasks import BanditTask
 
 
 class Repeated(PPOLearner):
-    """PPO whose update phase can be run again and again, on the trials of its last iteration."""
+    """PPO whose update phase can be repeated on the trials of its last iteration."""
 
     batch: Batch
 
@@ -28,7 +28,7 @@ class Repeated(PPOLearner):
         return super().improve(batch, left)
 
     def improve_again(self) -> None:
-        """The update phase alone. Nothing is left of the training: the step size is 0, and the weights stay."""
+        """Only the update phase, with step size 0, so that the weights do not change."""
         super().improve(self.batch, left=0.0)
 
 
@@ -37,7 +37,7 @@ def _run(training: PPOTraining, task: BanditTask) -> RunConfig:
 
 
 def bench_training(device: torch.device, repetitions: int, sizes: Sizes) -> Benchmark:
-    """Environment steps a second of PPO, playing and learning."""
+    """Environment steps per second of PPO, playing and learning."""
     task = BanditTask(sizes.arms, sizes.pulls)
     training = PPOTraining(steps=1, batch_size=sizes.trials)
     learner = training.learner(_run(training, task), Machine(device))
@@ -56,7 +56,7 @@ def bench_training(device: torch.device, repetitions: int, sizes: Sizes) -> Benc
 
 
 def bench_update(device: torch.device, repetitions: int, sizes: Sizes) -> Benchmark:
-    """Steps a second in the update phase of PPO: forward, backward and the optimiser, minibatch after minibatch."""
+    """Steps per second in the update phase of PPO: forward, backward and optimiser."""
     training = PPOTraining(steps=1, batch_size=sizes.trials, epochs=1)
     learner = Repeated(training, _run(training, BanditTask(sizes.arms, sizes.pulls)), Machine(device))
     learner.update(0)

@@ -1,7 +1,7 @@
-"""How agents do on longer trials: ``python -m runs.bench.transfer``.
+"""Tests agents on longer trials: ``python -m runs.bench.transfer``.
 
-Every published agent with weights is tested on the other bandits with as many arms, and written, beside what the
-finite-horizon Gittins index collects there, to ``published/transfer.json``, which `snail table transfer` prints.
+Every published agent with weights is tested on the other bandits with as many arms, and compared with the
+finite-horizon Gittins index. The results go to ``published/transfer.json``, for `snail table transfer`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REFERENCE = "finite-gittins"
 
 
 def measured() -> Iterator[dict[str, Any]]:
-    """Every agent on every length."""
+    """Test every agent on every length."""
     best: Mapping[str, float] = {r.experiment: r.mean for r in read_results([PUBLISHED]) if r.agent == REFERENCE}
     for path in find_runs(PUBLISHED / "bandit"):
         folder = RunFolder(path)
@@ -58,7 +58,7 @@ def measured() -> Iterator[dict[str, Any]]:
 
 
 def main() -> None:
-    """Measure and write all."""
+    """Measure and write everything."""
     write_json(OUTCOME, {"transfers": list(measured())})
     print(render_transfer(transfers()))
 

@@ -1,4 +1,4 @@
-"""What runs will take on this machine: from the seconds in records, scaled by a short probe."""
+"""Estimates the time of runs on this machine, from the seconds in records, scaled by a short probe."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from runs.training import build_learner
 
 PROBE_SECONDS = 10.0
 REFERENCE = PUBLISHED / "probe.json"
-"""What the probe took on the processor that most published records are of."""
+"""The probe's time on the CPU of most published records."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds that a run is expected to take, by one core or the GPU of the records.
+    """Expected seconds of a run, on one core or the GPU of the records.
 
-    similar: told from runs of other settings, experiments or agents.
+    similar: estimated from runs with other settings, experiments or agents.
     """
 
     seconds: float
@@ -49,12 +49,12 @@ class Cost:
 
 
 def work(config: RunConfig) -> float | None:
-    """The size of a training, in units that seconds are about proportional to; None for what does not learn."""
+    """The size of a training, roughly proportional to its time; None for classical methods."""
     task, training = config.task, config.training
     if isinstance(task, TrialTask) and isinstance(training, MetaRLTraining):
         passes = 1 + getattr(training, "epochs", getattr(training, "value_epochs", 1))
         horizon = task.horizon
-        # SNAIL has a layer for each doubling of the length, and each makes those after it wider
+        # SNAIL has a layer for each doubling of the length, and each widens those after it
         depth = math.log2(max(2, horizon)) ** 2 if isinstance(config.model, SNAILConfig) else 1
         return training.steps * training.batch_size * horizon * passes * depth
     if isinstance(task, FewShotTask) and isinstance(training, SupervisedTraining):
@@ -64,16 +64,16 @@ def work(config: RunConfig) -> float | None:
 
 
 class Costs:
-    """Expected costs by what records say.
+    """Expected costs of runs, based on records.
 
     Args:
-        results: folder of own results, which count before the published ones.
-        factor: how much longer this machine takes than that of the published records.
+        results: folder of your own results, preferred to the published ones.
+        factor: time on this machine relative to that of the published records.
     """
 
     def __init__(self, results: Path, factor: float = 1.0):
         self._known: list[tuple[RunConfig, float]] = []
-        """Runs with their seconds for a unit of work."""
+        """Runs with their seconds per unit of work."""
         for folder, scale in ((results, 1.0), (PUBLISHED, factor)):
             for r in read_results([folder]) if folder.is_dir() else []:
                 config = _config(r)
@@ -81,7 +81,7 @@ class Costs:
                     self._known.append((config, scale * r.train_seconds / size))
 
     def of(self, config: RunConfig) -> Cost | None:
-        """What a run will take; None where nothing is known of any like it."""
+        """The expected cost of a run; None if there are no similar runs."""
         size = work(config)
         if size is None:
             return None
@@ -96,42 +96,42 @@ class Costs:
             lambda c: c.experiment.startswith(f"{family}/"),
             lambda c: type(c.task) is type(config.task),
         ):
-            # of another agent: what that one would take
+            # for another agent: relative to the work of its own run
             found = [rate * (work(replace(config, model=c.model)) or 0) for c, rate in self._known if same(c)]
             if found:
                 return Cost(statistics.median(found), similar=True)
         return None
 
     def total(self, configs: Iterable[RunConfig], workers: int) -> str:
-        """What runs will take together, in words."""
+        """The total time of runs, in words."""
         costs = [(c, self.of(c)) for c in configs if work(c) is not None]
         known = [cost for _, cost in costs if cost is not None]
         if not known:
-            return "no record tells how long these take"
+            return "no records to estimate the time"
         seconds = sum(cost.seconds for cost in known)
         longest = max(cost.seconds for cost in known)
         several = min(workers, len(known))
         words = f"about {show_duration(max(seconds / several, longest))} with {several} at a time"
         words = words if several > 1 else f"about {show_duration(seconds)}"
-        return words + (f"; of {len(costs) - len(known)} of them no record tells" if len(known) < len(costs) else "")
+        return words + (f"; {len(costs) - len(known)} of them unknown" if len(known) < len(costs) else "")
 
 
 def _config(result: Result) -> RunConfig | None:
     try:
         return from_dict(RunConfig, {**json.loads(result.settings), "seed": 0})
-    except RunError:  # settings that no longer exist
+    except RunError:  # the settings no longer exist
         return None
 
 
 def _learning(config: RunConfig) -> tuple[object, ...]:
-    """What decides how long training takes."""
+    """The settings that determine the training time."""
     return (config.task, config.model, config.training)
 
 
 def machine_factor(measure: bool = True) -> float:
-    """How much longer this machine takes than that of the published records, by a probe that is kept for the next time.
+    """Time on this machine relative to that of the published records, by a probe whose result is cached.
 
-    Without ``measure``, 1 where there was no probe yet.
+    Without ``measure``, 1 if there is no cached result.
     """
     if not REFERENCE.exists():
         return 1.0
@@ -144,13 +144,13 @@ def machine_factor(measure: bool = True) -> float:
             return 1.0
         print(f"measuring this machine for {PROBE_SECONDS:.0f} s, once", file=sys.stderr)
         found = probe()
-        with contextlib.suppress(OSError, RunError):  # then it is measured again
+        with contextlib.suppress(OSError, RunError):  # unreadable: measure again
             write_json(kept, {**(read_json(kept) if kept.exists() else {}), key: found})
     return found / read_json(REFERENCE)["seconds"]
 
 
 def probe() -> float:
-    """Seconds that one core takes for an update of PPO on bandits: the least of those that fit into the time."""
+    """Seconds of one PPO update on bandits on one core: the minimum over those that fit into the time."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

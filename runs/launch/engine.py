@@ -1,4 +1,4 @@
-"""The interface of engines, which run jobs."""
+"""The interface of engines, which execute jobs."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from runs.launch.jobs import Job, Outcomes
 
 
 class Engine(Protocol):
-    """Runs jobs, several at a time where it can."""
+    """Executes jobs, several at a time if possible."""
 
     slots: int | None
     """Jobs at a time; None: the cluster decides."""
     threads: int | None
-    """CPU threads of a job unless told otherwise; None: all."""
+    """Default CPU threads of a job; None: all."""
 
     def run(self, jobs: Sequence[Job]) -> Outcomes:
-        """Each job with how it ended, in the order in which they end; before that as submitted, if it queues.
+        """Yield each job with its outcome, in the order in which they end; queued jobs first as submitted.
 
-        A job that dies with its process is tried again, from its checkpoint, before it counts as failed. Closed early,
-        or interrupted, the iterator makes the running ones save a checkpoint and stop, and waits for that.
+        A job that dies with its process is retried from its checkpoint before it counts as failed. If closed early
+        or interrupted, the iterator makes running jobs save a checkpoint and stop, and waits for them.
         """

@@ -1,4 +1,4 @@
-"""Jobs one after the other, in this process."""
+"""Executes jobs sequentially in this process."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from runs.launch.jobs import Job, Outcomes, run_job
 
 
 class InProcess:
-    """Does jobs one after the other, in this process, with all cores."""
+    """Executes jobs sequentially in this process, with all cores."""
 
     slots: int | None = 1
     threads: int | None = None
 
     def run(self, jobs: Sequence[Job]) -> Outcomes:
-        """Each job with how it ended."""
+        """Yield each job with its outcome."""
         for job in jobs:
             outcome = run_job(job)
-            if outcome.state == "stopped":  # Ctrl-C is meant for all of them
+            if outcome.state == "stopped":  # Ctrl-C is for all of them
                 raise KeyboardInterrupt
             yield job, outcome

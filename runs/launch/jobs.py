@@ -1,4 +1,4 @@
-"""A job: one run as it is sent to a worker, and what comes back."""
+"""Jobs: a run as it is sent to a worker, and its outcome."""
 
 from __future__ import annotations
 
@@ -23,39 +23,39 @@ from runs.training import train
 
 @dataclass(frozen=True)
 class Job:
-    """A run to be trained and tested, as JSON, so that it can be sent to any process or machine."""
+    """A run to be trained and tested, serialisable so that it can be sent to any process or machine."""
 
     config: dict[str, Any]
     """The run's configuration, by ``runs.config.serialization.to_dict``."""
     path: str
-    """The run's folder, absolute: on several machines it is the same one, on a file system that they share."""
+    """The run's folder, absolute; with several machines it is on a shared file system."""
     device: str = "auto"
     """As on the command line."""
     threads: int | None = None
-    """CPU threads; None: as torch has it."""
+    """CPU threads; None: torch's default."""
     data_root: str | None = None
     """Folder with the data sets."""
     tracker: TrackerName = "auto"
-    """Mirror of the metrics."""
+    """Tracker to mirror the metrics to."""
     labels: str | None = None
-    """What the run is filed under there, as JSON; None: the default."""
+    """The run's labels there, as JSON; None: the defaults."""
     deadline: float | None = None
-    """When it has to stop, in seconds since 1970; None: when it is done."""
+    """When it has to stop, in seconds since 1970; None: no limit."""
     until: int | None = None
-    """Updates after which it pauses; None: when it is done."""
+    """Updates after which it pauses; None: no pause."""
 
     @classmethod
     def of(cls, config: RunConfig, results: Path, **settings: Any) -> Job:
-        """The job of a run below the folder ``results``; ``settings`` are the other fields."""
+        """The job of a run in the folder ``results``; ``settings`` are the other fields."""
         return cls(to_dict(config), str(run_path(results.resolve(), config)), **settings)
 
     @property
     def folder(self) -> RunFolder:
-        """Where the run is kept."""
+        """The run's folder."""
         return RunFolder(Path(self.path))
 
     def finished(self) -> bool:
-        """Whether there is nothing to do. What is in the way of knowing is left to be met by who does the job."""
+        """Whether the run is finished. Errors are left to the worker that executes the job."""
         try:
             config = from_dict(RunConfig, self.config)
             return self.folder.finished(config, resume=True, overwrite=False) is not None
@@ -68,12 +68,12 @@ State = Literal["finished", "failed", "out of time", "paused", "stopped", "taken
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended.
+    """The outcome of a job.
 
-    state: finished; failed; out of time, paused or stopped, with a checkpoint; taken: another process is at this very
-        run; submitted: to a queue that will see to it.
-    reason: one line; empty for what is finished.
-    seconds: that the job took where it was done.
+    state: finished; failed; out of time, paused or stopped, with a checkpoint; taken: another process is training the
+        run; submitted: to a queue.
+    reason: one line; empty for finished jobs.
+    seconds: time that the job took on its worker.
     """
 
     state: State
@@ -82,13 +82,13 @@ class Outcome:
 
 
 Outcomes = Generator[tuple[Job, Outcome], None, None]
-"""Jobs with how they ended, as they do; closing it stops what runs."""
+"""Jobs with their outcomes, in the order in which they end; closing it stops running jobs."""
 
 
 def run_job(job: Job) -> Outcome:
-    """Run a job, from its checkpoint if there is one. Workers of every kind call this and nothing else.
+    """Execute a job, from its checkpoint if there is one. All kinds of workers call this.
 
-    Whatever goes wrong with the run is an outcome, and kept in its folder.
+    Errors of the run become its outcome, and are recorded in its folder.
     """
     began = time.monotonic()
 
@@ -97,9 +97,9 @@ def run_job(job: Job) -> Outcome:
 
     remaining = None if job.deadline is None else job.deadline - time.time()
     if remaining is not None and remaining <= 0:
-        return ended("out of time", "the time budget ended before its turn")
+        return ended("out of time", "the time budget ended before it started")
     try:
-        load_extensions()  # the configuration may be of one
+        load_extensions()  # the configuration may need them
         machine = Machine.named(job.device, None if job.data_root is None else Path(job.data_root), job.threads)
         train(
             from_dict(RunConfig, job.config),
@@ -126,7 +126,7 @@ def run_job(job: Job) -> Outcome:
 
 
 def failed(job: Job, reason: str, details: str = "", seconds: float = 0.0) -> Outcome:
-    """The outcome of a job that failed, which its folder keeps, if it can be written to."""
+    """The outcome of a failed job, recorded in its folder if that is writable."""
     try:
         job.folder.write_failure(reason, details)
     except RunError as e:
@@ -135,6 +135,6 @@ def failed(job: Job, reason: str, details: str = "", seconds: float = 0.0) -> Ou
 
 
 def _reason(error: Exception) -> str:
-    """An error in one line: what was written for people, or what kind it is and how it begins."""
+    """An error in one line: the message of a user error, or the type and first line of any other."""
     first = next(iter(str(error).splitlines()), "")
     return first if isinstance(error, RunError) else f"{type(error).__name__}: {first}"

@@ -1,4 +1,4 @@
-"""Launching many runs: which remain, who runs them, and how each ended."""
+"""Launches many runs: finds the unfinished ones, executes them in an engine, and reports their outcomes."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class LaunchOptions(TrackerOptions):
     """Options of all commands that launch runs."""
 
     engine: EngineName = "workers"
-    """workers: processes of this machine; process: one run after the other in this one; ray: a Ray cluster; slurm."""
+    """workers: local processes; process: sequentially in this process; ray: a Ray cluster; slurm."""
     workers: int | None = None
-    """Runs at a time; None: one a core."""
+    """Runs at a time; None: one per core."""
     threads: int | None = None
     """CPU threads of each run; None: one, or with --engine process all cores."""
     gpus: int = 0
@@ -47,14 +47,14 @@ class LaunchOptions(TrackerOptions):
     retries: int = 2
     """Restarts of a run, from its checkpoint, after its process died."""
     address: str | None = None
-    """The Ray cluster, such as ray://head:10001; None: a Ray of its own on this machine."""
+    """The Ray cluster, such as ray://head:10001; None: a new one on this machine."""
     slurm: SlurmOptions = field(default_factory=SlurmOptions)
     device: str = "auto"
     """auto (a GPU if there is one; workers take turns at several), cpu, cuda or cuda:N."""
     data_root: Path | None = None
-    """Folder with the data sets; else $SNAIL_DATA, else a cache, filled by download."""
+    """Folder with the data sets; default: $SNAIL_DATA, then a cache, filled by download."""
     time_budget: str | None = None
-    """Stop all runs in time, with checkpoints that the same command goes on from: 90s, 25m or 1h30m from the start."""
+    """Stop all runs with checkpoints within this time, such as 90s, 25m or 1h30m; the same command continues."""
 
 
 def slots(options: LaunchOptions) -> int:
@@ -77,25 +77,25 @@ def launch(
     name: str = "launch",
     until: Mapping[RunConfig, int] | None = None,
 ) -> list[Outcome]:
-    """Train and test the runs that are not finished, from their checkpoints if they have one.
+    """Train and test the unfinished runs, from their checkpoints if they have any.
 
-    Runs that another process is training are left to it, and waited for in the end. All that is told goes to stderr:
-    how many there are to do, a progress bar, and a line for each that failed, with the reason.
+    Runs that another process is training are left to it, and awaited at the end. Messages go to stderr:
+    the number of runs, a progress bar, and a line for each failure with its reason.
 
     Args:
-        configs: the runs; one that is named twice is done once.
+        configs: the runs; duplicates are executed once.
         results: folder of all results.
-        options: who does them; None: processes of this machine.
-        name: of the launch, for `snail status`.
-        until: updates after which each of the runs pauses, for a search, which tells more than its launches; None: to
+        options: launch options; None: local processes.
+        name: name of the launch, for `snail status`.
+        until: updates after which each run pauses, for a search, which prints its own messages; None: to
             the end.
 
     Returns:
-        How each ended, in the order of ``configs``; hand them to ``require_finished``.
+        The outcomes in the order of ``configs``; pass them to ``require_finished``.
 
     Raises:
-        Interrupted: after Ctrl-C or SIGTERM, once the running ones have saved their checkpoints.
-        RunError: if the engine cannot be had.
+        Interrupted: after Ctrl-C or SIGTERM, once running jobs have saved their checkpoints.
+        RunError: if the engine is not available.
     """
     options = options or LaunchOptions()
     _check(options)
@@ -118,14 +118,14 @@ def launch(
                         outcomes[job.path] = outcome
                         if outcome.state == "submitted":
                             plan.submitted(job, outcome.reason)
-                            if options.slurm.wait:  # it will be heard of again
+                            if options.slurm.wait:  # its final outcome follows
                                 continue
                         bar.count(outcome)
             except KeyboardInterrupt as e:
                 done = sum(o.state == "finished" for o in outcomes.values())
-                stays = "; what is submitted stays in the queue" if options.engine == "slurm" else ""
+                stays = "; submitted jobs stay in the queue" if options.engine == "slurm" else ""
                 raise Interrupted(
-                    f"stopped; {done} of {len(jobs)} runs are finished, the same command goes on{stays}"
+                    f"stopped; {done} of {len(jobs)} runs are finished, the same command continues{stays}"
                 ) from e
     for path, outcome in outcomes.items():
         if outcome.state == "failed":
@@ -139,7 +139,7 @@ def summary(runs: int, finished: int) -> str:
 
 
 def require_finished(outcomes: Sequence[Outcome]) -> None:
-    """Raise the error that a launch's outcomes call for.
+    """Raise the error that corresponds to the outcomes of a launch.
 
     Raises:
         RunError: if any failed.
@@ -147,9 +147,9 @@ def require_finished(outcomes: Sequence[Outcome]) -> None:
         Interrupted: if some of them were stopped.
     """
     states = Counter(outcome.state for outcome in outcomes)
-    done = f"{states['finished']} of {len(outcomes)} runs finished; the same command goes on"
+    done = f"{states['finished']} of {len(outcomes)} runs finished; the same command continues"
     if states["failed"]:
-        raise RunError(f"{states['failed']} of {len(outcomes)} runs failed; the same command tries them again")
+        raise RunError(f"{states['failed']} of {len(outcomes)} runs failed; the same command retries them")
     if states["out of time"]:
         raise OutOfTime(f"the time budget ended with {done}")
     if states["stopped"]:
@@ -183,7 +183,7 @@ def _settings(options: LaunchOptions, engine: Engine) -> dict[str, Any]:
 
 
 def _until_done(engine: Engine, jobs: Sequence[Job]) -> Outcomes:
-    """Each job with how it ended; those that other processes have are looked at again once these let go of them."""
+    """Each job with its outcome; jobs of other processes are checked again once these release them."""
     while jobs:
         taken = []
         with contextlib.closing(engine.run(jobs)) as outcomes:
@@ -204,7 +204,7 @@ def _late(job: Job) -> bool:
 
 @contextlib.contextmanager
 def _stopped_by_signals() -> Iterator[None]:
-    """Stop in order on SIGTERM as on Ctrl-C; on that, too, where the process was started with SIGINT ignored."""
+    """Stop in order on SIGTERM and Ctrl-C, even if the process was started with SIGINT ignored."""
     numbers = [signal.SIGTERM]
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         numbers.append(signal.SIGINT)
@@ -221,7 +221,7 @@ def _stopped_by_signals() -> Iterator[None]:
 
 
 class _Bar:
-    """Progress over runs. Its clock goes on while none of them ends."""
+    """A progress bar over runs. Its clock is updated even while no run ends."""
 
     def __init__(self, total: int, finished: int, slots: int | None, hidden: bool):
         self._slots = slots
@@ -243,7 +243,7 @@ class _Bar:
         self._bar.close()
 
     def count(self, outcome: Outcome) -> None:
-        """One more has ended; those that stopped before their end do not count."""
+        """Count a job that has ended, unless it stopped early."""
         self._failed += outcome.state == "failed"
         if outcome.state in ("finished", "failed", "submitted", "paused"):
             self._bar.update()

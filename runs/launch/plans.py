@@ -1,4 +1,4 @@
-"""Launches, recorded in ``results/launches``, so that waiting runs can be told."""
+"""Plans of launches in ``results/launches``, so that `snail status` can show waiting runs."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from runs.system.errors import RunError
 from runs.system.locks import Held, holder, lock
 
 LONGEST_WAIT = timedelta(days=7)
-"""Where a queue cannot be asked, its jobs are taken to have had their turn after that and their time limit."""
+"""If a queue cannot be queried, jobs are assumed to have ended after this time plus their time limit."""
 
 
 @dataclass(frozen=True)
 class Queue:
-    """Where jobs outlive their launch.
+    """A queue in which jobs outlive their launch.
 
     cluster: ``slurm`` or ``local``, as submitit has it.
-    limit: the seconds that a job may take.
+    limit: time limit of a job in seconds.
     """
 
     cluster: str
@@ -37,7 +37,7 @@ class Queue:
 
 @dataclass(frozen=True)
 class Plan:
-    """A launch: when it began, and the runs that it set out to do."""
+    """A launch: when it began, and its runs."""
 
     name: str
     began: datetime
@@ -45,11 +45,11 @@ class Plan:
     runs: dict[Path, dict[str, Any]]
     """The configurations by the runs' folders."""
     waiting: frozenset[Path]
-    """Those that may still run: their launch is alive, or they are in a queue."""
+    """The runs that may still execute: their launch is alive, or they are in a queue."""
 
 
 class KeptPlan:
-    """The file of a launch that goes on."""
+    """The plan file of an active launch."""
 
     def __init__(self, path: Path, plan: dict[str, Any]):
         self._path, self._plan = path, plan
@@ -57,7 +57,7 @@ class KeptPlan:
         write_json(path, plan)
 
     def submitted(self, job: Job, number: str) -> None:
-        """A job is in a queue, under that id there. Kept once all of them are, which is in one go."""
+        """Record the id of a queued job. The file is written once all jobs are submitted."""
         self._queued[job.path] = number
         if len(self._queued) == len(self._plan["runs"]):
             results = self._path.parents[1]
@@ -69,7 +69,7 @@ class KeptPlan:
 def keep_plan(
     results: Path, name: str, engine: str, jobs: Sequence[Job], queue: Queue | None = None
 ) -> Iterator[KeptPlan]:
-    """Keep what is launched; as long as this lasts, the launch counts as alive, and after it what is in the queue.
+    """Write the plan of a launch, which counts as alive meanwhile; queued jobs stay active after it.
 
     Raises:
         RunError: if it cannot be written.
@@ -86,11 +86,11 @@ def keep_plan(
         with lock(_lock_path(path)):
             yield kept
     except Held as e:
-        raise RunError(f"{path} is another launch's ({e}); start this one again") from e
+        raise RunError(f"{path} belongs to another launch ({e}); start this one again") from e
 
 
 def read_plans(results: Path) -> list[Plan]:
-    """All launches into a folder, the latest last. A damaged one costs a warning."""
+    """All launches into a folder, the latest last. A damaged file only costs a warning."""
     found = []
     for path in sorted((results / "launches").glob("*.json")):
         try:
@@ -102,15 +102,15 @@ def read_plans(results: Path) -> list[Plan]:
                 waiting = _in_queue(plan, began, results, attended)
             found.append(Plan(str(plan["name"]), began, str(plan["engine"]), runs, frozenset(waiting)))
         except (RunError, OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-            print(f"warning: {path} is not a whole plan ({type(e).__name__}: {e}); left out", file=sys.stderr)
+            print(f"warning: {path} is not a complete plan ({type(e).__name__}: {e}); skipped", file=sys.stderr)
     return found
 
 
 def _in_queue(plan: dict[str, Any], began: datetime, results: Path, attended: bool) -> Collection[Path]:
-    """The runs of a launch of Slurm's that wait or run there, asked of it if any of them is not finished."""
+    """The runs of a Slurm launch that are queued or running, by query if any of them is not finished."""
     runs = [results / r["run"] for r in plan["runs"]]
     jobs = {results / run: str(number) for run, number in plan.get("jobs", {}).items()}
-    if "queue" in plan and not jobs:  # not submitted yet, or never
+    if "queue" in plan and not jobs:  # not submitted (yet)
         return runs if attended else ()
     queue = Queue(**plan.get("queue", {"cluster": "slurm", "limit": 0.0}))
     unfinished = {run: number for run, number in jobs.items() if not (run / "result.json").exists()}

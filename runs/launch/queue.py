@@ -1,4 +1,4 @@
-"""Which jobs are still in a queue: in Slurm's, or in submitit's imitation of it on this machine."""
+"""Queries which jobs are still in a queue: Slurm's, or submitit's local imitation of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 ASK_SECONDS = 15
-"""Slurm is asked the same no more often than that: others use it, too."""
+"""Minimum seconds between queries to Slurm, which others use as well."""
 PATIENCE = 20.0
 _ENDED = {
     "BOOT_FAIL",
@@ -26,7 +26,7 @@ _ENDED = {
 
 
 def still_queued(cluster: str, jobs: Collection[str]) -> frozenset[str] | None:
-    """Those of the jobs that wait or run; None if that cannot be asked from here.
+    """The jobs that are queued or running; None if the queue cannot be queried from here.
 
     Args:
         cluster: ``slurm`` or ``local``, as submitit has it.
@@ -41,7 +41,7 @@ def still_queued(cluster: str, jobs: Collection[str]) -> frozenset[str] | None:
 
 
 def _is_local_job(job: str) -> bool:
-    """submitit's local jobs are called as the processes that see to them."""
+    """submitit's local jobs are identified by their controller processes."""
     try:
         return b"submitit.local" in Path("/proc", job, "cmdline").read_bytes()
     except OSError:
@@ -58,7 +58,7 @@ def _squeue(arrays: str, when: int) -> frozenset[str] | None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    if done.returncode != 0:  # asked for a single job, it calls one that is long gone a mistake
+    if done.returncode != 0:  # for a single job that is long gone, squeue reports an error
         return frozenset() if "Invalid job id" in done.stderr else None
     lines = [line.split() for line in done.stdout.splitlines()]
     return frozenset(line[0] for line in lines if len(line) == 2 and line[1] not in _ENDED)

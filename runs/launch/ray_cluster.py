@@ -1,4 +1,4 @@
-"""Jobs on a Ray cluster, or on a Ray of our own on this machine. Ray is an extra, imported when it is used."""
+"""Executes jobs on a Ray cluster, or on a new Ray on this machine. Ray is an extra, imported on use."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from runs.system.errors import RunError
 
 REACH_SECONDS = 10.0
 PATIENCE = 120.0
-"""Seconds that interrupted jobs have to save their checkpoints."""
+"""Seconds for interrupted jobs to save their checkpoints."""
 TOLD = (VARIABLE, "SNAIL_DATA", "SNAIL_CACHE")
-"""Environment variables that jobs take from the launcher: a cluster's workers inherit those of its nodes."""
+"""Environment variables that are passed from the launcher to jobs: workers inherit only their nodes'."""
 
 
 class RayCluster:
-    """Does jobs as Ray tasks.
+    """Executes jobs as Ray tasks.
 
-    Each node needs this package, and at the same places as here the results folder, extensions, and what $SNAIL_DATA
-    and $SNAIL_CACHE name, where they are set.
+    Each node needs this package, and at the same paths as here the results folder, extensions, and the folders of
+    $SNAIL_DATA and $SNAIL_CACHE, if they are set.
 
     Args:
-        address: of a running cluster, such as ``ray://head:10001`` or ``auto``; None: start a Ray of our own here, for
-            this machine alone, and stop it at the end.
-        slots: how many jobs a Ray of our own does at a time.
-        threads: CPU cores that each job asks for.
-        gpus: GPUs that each job asks for.
-        retries: how often a job is tried again after its process or its node died.
+        address: address of a running cluster, such as ``ray://head:10001`` or ``auto``; None: start a new Ray here, for
+            this machine only, and stop it at the end.
+        slots: number of concurrent jobs of a new Ray.
+        threads: CPU cores per job.
+        gpus: GPUs per job.
+        retries: retries of a job after its process or node died.
 
     Raises:
         RunError: if Ray is not installed or the cluster cannot be reached.
@@ -56,7 +56,7 @@ class RayCluster:
         self._cpus = slots * threads
 
     def run(self, jobs: Sequence[Job]) -> Outcomes:
-        """Each job with how it ended, in the order in which they end."""
+        """Yield each job with its outcome, in the order in which they end."""
         ray = self._ray
         self._connect()
         waiting: dict[Any, Job] = {}
@@ -82,25 +82,25 @@ class RayCluster:
         try:
             self._ray.init(address=self.address or "local", **quiet, **(theirs if self.address else own))
         except (ConnectionError, RuntimeError, ValueError) as e:
-            where = f"the Ray cluster at {self.address}" if self.address else "a Ray of our own"
+            where = f"the Ray cluster at {self.address}" if self.address else "a new Ray"
             reason = next(iter(str(e).splitlines()), type(e).__name__)
-            raise RunError(f"cannot use {where} ({reason}); `ray status` tells more") from e
+            raise RunError(f"cannot use {where} ({reason}); see `ray status`") from e
 
     def _outcome(self, job: Job, task: Any) -> Outcome:
         try:
             return self._ray.get(task)
-        except self._ray.exceptions.RayError as e:  # it died once too often, or could not even begin
+        except self._ray.exceptions.RayError as e:  # it died too often, or could not even start
             lines = [line.strip() for line in str(e).splitlines() if line.strip()]
             return failed(job, f"Ray gave it up: {lines[0] if lines else type(e).__name__}", str(e))
 
 
 def _absolute(paths: str) -> str:
-    """Paths as in $PATH that hold in any working directory."""
+    """Absolute paths, separated as in $PATH."""
     return os.pathsep.join(os.path.abspath(path) for path in paths.split(os.pathsep) if path)
 
 
 def _require_reachable(address: str) -> None:
-    """Ray itself tries for minutes. Addresses without a port, such as auto, it looks up at once."""
+    """Fail early: Ray itself tries for minutes. Addresses without a port, such as auto, are left to Ray."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon:
         return

@@ -1,9 +1,9 @@
-"""Search for settings: random or TPE proposals by Optuna, and successive halving that spares what does not learn.
+"""Hyperparameter search: random or TPE proposals by Optuna, with successive halving.
 
-Every proposal is a run like any other, in the engine of your choice. It pauses at a ninth and a third of its updates,
-and goes on from its checkpoint if it is among the better third of those that came as far. Proposals are judged by the
-training return or the accuracy on validation classes, never by the test. All that is known is kept in
-``launches/search.db`` of the results folder, from which the same command goes on.
+Every proposal is an ordinary run, in any engine. It pauses at a ninth and a third of its updates,
+and continues from its checkpoint if it is among the best third of those that came as far. Proposals are judged by the
+training return or the accuracy on validation classes, never by the test. The state is kept in
+``launches/search.db`` of the results folder, from which the same command continues.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _AGAIN = "again, number"
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from low to high; over a decade or more on a logarithmic scale."""
+    """Numbers from low to high, on a logarithmic scale over a decade or more."""
 
     low: float
     high: float
@@ -45,7 +45,7 @@ class Range:
 
     @classmethod
     def parse(cls, word: object) -> Range | None:
-        """The range that ``1e-4..1e-2`` means; None for anything else."""
+        """Parse a range such as ``1e-4..1e-2``; None for anything else."""
         found = _RANGE.fullmatch(word) if isinstance(word, str) else None
         try:
             low, high = map(float, found.groups()) if found else (0.0, 0.0)
@@ -55,7 +55,7 @@ class Range:
         return cls(low, high, whole) if low < high else None
 
     def suggest(self, trial: Any, name: str) -> float:
-        """A number of a trial of Optuna's."""
+        """A number suggested by an Optuna trial."""
         log = self.low > 0 and self.high / self.low >= 10
         if self.whole:
             return trial.suggest_int(name, int(self.low), int(self.high), log=log)
@@ -64,7 +64,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Proposal:
-    """A finished or pruned proposal: its score, its runs, and how far it came."""
+    """A finished or pruned proposal: its score, its runs, and its progress."""
 
     number: int
     score: float
@@ -81,17 +81,17 @@ def search(
     results: Path,
     options: LaunchOptions,
 ) -> list[Proposal]:
-    """Try settings of one experiment and agent; the best first.
+    """Search settings of one experiment and agent; returns proposals, best first.
 
     Args:
-        runs: the run that settings are changed of, once for every seed; the mean over seeds is judged.
-        space: for each option its values, or a range such as ``1e-4..1e-2``.
-        trials: how many proposals, those of earlier starts of the same search among them.
+        runs: the base run, once for every seed; proposals are judged by the mean over seeds.
+        space: values for each option, or a range such as ``1e-4..1e-2``.
+        trials: number of proposals, including those of earlier starts of the same search.
         sampler: random, or optuna: its tree-structured Parzen estimator.
 
     Raises:
-        RunError: if Optuna is not installed, or the space has an option or a value that a run cannot have.
-        OutOfTime, Interrupted: when the launch ends early; the same command goes on.
+        RunError: if Optuna is not installed, or the space has an invalid option or value.
+        OutOfTime, Interrupted: if the launch ends early; the same command continues.
     """
     try:
         import optuna
@@ -104,11 +104,11 @@ def search(
     fixed = {name: values[0] for name, values in space.items() if len(values) == 1 and Range.parse(values[0]) is None}
     space = {name: values for name, values in space.items() if name not in fixed}
     if not space:
-        raise RunError("what is searched? give --set training.learning-rate=1e-4..1e-2 or values to choose from")
+        raise RunError("nothing to search; give --set training.learning-rate=1e-4..1e-2 or values to choose from")
     runs = [changed(run, fixed, f"train {run.experiment} --agent {run.agent}") for run in runs]
     base = runs[0]
     if not hasattr(base.training, "steps"):
-        raise RunError(f"{base.agent} does not learn: there is nothing to search")
+        raise RunError(f"{base.agent} is not trained: there is nothing to search")
     where = f"{base.experiment} {base.agent}"
     choices = {name: [Range.parse(value) or value for value in values] for name, values in space.items()}
     for name, values in choices.items():
@@ -131,7 +131,7 @@ def search(
         load_if_exists=True,
     )
     state = optuna.trial.TrialState
-    for stopped in study.get_trials(states=[state.RUNNING]):  # by a search that was stopped: their runs go on
+    for stopped in study.get_trials(states=[state.RUNNING]):  # from a search that was stopped: its runs continue
         study.enqueue_trial(stopped.params, user_attrs={_AGAIN: stopped.number})
         study.tell(stopped.number, state=state.FAIL)
 
@@ -141,7 +141,7 @@ def search(
         return [t for t in ended if t.number not in again]
 
     def configs(settings: Mapping[str, Any]) -> tuple[RunConfig, ...]:
-        # categories are kept as JSON, which lists survive, too
+        # categories are stored as JSON, which can represent lists
         values = {n: v if isinstance(choices[n][0], Range) else json.loads(v) for n, v in settings.items()}
         return tuple(changed(run, values, f"train {base.experiment} --agent {base.agent}") for run in runs)
 
@@ -159,7 +159,7 @@ def search(
         if t.value is not None and math.isfinite(t.value)
     ]
     if not found:
-        raise RunError(f"all proposals for {where} failed; `snail status` tells why")
+        raise RunError(f"all proposals for {where} failed; `snail status` shows why")
     return sorted(found, key=lambda p: (p.state != "complete", -p.score))
 
 
@@ -174,7 +174,7 @@ def _shown(settings: Mapping[str, Any], choices: Mapping[str, Sequence[Any]]) ->
 
 
 def _try(study: Any, proposed: Mapping[Any, tuple[RunConfig, ...]], results: Path, options: LaunchOptions) -> None:
-    """Carry proposals from rung to rung, and tell the study how each ended."""
+    """Advance proposals from rung to rung, and report their results to the study."""
     import optuna
 
     going = dict(proposed)
@@ -190,7 +190,7 @@ def _try(study: Any, proposed: Mapping[Any, tuple[RunConfig, ...]], results: Pat
                 continue
             if early := states - {"finished", "paused"}:
                 error = OutOfTime if early == {"out of time"} else Interrupted
-                raise error(f"the search stops, {early.pop()}; the same command goes on")
+                raise error(f"the search stops, {early.pop()}; the same command continues")
             score = statistics.fmean(_score(c, results, until[c]) for c in own)
             trial.report(score, rung)
             if rung == RUNGS[-1]:
@@ -203,7 +203,7 @@ def _try(study: Any, proposed: Mapping[Any, tuple[RunConfig, ...]], results: Pat
 
 
 def _score(config: RunConfig, results: Path, until: int) -> float:
-    """How well a run has learned by an update."""
+    """The score of a run at an update."""
     lines = Job.of(config, results).folder.metrics()
     try:
         return training_score([line for line in lines if line[UPDATE] <= until])[1]

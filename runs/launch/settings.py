@@ -1,4 +1,4 @@
-"""In what a run differs from the catalogue's: its folder's name tells only that it does."""
+"""Settings in which a run differs from the catalogue, and the command that repeats it."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from runs.system.errors import RunError
 
 
 def own_settings(config: dict[str, Any]) -> str:
-    """The settings that are not the catalogue's, as "training.steps=2 task.arms=3"; empty where there are none.
+    """The settings that differ from the catalogue's, as "training.steps=2 task.arms=3"; empty if none do.
 
-    ``config`` is what ``runs.config.serialization.to_dict`` made of a run's configuration.
+    ``config`` is a run's configuration as from ``runs.config.serialization.to_dict``.
     """
     try:
         usual = find(config["experiment"]).config(config["agent"], config["seed"], config["budget"])
-    except RunError:  # the catalogue no longer has such a run
+    except RunError:  # the catalogue no longer has this run
         return ""
     return " ".join(_walk(config, to_dict(usual), ""))
 
 
 def train_command(config: RunConfig, file: Path) -> str:
-    """The command that trains the very configuration; ``file`` holds it, for what cannot be said by options."""
+    """The command that trains this configuration; ``file`` holds it, in case options cannot express it."""
     words = ["snail", *(w for f in extension_files() for w in ("--extend", f)), "train"]
     return shlex.join([*words, *(_options(config) or ["--config", str(file)])])
 
 
 def _options(config: RunConfig) -> list[str] | None:
-    """The words of ``snail train`` that give the configuration; None where there are none."""
+    """The arguments of ``snail train`` for the configuration; None if options cannot express it."""
     usual = find(config.experiment)
     algorithms = usual.algorithms(config.agent)
     for algorithm in (None, *algorithms[1:]):
@@ -58,7 +58,7 @@ def _flag(name: str, value: bool) -> str:
 
 
 def _changes(mine: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
-    """The options in which a configuration differs, as they are typed."""
+    """The options in which a configuration differs, as typed."""
     before = flat(usual)
     found = {name: value for name, value in flat(mine).items() if "." in name and before.get(name) != value}
     return {name.replace("_", "-"): value for name, value in found.items()}
@@ -67,7 +67,7 @@ def _changes(mine: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
 def _walk(mine: Any, usual: Any, name: str) -> list[str]:
     if not (isinstance(mine, dict) and isinstance(usual, dict)):
         return [] if mine == usual else [f"{name.replace('_', '-')}={mine}"]
-    if mine.get("type") != usual.get("type"):  # of another kind, whose other settings cannot be compared
+    if mine.get("type") != usual.get("type"):  # another type, whose settings cannot be compared
         return [f"{name}={mine.get('type')}"]
     found = (_walk(value, usual.get(key), f"{name}.{key}" if name else key) for key, value in mine.items())
     return [text for texts in found for text in texts]

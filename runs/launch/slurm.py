@@ -1,4 +1,4 @@
-"""Jobs in the queue of Slurm, by submitit: an extra, imported when it is used."""
+"""Executes jobs on Slurm through submitit, an extra that is imported on use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runs.system.deadline import parse_duration
 from runs.system.errors import RunError
 
 REQUEUES = 100
-"""How often a job may reach its time limit and queue again: each time it goes on from its checkpoint."""
+"""How often a job may reach its time limit and be requeued, each time from its checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -22,31 +22,31 @@ class SlurmOptions:
     """Slurm options of each job, besides threads and GPUs."""
 
     partition: str | None = None
-    """Where to queue; None: Slurm's default."""
+    """Partition; None: Slurm's default."""
     time: str = "12h"
-    """Limit of one stay on a node, such as 90m; a longer run queues again and goes on from its checkpoint."""
+    """Time limit of a job, such as 90m; longer runs are requeued and continue from their checkpoint."""
     wait: bool = False
-    """Wait until all jobs have ended, instead of leaving once they are submitted."""
+    """Wait until all jobs have ended, instead of returning once they are submitted."""
     cluster: Literal["slurm", "local"] = "slurm"
-    """slurm, or local: submitit's imitation of it by processes of this machine, to try a launch."""
+    """slurm, or local: submitit's imitation by local processes, to try a launch."""
 
     def queue(self) -> Queue:
-        """Where to ask for jobs that are submitted with these options."""
+        """The queue of jobs submitted with these options."""
         return Queue(self.cluster, parse_duration(self.time))
 
 
 class Slurm:
-    """Submits jobs to Slurm as one array. Preempted, or out of time, they queue again and go on where they were.
+    """Submits jobs to Slurm as one array. Preempted or timed-out jobs are requeued and continue.
 
     Args:
-        folder: where submitit keeps its files and the jobs' output.
-        slots: how many jobs may run at a time; None: as many as Slurm likes.
-        threads: CPU cores that each job asks for.
-        gpus: GPUs that each job asks for.
-        options: the rest.
+        folder: folder of submitit's files and the jobs' output.
+        slots: maximum number of concurrent jobs; None: no limit.
+        threads: CPU cores per job.
+        gpus: GPUs per job.
+        options: other Slurm options.
 
     Raises:
-        RunError: if submitit is not installed or there is no Slurm.
+        RunError: if submitit or Slurm is missing.
     """
 
     threads: int | None = 1
@@ -64,7 +64,7 @@ class Slurm:
                 folder, options.cluster, slurm_max_num_timeout=REQUEUES, local_max_num_timeout=REQUEUES
             )
         except RuntimeError as e:
-            raise RunError("there is no Slurm here (srun is not found); log in where jobs are submitted") from e
+            raise RunError("Slurm is not available here (srun not found); run this on a login node") from e
         self._executor.update_parameters(
             name="snail",
             timeout_min=minutes,
@@ -75,7 +75,7 @@ class Slurm:
         )
 
     def run(self, jobs: Sequence[Job]) -> Outcomes:
-        """Each job as submitted, then with how it ended if that is waited for; who stops waiting leaves them queued."""
+        """Yield each job as submitted and, if waiting, with its outcome; stopping to wait leaves jobs queued."""
         from submitit.helpers import as_completed
 
         with self._executor.batch():
@@ -89,17 +89,17 @@ class Slurm:
 
 
 class Requeued:
-    """A job that submitit queues again when it is preempted: the callable that it asks for."""
+    """A job as the callable that submitit needs to requeue it after preemption."""
 
     def __init__(self, job: Job):
         self.job = job
 
     def __call__(self) -> Outcome:
-        """Do it, from its checkpoint where it has one."""
+        """Execute it, from its checkpoint if it has one."""
         return run_job(self.job)
 
     def checkpoint(self) -> Any:
-        """What to do when it is its turn again: the same. The run's folder knows how far it is."""
+        """After requeueing, do the same: the progress is in the run's folder."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)

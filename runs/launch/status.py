@@ -1,4 +1,4 @@
-"""What every run in a results folder is doing, told from its files alone."""
+"""Status of all runs in a results folder, from its files."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from runs.system.deadline import show_duration
 from runs.system.errors import RunError
 
 RECENT = 10
-"""Lines of metrics that the present rate is told from."""
+"""Lines of metrics from which the current rate is computed."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """One run.
+    """Status of one run.
 
-    run: its folder, below the results folder.
-    state: starting, running, waiting (for its turn in a launch), finished, failed, stopped (no process is at it;
+    run: its folder, relative to the results folder.
+    state: starting, running, waiting (in a launch), finished, failed, stopped (no process is training it;
         --resume continues it), not started (its launch has ended), or damaged.
-    step, steps: updates done and to do; None where they cannot be told.
-    rate: updates a second of late; None where nothing is running.
-    note: the numbers of a finished run, why another failed, or who is at it.
-    settings: in what it differs from the catalogue's.
+    step, steps: updates done and in total; None if unknown.
+    rate: current updates per second; None if it is not running.
+    note: results of a finished run, reason of a failure, or the process that is training it.
+    settings: settings that differ from the catalogue's.
     """
 
     run: str
@@ -45,25 +45,23 @@ class Status:
 
     @property
     def seconds_left(self) -> float | None:
-        """Until the last update, at the present rate; testing comes after that."""
+        """Seconds until the last update at the current rate, without testing."""
         if self.step is None or self.steps is None or not self.rate:
             return None
         return (self.steps - self.step) / self.rate
 
     @property
     def pending(self) -> bool:
-        """Whether it will change without anybody doing anything."""
+        """Whether it will change without user action."""
         return self.state in ("starting", "running", "waiting")
 
 
 def read_status(results: Path) -> list[Status]:
-    """Every run below the folder, those that were only planned, too. What is damaged costs its own line."""
+    """Every run below the folder, including planned ones. A damaged run only affects its own line."""
     plans: dict[Path, Plan] = {}
     for plan in read_plans(results):
         for path in plan.runs:
-            if (
-                path not in plans or path in plan.waiting or path not in plans[path].waiting
-            ):  # the latest that still counts
+            if path not in plans or path in plan.waiting or path not in plans[path].waiting:  # the latest active launch
                 plans[path] = plan
     paths = {*find_runs(results, early=True), *plans}
     return [_status(path, os.path.relpath(path, results), plans.get(path)) for path in sorted(paths)]
@@ -82,14 +80,14 @@ def _status(path: Path, run: str, plan: Plan | None) -> Status:
 
 
 def _told(folder: RunFolder, config: dict[str, Any] | None, plan: Plan | None) -> Status:
-    """What a run is doing, without its name."""
+    """The status of a run, without its name."""
     holder = folder.holder()
     turn = plan if plan is not None and folder.path in plan.waiting else None
     if holder is None:
         if (record := folder.result()) is not None:
             return Status("", "finished", note=", ".join(_number(r) for r in record["results"]))
         failure = folder.failure()
-        if failure and not (turn and turn.began > datetime.fromisoformat(failure["time"])):  # or it has another turn
+        if failure and not (turn and turn.began > datetime.fromisoformat(failure["time"])):  # unless it is queued again
             return Status("", "failed", *_progress(folder, config)[:2], note=failure["reason"])
     step, steps, rate = _progress(folder, config)
     if holder is not None:
@@ -100,14 +98,14 @@ def _told(folder: RunFolder, config: dict[str, Any] | None, plan: Plan | None) -
             "", "waiting", step, steps, note=f"{where} at {turn.began.astimezone():%d %b %H:%M} ({turn.name})"
         )
     if folder.config_path.exists():
-        kept = "continue with --resume" if folder.checkpoint_path.exists() else "no checkpoint was due yet"
+        kept = "continue with --resume" if folder.checkpoint_path.exists() else "there is no checkpoint yet"
         return Status("", "stopped", step, steps, note=kept)
-    return Status("", "not started", step, steps, note="its launch has ended")
+    return Status("", "not started", step, steps, note="the launch has ended")
 
 
 def _progress(folder: RunFolder, config: dict[str, Any] | None) -> tuple[int | None, int | None, float | None]:
-    """Updates done and to do, and how many a second."""
-    steps = None if config is None else config["training"].get("steps")  # methods that are tuned have none
+    """Updates done and in total, and updates per second."""
+    steps = None if config is None else config["training"].get("steps")  # tuned methods have none
     if not is_count(steps):
         steps = None
     lines = folder.metrics()
@@ -115,7 +113,7 @@ def _progress(folder: RunFolder, config: dict[str, Any] | None) -> tuple[int | N
         return None, steps, None
     first, last = lines[-RECENT:][0], lines[-1]
     done, elapsed = last[UPDATE] - first[UPDATE], last[SECONDS] - first[SECONDS]
-    if elapsed <= 0:  # a single line: since the beginning
+    if elapsed <= 0:  # a single line: rate since the start
         done, elapsed = last[UPDATE], last[SECONDS]
     return last[UPDATE], steps, done / elapsed if elapsed > 0 else None
 
@@ -126,7 +124,7 @@ def _number(r: dict[str, Any]) -> str:
 
 
 def render(found: list[Status]) -> str:
-    """A line a run, and how many there are of each state."""
+    """One line per run, and the number of runs in each state."""
     rows = [
         (s.run, s.state, _steps(s), "" if s.rate is None else f"{s.rate:.3g}/s", _left(s), s.note, s.settings)
         for s in found

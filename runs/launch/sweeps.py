@@ -1,4 +1,4 @@
-"""Sweeps: many runs in a few lines, in a TOML file or on the command line."""
+"""Sweeps: combinations of experiments, agents, seeds and settings, from a TOML file or the command line."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from runs.config.serialization import flat, from_dict
 from runs.system.errors import RunError
 
 MOST_RUNS = 20_000
-"""In a sweep: about what can be listed in ten seconds."""
+"""Maximum runs of a sweep, which take about ten seconds to list."""
 
 
 @dataclass(frozen=True)
 class SweepSpec:
-    """Every experiment with every agent, every seed and every combination of settings: a run each."""
+    """One run for every combination of experiment, agent, seed and settings."""
 
     experiments: tuple[str, ...]
-    """Names in the catalogue, also as EXPERIMENT/AGENT: this agent alone."""
+    """Names in the catalogue, or EXPERIMENT/AGENT for only this agent."""
     agents: tuple[str, ...] = ("snail",)
-    """Names of agents, which all of the experiments have to have."""
+    """Names of agents, which all experiments must have."""
     seeds: tuple[int, ...] = (0,)
     """Seeds of the initial weights and of everything drawn in training."""
     budget: str = "full"
     """How much training."""
     algorithm: str | None = None
-    """How they learn; None: the usual way."""
+    """Training algorithm; None: the default."""
     set: Mapping[str, Any] = field(default_factory=dict)
-    """Options as on the command line of `snail train`, such as training.learning-rate, each with a value or, for a
-    grid, a list of values. A value that is itself of several numbers is a list in that list."""
+    """Options of `snail train`, such as training.learning-rate, each with a value or, for a
+    grid, a list of values. A value that is itself a list is a list in that list."""
 
     @classmethod
     def of_table(cls, data: dict[str, Any], where: str) -> SweepSpec:
-        """The sweep of a table of TOML; ``where`` it stands is for what is said of mistakes.
+        """Parse a sweep from a table of TOML; ``where`` names its place in error messages.
 
         Raises:
             RunError: for unknown keys or values of another type.
@@ -60,12 +60,11 @@ class SweepSpec:
         """The runs.
 
         Raises:
-            RunError: for an experiment, an agent, a budget, an algorithm or an option that does not exist, or a value
-                that an option cannot have.
+            RunError: for an unknown experiment, agent, budget, algorithm or option, or an invalid value.
         """
         runs = len(self._pairs()) * len(self.seeds) * len(self._grid())
         if runs > MOST_RUNS:
-            raise RunError(f"a sweep can have at most {MOST_RUNS:,} runs, this one has {runs:,}; make several of it")
+            raise RunError(f"a sweep can have at most {MOST_RUNS:,} runs, this one has {runs:,}; split it")
         found = []
         for experiment, agent in self._pairs():
             base = find(experiment).config(agent, 0, self.budget, self.algorithm)
@@ -75,10 +74,10 @@ class SweepSpec:
         return found
 
     def bases(self) -> list[list[RunConfig]]:
-        """For each experiment and agent the runs of all seeds, without the settings to be searched.
+        """The runs of all seeds for each experiment and agent, without the settings to be searched.
 
         Raises:
-            RunError: for an experiment, an agent, a budget or an algorithm that does not exist.
+            RunError: for an unknown experiment, agent, budget or algorithm.
         """
         return [
             [find(experiment).config(agent, seed, self.budget, self.algorithm) for seed in self.seeds]
@@ -97,12 +96,12 @@ class SweepSpec:
     def _grid(self) -> list[dict[str, Any]]:
         values = [v if isinstance(v, list) else [v] for v in self.set.values()]
         if empty := [name for name, v in zip(self.set, values, strict=True) if not v]:
-            raise RunError(f"there is no value to choose from for {empty[0]}")
+            raise RunError(f"{empty[0]} has no values")
         return [dict(zip(self.set, chosen, strict=True)) for chosen in itertools.product(*values)]
 
 
 def parse_setting(word: str) -> tuple[str, list[Any]]:
-    """A setting on the command line, such as ``training.learning-rate=1e-3,3e-3``: its name and its values.
+    """Parse a setting such as ``training.learning-rate=1e-3,3e-3`` into its name and values.
 
     Raises:
         RunError: if it has no value.
@@ -117,7 +116,7 @@ def parse_setting(word: str) -> tuple[str, list[Any]]:
 
 
 def read_sweeps(path: Path) -> list[SweepSpec]:
-    """The sweeps of a TOML file: one, or as many as it has tables [[sweeps]], in their order.
+    """The sweeps of a TOML file: one, or one for each table [[sweeps]], in order.
 
     Raises:
         RunError: if it cannot be read, has unknown keys or values of another type.
@@ -132,7 +131,7 @@ def read_sweeps(path: Path) -> list[SweepSpec]:
         return [SweepSpec.of_table(data, str(path))]
     tables = data.pop("sweeps")
     if data or not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
-        raise RunError(f"{path}: [[sweeps]] must be tables, and stand alone")
+        raise RunError(f"{path}: [[sweeps]] must be tables, without other keys beside them")
     return [SweepSpec.of_table(table, f"{path}: sweeps[{i}]") for i, table in enumerate(tables)]
 
 

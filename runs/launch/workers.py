@@ -1,7 +1,7 @@
-"""Jobs in processes of this machine that are kept from job to job.
+"""Executes jobs in persistent local worker processes.
 
-A pipe a worker and nothing that workers share: whichever is killed, and whenever, only its own job notices. Pools with
-a common queue do not have that: `concurrent.futures` loses all jobs with a worker, `pebble` with an idle one.
+Each worker has its own pipe, and workers share nothing: if one is killed, only its own job is affected. Pools with
+a common queue lack this: `concurrent.futures` loses all jobs with a worker, `pebble` with an idle one.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from runs.launch.jobs import Job, Outcome, Outcomes, failed, run_job
 
 
 class Workers:
-    """Does jobs in processes of this machine.
+    """Executes jobs in local processes.
 
     Args:
-        slots: how many processes.
-        retries: how often a job is tried again after its process died.
+        slots: number of processes.
+        retries: retries of a job after its process died.
     """
 
     threads: int | None = 1
@@ -37,7 +37,7 @@ class Workers:
         self._size, self._retries = slots, retries
 
     def run(self, jobs: Sequence[Job]) -> Outcomes:
-        """Each job with how it ended, in the order in which they end."""
+        """Yield each job with its outcome, in the order in which they end."""
         waiting = deque(jobs)
         deaths: Counter[str] = Counter()
         workers = [Worker(i) for i in range(min(self._size, len(jobs)))]
@@ -53,7 +53,7 @@ class Workers:
                         workers[worker.index] = worker = Worker(worker.index)
                         deaths[job.path] += 1
                         if deaths[job.path] <= self._retries:
-                            print(f"again: {job.path}: its process {death}", file=sys.stderr, flush=True)
+                            print(f"retrying {job.path}: its process {death}", file=sys.stderr, flush=True)
                             waiting.appendleft(job)
                         else:
                             outcome = failed(job, f"its process {death}, at attempt {deaths[job.path]}")
@@ -66,32 +66,32 @@ class Workers:
 
 
 class Worker:
-    """A process that does one job after the other."""
+    """A process that executes one job after the other."""
 
     def __init__(self, index: int):
-        context = multiprocessing.get_context("spawn")  # a fork of a process with torch's threads may hang
+        context = multiprocessing.get_context("spawn")  # forking a process with torch's threads may hang
         self.index = index
         self.job: Job | None = None
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs, index), name=f"snail-worker-{index}", daemon=True)
-        # Ctrl-C in a terminal reaches all processes that were started there, but it is the launcher that decides. What
-        # is blocked when a process begins stays so, from its first moment on.
-        resource_tracker.ensure_running()  # with the first process otherwise, whose signals it would unblock
+        # Ctrl-C in a terminal reaches all processes started there, but the launcher decides. Signals
+        # that are blocked when a process starts stay blocked from its first moment on.
+        resource_tracker.ensure_running()  # otherwise started with the first process, whose signals it would unblock
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self.process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        theirs.close()  # so that the pipe ends when the process does
+        theirs.close()  # so that the pipe closes when the process ends
 
     def begin(self, job: Job) -> None:
-        """Hand it a job."""
+        """Send it a job."""
         self.job = job
-        with contextlib.suppress(OSError):  # it died idle: the end of its pipe will tell
+        with contextlib.suppress(OSError):  # it died while idle, which its closed pipe will show
             self.pipe.send(job)
 
     def end(self) -> tuple[Job, Outcome | None]:
-        """Its job and how that ended, once its pipe is ready; None if the process died."""
+        """Its job and the outcome, once its pipe is ready; None if the process died."""
         assert self.job is not None
         job, self.job = self.job, None
         try:
@@ -100,17 +100,17 @@ class Worker:
             return job, None
 
     def death(self) -> str:
-        """What became of a process that died, once it has let go of everything."""
+        """How a process died, after its resources are released."""
         self.pipe.close()
         self.process.join()
         code = self.process.exitcode or 0
         if code == -signal.SIGKILL:
-            return "was killed (SIGKILL: by hand, or for want of memory)"
-        return f"died of {signal.Signals(-code).name}" if code < 0 else f"ended by itself with exit code {code}"
+            return "was killed (SIGKILL: by a user, or out of memory)"
+        return f"died of {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
 
 
 def _stop(workers: Sequence[Worker]) -> None:
-    """End the workers; those with a job save a checkpoint first, unless Ctrl-C is pressed again."""
+    """Stop the workers; those with a job save a checkpoint first, unless Ctrl-C is pressed again."""
     try:
         for worker in workers:
             if worker.job is not None:
@@ -125,10 +125,10 @@ def _stop(workers: Sequence[Worker]) -> None:
 
 
 def _work(pipe: Connection, index: int) -> None:
-    """What a worker does: jobs, until the pipe ends or SIGTERM says so, on which a job saves its checkpoint."""
+    """Main function of a worker: execute jobs until the pipe closes, or until SIGTERM, which saves a checkpoint."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     threading.Thread(target=_stop_with_parent, daemon=True).start()
-    tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system's, which a killed worker would leave behind
+    tqdm.set_lock(threading.RLock())  # tqdm's own lock is a system semaphore, which a killed worker would leave behind
     try:
         _take_gpu(index)
         while True:
@@ -138,7 +138,7 @@ def _work(pipe: Connection, index: int) -> None:
 
 
 def _stop_with_parent() -> None:
-    """Nobody is left to hand out jobs once the launcher has died: save a checkpoint and stop."""
+    """If the launcher has died, save a checkpoint and stop."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -146,7 +146,7 @@ def _stop_with_parent() -> None:
 
 
 def _take_gpu(index: int) -> None:
-    """Spread the workers over the GPUs, where there are any."""
+    """Distribute the workers over the GPUs, if there are any."""
     import torch
 
     if torch.cuda.is_available():

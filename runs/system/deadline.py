@@ -1,4 +1,4 @@
-"""Time budgets: when a run has to stop."""
+"""Time budgets of runs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of a duration such as ``90s``, ``25m``, ``1h30m`` or ``1.5h``.
+    """Parse a duration such as ``90s``, ``25m``, ``1h30m`` or ``1.5h`` into seconds.
 
     Raises:
-        RunError: if it is none, or not positive.
+        RunError: if it is malformed or not positive.
     """
     if re.fullmatch(r"(\d+(\.\d*)?[hms])+", text):
         seconds = sum(float(number) * _UNITS[unit] for number, _, unit in re.findall(r"(\d+(\.\d*)?)([hms])", text))
@@ -24,7 +24,7 @@ def parse_duration(text: str) -> float:
 
 
 def show_duration(seconds: float) -> str:
-    """Seconds as a person would say them: 40s, 12m30s, 3h05m, 2.5 days."""
+    """Format seconds as 40s, 12m30s, 3h05m or 2.5 days."""
     if seconds >= 2 * 86_400:
         return f"{seconds / 86_400:.1f} days"
     minutes, rest = divmod(round(seconds), 60)
@@ -33,13 +33,13 @@ def show_duration(seconds: float) -> str:
 
 
 class Deadline:
-    """When to stop.
+    """Decides when a run has to stop.
 
-    At least one piece of work is done, however little time there is: only then is it known how long one takes.
+    At least one piece of work is done in any case, to measure how long one takes.
 
     Args:
-        seconds: the budget; None: no end.
-        began: what it counts from, by `time.monotonic`; None: now.
+        seconds: the budget; None: no limit.
+        began: start time by `time.monotonic`; None: now.
     """
 
     def __init__(self, seconds: float | None = None, began: float | None = None):
@@ -48,11 +48,11 @@ class Deadline:
         self._longest = 0.0
 
     def begin(self) -> None:
-        """Work begins now, or another kind of work: what lies before says nothing about how long its pieces take."""
+        """Start a new kind of work: earlier pieces do not tell how long its pieces take."""
         self._before, self._longest = time.monotonic(), 0.0
 
     def near(self) -> bool:
-        """Whether there is too little time for another piece of work and for saving; to be asked after each."""
+        """Whether too little time is left for another piece of work and for saving; call it after each piece."""
         now = time.monotonic()
         if self._before is not None:
             self._longest = max(self._longest, now - self._before)
@@ -61,4 +61,4 @@ class Deadline:
 
 
 RESERVE = 5.0
-"""Seconds set aside for starting up and for writing the checkpoint."""
+"""Seconds reserved for starting up and for writing the checkpoint."""

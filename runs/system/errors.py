@@ -1,10 +1,10 @@
-"""Errors that a person can do something about."""
+"""User errors and interruptions."""
 
 from __future__ import annotations
 
 
 class RunError(Exception):
-    """What went wrong and what to do next, in one line: the command line prints it without a traceback."""
+    """A user error: what went wrong and what to do, in one line. The command line prints no traceback."""
 
 
 class Interrupted(RunError):
@@ -16,8 +16,8 @@ class OutOfTime(Interrupted):
 
 
 class Paused(OutOfTime):
-    """The run has stopped at the update that it was asked to stop at, after saving a checkpoint."""
+    """The run has stopped at the requested update, after saving a checkpoint."""
 
 
 class Taken(RunError):
-    """Another process is training this very run."""
+    """Another process is training this run."""

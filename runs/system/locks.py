@@ -1,7 +1,7 @@
-"""Locks between processes, by filelock: taken, and asked about.
+"""Locks between processes, by filelock.
 
-A lock is a file beside what it guards. The kernel releases it when its holder ends, however that ends, so that none is
-ever stale.
+A lock is a file beside what it protects. The kernel releases it when its holder ends in any way, so locks are
+never stale.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 _PATIENCE = 0.5
-"""Seconds to wait for a lock: asking who holds one takes it for a moment."""
+"""Seconds to wait for a lock, since querying a lock's holder takes it for a moment."""
 _ATTEMPTS = 100
 
 
 class Held(Exception):
-    """Another process has the lock; the message says which, as far as it can be told."""
+    """Another process holds the lock; the message names it, if known."""
 
 
 @contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Hold the lock ``path`` meanwhile; its file is there as long as it is held.
+    """Hold the lock ``path``; its file exists as long as it is held.
 
     Raises:
-        Held: if another process, or another place in this one, holds it.
+        Held: if another process, or another part of this one, holds it.
         OSError: if the file cannot be written.
     """
     taken = _acquire(path)
@@ -36,9 +36,7 @@ def lock(path: Path) -> Iterator[None]:
         path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
         yield
     finally:
-        path.unlink(
-            missing_ok=True
-        )  # before the release: who waits for this file finds that it is gone, and tries anew
+        path.unlink(missing_ok=True)  # before the release: waiting processes find that the file is gone, and retry
         taken.release()
 
 
@@ -51,7 +49,7 @@ def holder(path: Path) -> str | None:
             return None
     except Timeout:
         return _read(path) or "another process"
-    except OSError:  # nothing that one may read
+    except OSError:  # the file is not readable
         return None
 
 
@@ -64,7 +62,7 @@ def _acquire(path: Path) -> FileLock:
             return taken
         except Timeout as e:
             raise Held(_read(path) or "another process") from e
-        except FileNotFoundError:  # its last holder has removed the empty folder just now
+        except FileNotFoundError:  # its last holder has just removed the empty folder
             continue
     raise Held("one process after another")
 

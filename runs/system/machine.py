@@ -1,4 +1,4 @@
-"""Where a run happens: its device, its threads, its data and its processes."""
+"""The machine of a run: device, threads, data folder and process group."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from runs.system.errors import RunError
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a run happens, where its data is and which processes share it."""
+    """Device, data folder and process group of a run."""
 
     device: torch.device
     data_root: Path | None = None
@@ -29,7 +29,7 @@ class Machine:
 
     @classmethod
     def named(cls, device: str, data_root: Path | None = None, threads: int | None = None) -> Machine:
-        """The machine that the command line describes; ``auto`` is a GPU if there is one.
+        """The machine given by command-line options; ``auto`` is a GPU if there is one.
 
         Raises:
             RunError: if there is no such device.
@@ -45,20 +45,20 @@ class Machine:
 
     @contextmanager
     def in_process_group(self) -> Iterator[Machine]:
-        """The machine with the processes that torchrun has started, if it has; see `started_by_torchrun`."""
+        """The machine with the process group of torchrun, if started by it; see `started_by_torchrun`."""
         with started_by_torchrun(self.device) as group:
             yield replace(self, group=group)
 
     def generator(self, seed: int) -> torch.Generator:
-        """A source of randomness on the device."""
+        """A random generator on the device."""
         return torch.Generator(self.device).manual_seed(seed)
 
 
 def keep_freed_memory() -> None:
-    """Let the allocator keep what is freed for what is asked for next, instead of giving it back to the system.
+    """Make the allocator reuse freed memory, instead of returning it to the system.
 
-    By default glibc returns every large tensor at once, and the system clears pages anew for the next: it took up to
-    half of the time of an update on images. Other C libraries are left as they are.
+    By default glibc returns every large tensor at once, and the system zeroes pages for the next one, which took up to
+    half of the time of an update on images. Other C libraries are not changed.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
@@ -70,14 +70,14 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of malloc.h
 
 
 def stream_seed(seed: int, stream: str) -> int:
-    """A seed for one of several independent streams of randomness, told apart by name."""
+    """The seed of one of several independent random streams, by name."""
     return int(hashlib.sha256(f"{stream} {seed}".encode()).hexdigest()[:15], 16)
 
 
 def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and (local := os.environ.get("LOCAL_RANK")) is not None:  # torchrun's: each process its own
+    if name == "cuda" and (local := os.environ.get("LOCAL_RANK")) is not None:  # set by torchrun for each process
         name = f"cuda:{local}"
     try:
         device = torch.device(name)
@@ -97,14 +97,14 @@ INSTRUCTION_SETS = {
     "avx2": "AVX2",
     "asimd": "NEON",
 }
-"""Flags of processors as Linux has them, the widest instructions first; each includes those after it."""
+"""CPU flags of Linux, the widest instruction set first; each includes those after it."""
 _ONEDNN_LEVELS = {"AMX": "AMX", "AVX512_CORE_BF16": "AVX-512 with bfloat16", "AVX512": "AVX-512", "AVX2": "AVX2"}
 
 
 def device_name(device: torch.device) -> str:
-    """What a reader would call the machine: the GPU's name, or the processor's and its widest instructions.
+    """Description of the machine: the GPU's name, or the CPU's and its widest instruction set.
 
-    They decide in which order and precision products are summed: by them, numbers differ within noise.
+    They determine the order and precision of sums, so results differ between them within noise.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -113,13 +113,13 @@ def device_name(device: torch.device) -> str:
 
 
 def emulates_bfloat16(device: torch.device) -> bool:
-    """Whether a processor has no instructions for bfloat16, which then takes more time than float32."""
+    """Whether the CPU has no bfloat16 instructions, so that bfloat16 is slower than float32."""
     widest = _processor()[1]
     return device.type == "cpu" and widest is not None and widest not in ("AMX", "AVX-512 with bfloat16")
 
 
 def _processor() -> tuple[str, str | None]:
-    """The processor's name, and the widest instructions that may be used, where they are known."""
+    """The CPU's name, and the widest instruction set that may be used, if known."""
     try:
         lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
     except OSError:

@@ -1,4 +1,4 @@
-"""Progress bars: live in a terminal, a line now and then in a log."""
+"""Progress bars: live in a terminal, occasional lines in a log."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 
 class _Lines:
-    """A log: what a bar draws over and over becomes a line each time."""
+    """A log file, in which each refresh of a bar becomes a line."""
 
     def write(self, text: str) -> None:
         if line := text.strip():

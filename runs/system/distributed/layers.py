@@ -1,4 +1,4 @@
-"""Layers that know more of a batch than the rows of one process: normalisation and dropout for a group."""
+"""Batch normalisation and dropout over the whole batch of a process group."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class DistributedBatchNorm(nn.Module):
     """Batch normalisation by the statistics of all processes' rows; `torch.nn.SyncBatchNorm` is for GPUs only.
 
     Args:
-        norm: the normalisation whose scale, shift and averages it takes over, with their names.
-        group: who shares the batch.
+        norm: the normalisation whose scale, shift and running averages it uses, under the same names.
+        group: the processes that share the batch.
     """
 
     running_mean: Tensor
@@ -31,7 +31,7 @@ class DistributedBatchNorm(nn.Module):
     def __init__(self, norm: _BatchNorm, group: ProcessGroup):
         super().__init__()
         if norm.momentum is None or not norm.track_running_stats or not norm.affine:
-            raise ValueError(f"a group can normalise as nn.BatchNorm2d does by default, got {norm}")
+            raise ValueError(f"a group supports only nn.BatchNorm2d with its defaults, got {norm}")
         self.group, self.eps, self.momentum = group, norm.eps, norm.momentum
         self.weight, self.bias = norm.weight, norm.bias
         for name, buffer in norm.named_buffers():
@@ -44,10 +44,10 @@ class DistributedBatchNorm(nn.Module):
         count = x.numel() // x.shape[1]
         mean, var = torch.zeros_like(self.running_mean), torch.ones_like(self.running_var)
         with torch.no_grad():
-            F.batch_norm(x, mean, var, training=True, momentum=1.0)  # leaves the moments of these rows there, unbiased
+            F.batch_norm(x, mean, var, training=True, momentum=1.0)  # also gives the unbiased moments of these rows
             moments = torch.stack([mean, var * (count - 1) / count])
             means, variances = self.group.gather(moments[None]).unbind(1)  # (size, C)
-            mean = means.mean(0)  # of equal parts
+            mean = means.mean(0)  # shards have equal size
             var = variances.mean(0) + (means - mean).square().mean(0)  # (C,)
             count *= self.group.size
             self.running_mean.lerp_(mean, self.momentum)
@@ -57,11 +57,12 @@ class DistributedBatchNorm(nn.Module):
 
 
 class _Normalize(torch.autograd.Function):
-    """Normalise by moments of a batch of ``count`` places, of which ``x`` is a part: (M, C, ...) -> (M, C, ...).
+    """Normalise by the moments of a batch of ``count`` positions, of which ``x`` is a shard: (M, C, ...) -> (M, C,
+    ...).
 
     With x' the normalised input and g the gradient for y = w x' + b, that for x is
     ``w / sqrt(var + eps) * (g - mean(g) - x' mean(g x'))``, the means over the whole batch (Ioffe & Szegedy 2015,
-    section 3). All passes over x are those of `torch.nn.functional.batch_norm`, which is fused.
+    section 3). All passes over x use `torch.nn.functional.batch_norm`, which is fused.
     """
 
     @staticmethod
@@ -87,7 +88,7 @@ class _Normalize(torch.autograd.Function):
         a, b, c = inputs = tuple(t.detach().requires_grad_() for t in (x, weight, bias))
         with torch.enable_grad():
             y = F.batch_norm(a, mean, var, b, c, eps=ctx.eps)
-        for_x, for_weight, for_bias = torch.autograd.grad(y, inputs, gradients[0])  # as if the moments were constant
+        for_x, for_weight, for_bias = torch.autograd.grad(y, inputs, gradients[0])  # with constant moments
         shares = ctx.group.total(torch.stack([for_weight, for_bias])) / ctx.count  # mean(g x') and mean(g)
         shares *= weight * (var + ctx.eps).rsqrt()
         for_x -= F.batch_norm(x, mean, var, shares[0], shares[1], eps=ctx.eps)
@@ -95,11 +96,11 @@ class _Normalize(torch.autograd.Function):
 
 
 class DistributedDropout(nn.Module):
-    """Dropout as one process would draw it for the whole batch.
+    """Dropout with the mask that one process would draw for the whole batch.
 
     Args:
-        dropout: whose probability it takes over.
-        group: who shares the batch.
+        dropout: the layer whose probability it uses.
+        group: the processes that share the batch.
     """
 
     def __init__(self, dropout: nn.Dropout, group: ProcessGroup):
@@ -110,7 +111,7 @@ class DistributedDropout(nn.Module):
         """(M, ...) -> (M, ...)."""
         if not self.training or self.p == 0:
             return x
-        # in the memory format of x, in whose order it is drawn
+        # drawn in the memory format of x
         images = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
         layout = torch.channels_last if images else torch.contiguous_format
         whole = torch.ones((self.group.size * len(x), *x.shape[1:]), dtype=x.dtype, device=x.device)
@@ -118,17 +119,17 @@ class DistributedDropout(nn.Module):
 
 
 def use_distributed_layers(module: nn.Module, group: ProcessGroup) -> None:
-    """Let batch normalisations and dropouts inside a module be those of the group; one process alone changes nothing.
+    """Replace the batch normalisations and dropouts of a module by those of the group, if it has several processes.
 
-    Parameters and averages keep their names and order.
+    Parameters and buffers keep their names and order.
 
     Raises:
-        ValueError: for other layers that draw at random.
+        ValueError: for other random layers.
     """
     if group.single:
         return
     if (selection := _selection(module)) != "soft":
-        group.require_single_process(f"{selection} attention draws its choices at random, row by row")
+        group.require_single_process(f"{selection} attention draws random choices row by row")
     for name, child in module.named_children():
         if isinstance(child, _BatchNorm):
             setattr(module, name, DistributedBatchNorm(child, group))

@@ -1,7 +1,7 @@
-"""The processes that train one run together, each on its part of every batch: how they share out and add up.
+"""Data-parallel training of one run by several processes, each on its shard of every batch.
 
-All of them hold the same weights and draw the same randomness, that of the whole batch; each works on its own rows. So
-a run is the same, but for rounding, however many processes train it, and can go on with another number of them.
+All processes hold the same weights and draw the same random numbers, for the whole batch; each processes its own
+rows. So a run gives the same result, up to rounding, with any number of processes, which may change at a resume.
 """
 
 from __future__ import annotations
@@ -21,41 +21,41 @@ from envs.fewshot.datasets.storage import DataError
 from runs.system.errors import RunError
 
 PATIENCE = timedelta(days=1)
-"""How long processes wait for one another: the first measures on validation tasks meanwhile. torchrun notices at once
-when one has died."""
+"""Time-out of communication: the main process may be validating meanwhile. torchrun notices at once
+when a process has died."""
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The processes of a run as one of them sees them. One alone is the usual case: there all is left as it is.
+    """The process group of a run. With a single process, the usual case, its methods do nothing.
 
-    What is shared out is cut along its first dimension into parts of equal size, in the order of the ranks. All
-    processes have to call the methods that communicate, in the same order: all but `shard`, `scatter` and
+    Tensors are sharded along their first dimension into equal parts, in the order of the ranks. All
+    processes must call the methods that communicate in the same order: all except `shard`, `scatter` and
     `require_divisible`.
     """
 
     rank: int = 0
-    """Which of the processes this is."""
+    """Rank of this process."""
     size: int = 1
-    """How many there are."""
+    """Number of processes."""
 
     @property
     def single(self) -> bool:
-        """Whether there is one process only."""
+        """Whether there is only one process."""
         return self.size == 1
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes, prints and measures for all."""
+        """Whether this is the main process, which writes, prints and tests."""
         return self.rank == 0
 
     def require_single_process(self, why: str) -> None:
         """Raise ValueError, with the reason, if there are several processes."""
         if not self.single:
-            raise ValueError(f"{why}, so one process has to train it, got {self.size}; start it without torchrun")
+            raise ValueError(f"{why}, so it needs a single process, got {self.size}; start it without torchrun")
 
     def require_divisible(self, name: str, count: int) -> None:
-        """Raise ValueError if so many rows cannot be shared out evenly; ``name`` says what they are."""
+        """Raise ValueError if ``count`` rows cannot be sharded evenly; ``name`` is for the message."""
         if count % self.size:
             raise ValueError(f"{name} must be a multiple of the number of processes, got {count} and {self.size}")
 
@@ -65,7 +65,7 @@ class ProcessGroup:
         return slice(self.rank * each, (self.rank + 1) * each)
 
     def shard(self, whole: Tensor) -> Tensor:
-        """This process's part: (B, ...) -> (B / size, ...).
+        """This process's shard: (B, ...) -> (B / size, ...).
 
         Raises:
             ValueError: if B is not a multiple of the number of processes.
@@ -73,7 +73,7 @@ class ProcessGroup:
         return whole if self.single else whole[self._part(len(whole))]
 
     def scatter(self, part: Tensor) -> Tensor:
-        """The inverse of `shard` without communication, zeros for the others' parts: (b, ...) -> (b size, ...)."""
+        """The inverse of `shard` without communication, with zeros for the other shards: (b, ...) -> (b size, ...)."""
         if self.single:
             return part
         whole = part.new_zeros(self.size * len(part), *part.shape[1:])
@@ -81,14 +81,14 @@ class ProcessGroup:
         return whole
 
     def gather(self, part: Tensor) -> Tensor:
-        """The parts of all processes, (b, ...) -> (b size, ...); gradients flow back to each.
+        """Concatenate the shards of all processes, (b, ...) -> (b size, ...), with gradients.
 
-        They are gradients of the sum of all processes' losses, as are those of parameters after a sum over processes.
+        Gradients are those of the sum of all processes' losses, like those of parameters after a sum over processes.
         """
         return part if self.single else _Gather.apply(part, self)
 
     def total(self, x: Tensor) -> Tensor:
-        """The sum of ``x`` over the processes; gradients do not flow."""
+        """The sum of ``x`` over the processes, without gradients."""
         if self.single:
             return x
         x = x.detach().clone(memory_format=torch.contiguous_format)
@@ -97,7 +97,7 @@ class ProcessGroup:
         return x
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Give all parameters the mean of their gradients in the processes."""
+        """Average the gradients of all parameters over the processes."""
         if self.single:
             return
         gradients = [p.grad for p in parameters if p.grad is not None]
@@ -106,20 +106,20 @@ class ProcessGroup:
             gradient.copy_(new.view_as(gradient))
 
     def mean(self, numbers: Mapping[str, float]) -> dict[str, float]:
-        """The means over the processes of numbers that all have by the same names, in the same order."""
+        """Averages over the processes of numbers with the same names, in the same order."""
         if self.single:
             return dict(numbers)
         found = self.total(torch.tensor(list(numbers.values()), dtype=torch.float64)) / self.size
         return dict(zip(numbers, found.tolist(), strict=True))
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
-        """Each of the flags: whether any process has it set."""
+        """For each flag, whether any process has it set."""
         if self.single:
             return flags
         return tuple((self.total(torch.tensor(flags, dtype=torch.int32)) > 0).tolist())
 
     def require_same(self, what: str, value: int) -> None:
-        """Make sure that all processes have the same.
+        """Check that all processes have the same value.
 
         Raises:
             RunError: in all of them, if not.
@@ -131,16 +131,16 @@ class ProcessGroup:
             distributed.all_gather_object(values, value)
         if len(set(values)) > 1:
             raise RunError(
-                f"the processes have not the same {what}: {', '.join(map(str, values))}; "
-                "give them a folder of results that all of them see"
+                f"the processes differ in their {what}: {', '.join(map(str, values))}; "
+                "use a results folder that all of them share"
             )
 
     @contextmanager
     def barrier(self) -> Iterator[None]:
-        """Wait at the end until all processes have arrived; a user error in one of them ends all.
+        """Barrier at the end; a user error in one process ends all.
 
         Raises:
-            RunError: what the first of the processes that failed has to say.
+            RunError: the message of the first process that failed.
         """
         if self.single:
             yield
@@ -163,7 +163,7 @@ SINGLE_PROCESS = ProcessGroup()
 
 
 class _Gather(torch.autograd.Function):
-    """`ProcessGroup.gather` of several processes."""
+    """`ProcessGroup.gather` with several processes."""
 
     @staticmethod
     def forward(ctx: Any, part: Tensor, group: ProcessGroup) -> Tensor:
@@ -181,7 +181,7 @@ class _Gather(torch.autograd.Function):
 
 @contextmanager
 def _peers() -> Iterator[None]:
-    """Turn the loss of another process into a message."""
+    """Turn the loss of another process into a user error."""
     try:
         yield
     except RuntimeError as e:
@@ -191,14 +191,14 @@ def _peers() -> Iterator[None]:
 
 @contextmanager
 def started_by_torchrun(device: torch.device) -> Iterator[ProcessGroup]:
-    """The group that torchrun has started this process in, by its environment variables; one alone without torchrun.
+    """The process group of torchrun, from its environment variables; a single process without torchrun.
 
-    Processes on the CPU speak gloo. On GPUs, one for each process, tensors go by NCCL, and what is on the host by gloo.
+    CPU processes communicate by gloo; with one GPU per process, GPU tensors by NCCL and host tensors by gloo.
 
     User errors are reported by the main process; the others exit silently.
 
     Raises:
-        RunError: if the environment announces other processes, which cannot be reached.
+        RunError: if the other processes of the environment cannot be reached.
     """
     announced = os.environ.get("WORLD_SIZE") or "1"
     if not announced.isdecimal() or announced == "0":
@@ -208,11 +208,11 @@ def started_by_torchrun(device: torch.device) -> Iterator[ProcessGroup]:
         yield SINGLE_PROCESS
         return
     if os.environ.get("LOCAL_WORLD_SIZE") == str(size) and sys.platform == "linux":
-        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):  # all on one machine: stay on the loopback interface
+        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):  # all on one machine: use the loopback interface
             os.environ.setdefault(name, "lo")
     if device.type == "cuda":
         if str(device.index) != os.environ.get("LOCAL_RANK"):
-            raise RunError("each process needs a GPU of its own, so --device cannot name one; give --device cuda")
+            raise RunError("each process needs its own GPU, so --device cannot name one; give --device cuda")
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
@@ -225,6 +225,6 @@ def started_by_torchrun(device: torch.device) -> Iterator[ProcessGroup]:
     except (RunError, DataError, KeyboardInterrupt):
         if group.is_main:
             raise
-        sys.exit(0)  # so that torchrun leaves the first one the time to tidy up, and reports its exit code
+        sys.exit(0)  # so that torchrun lets the main process clean up, and reports its exit code
     finally:
         distributed.destroy_process_group()
