@@ -47,7 +47,7 @@ def test_one_training_each_is_compared_over_the_tasks_that_they_share():
     (finding,) = found(group("snail", NOISE - 0.05), group("gru", NOISE))
     assert finding.word == "worse"
     (finding,) = found(group("snail", NOISE), group("gru", NOISE[::-1]))
-    assert finding.word == "not told apart"
+    assert finding.word == "not significant"
 
 
 def test_several_trainings_are_compared_over_seeds():
@@ -56,7 +56,7 @@ def test_several_trainings_are_compared_over_seeds():
     low, high = stats.ttest_ind(
         [x.mean() for x in ours], [x.mean() for x in theirs], equal_var=False
     ).confidence_interval()
-    assert finding.over == "3 and 3 seeds" and finding.word == "not told apart"
+    assert finding.over == "3 and 3 seeds" and finding.word == "not significant"
     assert (finding.difference.low, finding.difference.high) == pytest.approx((low, high))
 
 
@@ -70,5 +70,5 @@ def test_other_tasks_and_other_numbers_are_not_compared():
 
 def test_the_text_counts_and_lists():
     text = render_findings(found(group("snail", 1.1 * NOISE + 1), group("gru", NOISE), group("lstm", NOISE[::-1] + 1)))
-    assert "Of 2 comparisons SNAIL is better in 1 and worse in 0; in 1 the two are not told apart." in text
+    assert "Of 2 comparisons SNAIL is better in 1 and worse in 0; in 1 the two are not significant." in text
     assert ("| gru " in text and "+0.99" in text) or "+1" in text

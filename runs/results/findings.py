@@ -13,7 +13,7 @@ from tabulate import tabulate
 from runs.results.compare import Group, Number
 from runs.results.statistics import Estimate, paired_difference
 
-Word = Literal["better", "worse", "not told apart"]
+Word = Literal["better", "worse", "not significant"]
 REPORTED = ("return", "accuracy")
 """The measured numbers by which agents are compared."""
 
@@ -37,7 +37,7 @@ class Finding:
         """The conclusion from the interval."""
         if self.difference.low > 0:
             return "better"
-        return "worse" if self.difference.high < 0 else "not told apart"
+        return "worse" if self.difference.high < 0 else "not significant"
 
 
 def findings(compared: Mapping[str, Sequence[Group]], agent: str = "snail") -> Iterator[Finding]:
@@ -76,7 +76,7 @@ def render_findings(found: Sequence[Finding]) -> str:
     counts = Counter(f.word for f in found)
     total = (
         f"In {len(found)} comparisons, SNAIL is better in {counts['better']} and worse in {counts['worse']}; "
-        f"in {counts['not told apart']} the difference is not significant."
+        f"in {counts['not significant']} the difference is not significant."
     )
     rows = []
     for f in found:
