@@ -136,12 +136,12 @@ class ScalarLSTM(Memory):
 
     def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """(B, T, W) -> (B, T, W), a step at a time."""
-        told = self.input(x).unflatten(-1, (self.heads, 4 * self.size))  # (B, T, H, 4 K)
+        inputs = self.input(x).unflatten(-1, (self.heads, 4 * self.size))  # (B, T, H, 4 K)
         with torch.autocast(x.device.type, enabled=False):
-            told, recurrent, h, c, n, m = exact(told, self.recurrent, *state)
+            inputs, recurrent, h, c, n, m = exact(inputs, self.recurrent, *state)
             found = []
-            for told_t in told.unbind(1):
-                gates = told_t + torch.einsum("bhk,hkj->bhj", h, recurrent)
+            for x_t in inputs.unbind(1):
+                gates = x_t + torch.einsum("bhk,hkj->bhj", h, recurrent)
                 admit, forget, value, opened = gates.chunk(4, dim=-1)  # (B, H, K) each
                 kept = F.logsigmoid(forget) + m
                 m = torch.maximum(kept, admit)

@@ -30,16 +30,16 @@ class Locomotion(gymnasium.Wrapper[npt.NDArray[np.float64], Any, Any, Any]):
     Args:
         env_id: HalfCheetah-v5 or Ant-v5.
         goal: the kind of task.
-        told: whether the task is appended to the observation, for an upper bound.
+        show_task: whether the task is appended to the observation, for an upper bound.
     """
 
-    def __init__(self, env_id: str, goal: Goal, told: bool = False):
+    def __init__(self, env_id: str, goal: Goal, show_task: bool = False):
         # unwrapped: the trial ends the episode, before its own limit of 1000 steps
         super().__init__(gymnasium.make(env_id, camera_name="track").unwrapped)
-        self._goal, self._told, self._task = goal, told, 1.0
+        self._goal, self._show_task, self._task = goal, show_task, 1.0
         self._fastest, self._cost, self._alive = FASTEST[env_id], CONTROL_COST[env_id], ALIVE[env_id]
         size = self.env.observation_space.shape[0]  # type: ignore[index]
-        self.observation_space = Box(-np.inf, np.inf, (size + told,), np.float64)
+        self.observation_space = Box(-np.inf, np.inf, (size + show_task,), np.float64)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -65,4 +65,4 @@ class Locomotion(gymnasium.Wrapper[npt.NDArray[np.float64], Any, Any, Any]):
         return self._shown(observation), reward, terminated, truncated, info | {"score": score}
 
     def _shown(self, observation: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return np.append(observation, self._task) if self._told else observation
+        return np.append(observation, self._task) if self._show_task else observation

@@ -79,7 +79,7 @@ class Bundle(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[Any]]):
     def step(self, action: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Step every trial that is not finished."""
         rows = self._rows()
-        told = [(0.0, 0.0, 0.0, 0.0)] * len(self.envs)
+        outcomes = [(0.0, 0.0, 0.0, 0.0)] * len(self.envs)
         for k, env in enumerate(self.envs):
             if self._episode[k] == self._episodes:
                 continue
@@ -92,8 +92,8 @@ class Bundle(gymnasium.Env[npt.NDArray[np.float32], npt.NDArray[Any]]):
                 if self._episode[k] < self._episodes:
                     observation, _ = env.reset()
             rows[k, : self._width] = np.ravel(observation)
-            told[k] = info.get("score", 0.0), float(reward), ended, 1.0
-        rows[:, -4:] = told
+            outcomes[k] = info.get("score", 0.0), float(reward), ended, 1.0
+        rows[:, -4:] = outcomes
         return rows, 0.0, False, False, {}
 
     def _rows(self) -> npt.NDArray[np.float32]:
@@ -198,7 +198,7 @@ class GymTrialVectorEnv:
             )
         self.tasks = torch.zeros(num_envs, 1, device=self.device)
         self._never = torch.zeros(num_envs, dtype=torch.bool, device=self.device)
-        self._told: list[Tensor] = []  # (B, 4) each: score, reward, end and validity of every step since the reset
+        self._outcomes: list[Tensor] = []  # (B, 4) each: score, reward, end and validity of every step since the reset
 
     @property
     def episode_returns(self) -> Tensor:
@@ -213,11 +213,11 @@ class GymTrialVectorEnv:
 
     def _episode_sums(self) -> Tensor:
         """(B, episodes, 4); steps that are not valid hold zeros."""
-        told = torch.stack(self._told, dim=1)  # (B, T, 4)
-        ends = told[..., 2:3]
+        outcomes = torch.stack(self._outcomes, dim=1)  # (B, T, 4)
+        ends = outcomes[..., 2:3]
         episode = (ends.cumsum(1) - ends).long().clamp(max=self.episodes - 1)  # (B, T, 1)
-        sums = told.new_zeros(self.num_envs, self.episodes, 4)
-        return sums.scatter_add(1, episode.expand_as(told), told)
+        sums = outcomes.new_zeros(self.num_envs, self.episodes, 4)
+        return sums.scatter_add(1, episode.expand_as(outcomes), outcomes)
 
     def sample_tasks(self, n: int, generator: torch.Generator) -> Tensor:
         """Seeds of ``n`` tasks: (n, 1) whole float32 numbers."""
@@ -235,7 +235,7 @@ class GymTrialVectorEnv:
         self.tasks = self.sample_tasks(self.num_envs, self.generator) if tasks is None else tasks.cpu()
         seeds = self.tasks[:, 0].long().tolist()
         seeds += [0] * max(0, max(self._sizes) - min(self._sizes))  # of trials that only fill the last bundles
-        self._told = []
+        self._outcomes = []
         rows = self._call(lambda: self._vector.reset(options={"seeds": seeds})[0])
         self.tasks = self.tasks.to(self.device)
         return self._read(rows)[0], {"episode_end": torch.ones_like(rows[:, 0], dtype=torch.bool)}
@@ -258,7 +258,7 @@ class GymTrialVectorEnv:
         rows = self._call(lambda: self._vector.step(sent[self._rows_of])[0])
         observations, rewards = self._read(rows)
         info = {"episode_end": rows[:, -2] > 0, "valid": rows[:, -1] > 0}
-        self._told.append(rows[:, -4:])
+        self._outcomes.append(rows[:, -4:])
         return observations, rewards, self._never, self._never, info
 
     def close(self) -> None:

@@ -74,10 +74,10 @@ class AssociativeRecallVectorEnv(TrialVectorEnv):
 
     def check_tasks(self, tasks: Tensor) -> None:
         """Raise `ValueError` unless observations and answers (B, T, 2) are in range, the first a blank."""
-        shown, told = tasks.unbind(2)
+        shown, answers = tasks.unbind(2)
         if not ((shown >= 0) & (shown < self.num_observations)).all() or (shown[:, 0] != 0).any():
             raise ValueError(f"observations must be below {self.num_observations}, and the first must be 0")
-        if not ((told >= -1) & (told < self.num_actions)).all():
+        if not ((answers >= -1) & (answers < self.num_actions)).all():
             raise ValueError(f"answers must be -1 or below {self.num_actions}")
 
     def transition(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ from envs.mdps import TabularMDPVectorEnv
 from envs.recall import AssociativeRecallVectorEnv
 from envs.trials import TrialVectorEnv
 from runs.agents.embeddings import OMNIGLOT_EMBEDDING, EmbeddingConfig
-from runs.config.serialization import options_of
+from runs.config.serialization import options_of, renamed
 from snail.actions import ActionHead, Gaussian
 from snail.observations import RunningNormalizer
 
@@ -255,7 +255,7 @@ class ControlTask(GymnasiumTask):
 
     goal: Goal = "direction"
     """direction: forwards or backwards; velocity: a target velocity."""
-    told: bool = False
+    show_task: bool = renamed("told", False)
     """Put the task into the observation, for an upper bound."""
 
     @property
@@ -265,7 +265,7 @@ class ControlTask(GymnasiumTask):
 
     def make(self) -> gymnasium.Env[Any, Any]:
         """The wrapped environment."""
-        return Locomotion(self.env, self.goal, self.told)
+        return Locomotion(self.env, self.goal, self.show_task)
 
 
 @dataclass(frozen=True)

@@ -68,22 +68,22 @@ class ActorCritic(nn.Module):
         first = self.actions.first(reward.shape, reward.device)
         return self.encode(observation, first, reward, torch.ones_like(reward))
 
-    def forward(self, x: Tensor, told: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, privileged: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """All steps in parallel: (B, T, C) -> parameters of the action head (B, T, P), values (B, T).
 
-        told: (B, T, F) privileged task information for the value network, if it was built for that.
+        privileged: (B, T, F) privileged task information for the value network, if it was built for that.
         """
-        parameters, values, _ = self.with_predicted_rewards(x, told)
+        parameters, values, _ = self.with_predicted_rewards(x, privileged)
         return parameters, values
 
-    def with_predicted_rewards(self, x: Tensor, told: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def with_predicted_rewards(self, x: Tensor, privileged: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """``forward``, and the predicted rewards of every action, (B, T, A); (B, T, 0) if the policy predicts none."""
         y = self.policy(x)
         A = self.actions.outputs
         if self.value is None:
             value = y[..., -1]
         else:
-            value = self.value(x if told is None else torch.cat([x, told], dim=-1))[..., 0]
+            value = self.value(x if privileged is None else torch.cat([x, privileged], dim=-1))[..., 0]
         return self.actions.parameters_of(y[..., :A]), value, y[..., A : A + self.num_predicted]
 
     def init_cache(self, batch_size: int, max_len: int) -> Any:

@@ -118,7 +118,7 @@ def test_location_based_scores_end_somewhere(form):
     block = AttentionBlock(3, 4, 4, max_len=5, kind=AttentionKind("location"))
     x = torch.randn(1, 6, 3)
     _, cache = block.prefill(x[:, :5], max_len=6)
-    with pytest.raises(ValueError, match="end at max_len 5, got 6 steps"):
+    with pytest.raises(ValueError, match="support at most max_len 5 steps, got 6"):
         {
             "parallel": lambda: block(x),
             "step": lambda: block.step(x[:, 5], cache),

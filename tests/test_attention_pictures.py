@@ -60,7 +60,7 @@ def test_what_does_not_attend_is_told_in_one_line(tmp_path, capsys, agent):
     capsys.readouterr()
     assert run(["attention", f"{folder}"]) == 2
     err = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "attends; try a run of snail or of transformer" in err
+    assert "has no attention; try a run of snail or transformer" in err
 
 
 def test_no_run_at_all_is_told_in_one_line(tmp_path, capsys):

@@ -49,7 +49,7 @@ CASES = [
     (("status", LONG), r"unknown experiment 'x{99}\.\.\.x"),
     (("compare", LONG, LONG), "too long"),
     (("train", LONG), r"unknown experiment 'x{99}\.\.\.x"),
-    (("--extend", LONG, "list"), "there is no Python file"),
+    (("--extend", LONG, "list"), "is not a Python file"),
     (("--extend", "exits.py", "list"), "exits.py, line 1, fails: SystemExit: 3"),
     (("--extend", "raises.py", "list"), "raises.py, line 2, fails: Own: no"),
     (("--extend", "empties.py", "list"), "empties.py leaves no experiment in the catalogue"),
@@ -101,7 +101,7 @@ def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     "command, message",
     [
         ("snail list > /dev/full", "error: standard output: No space left on device\n"),
-        ("snail list >&-", "error: there is nowhere to print to: standard output is closed\n"),
+        ("snail list >&-", "error: standard output is closed\n"),
     ],
 )
 def test_output_that_cannot_be_written(command, message):

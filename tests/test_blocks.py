@@ -524,7 +524,7 @@ def test_transformer_errors_quote_both_values():
         Transformer(3, 2, 8, width=8, combination="multiply")
     model = Transformer(3, 2, 8, width=8, positions="learned")
     assert model(torch.randn(1, 8, 3)).shape == (1, 8, 2)
-    with pytest.raises(ValueError, match="end at max_len 8, got a step 9"):
+    with pytest.raises(ValueError, match="support at most max_len 8 steps, got 9"):
         model(torch.randn(1, 9, 3))
 
 

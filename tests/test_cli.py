@@ -170,7 +170,7 @@ def test_a_run_is_run_again_from_its_file_and_by_the_command_it_prints(capsys, r
         same = json.loads(found.read_text())["results"] == json.loads(path.read_text())["results"]
         assert same == (number < 2) and (found.parent.name == path.parent.name) == (number < 2)
     message = assert_one_line(capsys, *file, "bandit/n10-k5", "--agent", "gru")
-    assert "--config says which run it is; leave out bandit/n10-k5 --agent" in message
+    assert "--config determines the run; leave out bandit/n10-k5 --agent" in message
 
 
 def test_a_configuration_file_may_be_edited_and_name_an_extension(capsys, results):

@@ -92,7 +92,7 @@ def test_a_missing_key_is_its_default_or_is_named(config):
             continue
         with pytest.raises(RunError) as e:
             from_dict(RunConfig, without, "run")
-        assert ".".join(("run", *path[:-1])) + f" lacks the key {path[-1]!r}" in str(e.value)
+        assert ".".join(("run", *path[:-1])) + f" has no key {path[-1]!r}" in str(e.value)
 
 
 def test_an_unknown_key_is_named_and_the_known_are_listed(config):
@@ -204,9 +204,9 @@ def test_whole_numbers_are_read_as_floats_where_floats_are_due():
         ({"nested": {"depth": 1}}, "config.nested.type must be one of Inner, Other, got None"),
         ({"nested": {"type": "Inner", "depth": "1"}}, "config.nested.depth must be int, got '1'"),
         ({"nested": {"type": "Inner", "depth": 1, "name": "x"}}, "config.nested has an unknown key 'name'"),
-        ({"nested": {"type": "Inner"}}, "config.nested lacks the key 'depth'"),
+        ({"nested": {"type": "Inner"}}, "config.nested has no key 'depth'"),
         ({"optional_nested": {"type": "Inner", "depth": None}}, "config.optional_nested.depth must be int, got None"),
-        ({"several": [{"type": "Inner", "depth": 1}, {"type": "Inner"}]}, r"config.several\[1\] lacks the key 'depth'"),
+        ({"several": [{"type": "Inner", "depth": 1}, {"type": "Inner"}]}, r"config.several\[1\] has no key 'depth'"),
     ],
 )
 def test_wrong_values_are_quoted(value, message):
@@ -376,6 +376,9 @@ def test_former_names_of_settings_are_read(tmp_path):
     data["training"]["clip_eps"] = 0.2
     with pytest.raises(RunError, match=r"config\.training has both clip_eps and clip"):
         from_dict(RunConfig, data)
+    shown = to_dict(find("control/cheetah-direction-told").config("snail"))
+    shown["task"]["told"] = shown["task"].pop("show_task")
+    assert from_dict(RunConfig, shown).task.show_task is True
 
 
 def test_former_names_of_types_are_read():

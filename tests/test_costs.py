@@ -45,7 +45,7 @@ def test_a_record_of_the_same_settings_tells_the_seconds(nothing_published, tmp_
     assert Costs(tmp_path / "nowhere").of(BANDIT) is None
     total = known.total([BANDIT, replace(BANDIT, seed=3), longer], workers=2)
     assert total == f"about {show_duration(4 * record['train_seconds'])} with 2 at a time"
-    assert known.total([find("omniglot/5way").config("gru")], 2) == "no record tells how long these take"
+    assert known.total([find("omniglot/5way").config("gru")], 2) == "no records to estimate the time"
 
 
 def test_no_environment_is_made_for_an_estimate(monkeypatch, tmp_path):

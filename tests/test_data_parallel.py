@@ -121,7 +121,7 @@ def test_what_goes_between_processes(outcomes):
         assert found["mean"] == {"a": 1.0, "b": 0.5}
         assert found["any"] == (False, True, True)
         assert found["error"] == "no room"
-        assert found["different"].startswith("the processes have not the same checkpoint: 0, 1; give them a folder")
+        assert found["different"].startswith("the processes differ in their checkpoint: 0, 1; use a results folder")
 
 
 def test_normalisation_over_all_processes(outcomes):

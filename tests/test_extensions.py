@@ -181,7 +181,7 @@ def said(capsys, *args: str) -> str:
 
 
 def test_a_missing_file_is_named(capsys):
-    assert "there is no Python file" in said(capsys, "--extend", "nothing.py", "list")
+    assert "nothing.py is not a Python file" in said(capsys, "--extend", "nothing.py", "list")
     assert "needs a file" in said(capsys, "list", "--extend")
 
 
@@ -193,7 +193,7 @@ def test_a_missing_file_is_named(capsys):
         ("import nothing_of_that_name\n", "No module named 'nothing_of_that_name'"),
         (
             "from runs.catalogue import find, register\n\nregister(find('bandit/n10-k5'))\n",
-            "line 3, fails: there is an experiment bandit/n10-k5 already; choose another id",
+            "line 3, fails: an experiment bandit/n10-k5 exists already; choose another id",
         ),
     ],
 )
@@ -293,7 +293,7 @@ def test_agents_are_added_to_all_or_none():
         "bandit/n10-k5", "mdp/n10", "mdp/n25", "mdp/n50", "mdp/n75", "mdp/n100",
     ]  # fmt: skip
     assert as_catalogued(find("mdp/n10").config("gru-8"))
-    with pytest.raises(RunError, match="bandit/n10-k5 has an agent gru-8 already"):
+    with pytest.raises(RunError, match="bandit/n10-k5 already has an agent gru-8"):
         register_agent("gru-8", GRUConfig(8), "bandit/*")
     assert "gru-8" not in find("bandit/n10-k10").agents
     with pytest.raises(RunError, match=r"unknown experiment 'bandits/\*'"):

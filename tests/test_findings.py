@@ -70,5 +70,5 @@ def test_other_tasks_and_other_numbers_are_not_compared():
 
 def test_the_text_counts_and_lists():
     text = render_findings(found(group("snail", 1.1 * NOISE + 1), group("gru", NOISE), group("lstm", NOISE[::-1] + 1)))
-    assert "Of 2 comparisons SNAIL is better in 1 and worse in 0; in 1 the two are not significant." in text
+    assert "In 2 comparisons, SNAIL is better in 1 and worse in 0; in 1 the difference is not significant." in text
     assert ("| gru " in text and "+0.99" in text) or "+1" in text

@@ -334,7 +334,7 @@ def test_an_unknown_environment_on_the_command_line(capsys, tmp_path):
 @pytest.mark.parametrize("goal", ["direction", "velocity"])
 def test_locomotion_pays_for_the_task(env, goal):
     pytest.importorskip("mujoco")
-    shown, hidden = (ControlTask(env, goal=goal, told=told).make() for told in (True, False))
+    shown, hidden = (ControlTask(env, goal=goal, show_task=shows).make() for shows in (True, False))
     tasks = set()
     for seed in range(8):
         observation, _ = shown.reset(seed=seed, options={"new_task": True})

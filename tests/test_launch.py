@@ -297,7 +297,7 @@ def test_a_cluster_that_does_not_answer_is_named_at_once(tmp_path, address):
 @pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="submitit is not installed")
 def test_without_slurm_nothing_is_submitted(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(RunError, match="there is no Slurm here"):
+    with pytest.raises(RunError, match="Slurm is not available here"):
         launch([tiny(0)], tmp_path, options("slurm"))
 
 
@@ -343,7 +343,7 @@ def test_a_launch_that_ends_early_leaves_checkpoints_and_nobody_behind(tmp_path,
         return
     assert launched.returncode == 130
     assert "Traceback" not in err
-    assert err.splitlines()[-1] == "stopped; 0 of 2 runs are finished, the same command goes on"
+    assert err.splitlines()[-1] == "stopped; 0 of 2 runs are finished, the same command continues"
 
 
 def test_two_launches_of_the_same_runs_share_them(undisturbed, tmp_path):
@@ -381,8 +381,8 @@ def test_a_time_budget_is_for_all_of_them(tmp_path):
     configs = [tiny(0), tiny(1)]
     outcomes = launch(configs, tmp_path, options("process", time_budget="0.1s"))
     assert {o.state for o in outcomes} == {"out of time"}
-    assert "before its turn" in outcomes[1].reason
-    with pytest.raises(OutOfTime, match="0 of 2 runs finished; the same command goes on"):
+    assert "before it started" in outcomes[1].reason
+    with pytest.raises(OutOfTime, match="0 of 2 runs finished; the same command continues"):
         require_finished(outcomes)
 
 
@@ -424,7 +424,7 @@ def test_ctrl_c_in_this_process_stops_all_of_them(tmp_path, monkeypatch, number)
 
     monkeypatch.setattr(runs.algorithms.ppo.PPOLearner, "__init__", built)
     monkeypatch.setattr(runs.algorithms.ppo.PPOLearner, "update", interrupted)
-    with pytest.raises(Interrupted, match="1 of 3 runs are finished, the same command goes on"):
+    with pytest.raises(Interrupted, match="1 of 3 runs are finished, the same command continues"):
         launch([tiny(0), tiny(1), tiny(2)], tmp_path, options("process"))
     assert (run_path(tmp_path, tiny(1)) / "checkpoint.pt").exists()
     assert not run_path(tmp_path, tiny(2)).exists()
@@ -571,11 +571,11 @@ MISTAKES = [
     ("", ["bandit/n10-k5", "--time-budget", "25"], "is not a time budget"),
     ("experiments = [", ["s.toml"], "cannot read s.toml"),
     ("experimnts = []", ["s.toml"], "s.toml: unknown key 'experimnts'; did you mean experiments?"),
-    ("agents = ['gru']", ["s.toml"], "s.toml lacks the key 'experiments'"),
+    ("agents = ['gru']", ["s.toml"], "s.toml has no key 'experiments'"),
     ("seeds = 3\nexperiments = ['mdp/n10']", ["s.toml"], "s.toml.seeds must be"),
-    ("seeds = [1]\n[[sweeps]]\nexperiments = ['mdp/n10']", ["s.toml"], "[[sweeps]] must be tables, and stand alone"),
+    ("seeds = [1]\n[[sweeps]]\nexperiments = ['mdp/n10']", ["s.toml"], "[[sweeps]] must be tables, without other keys"),
     ("sweeps = 3", ["s.toml"], "[[sweeps]] must be tables"),
-    ("[[sweeps]]\nagents = ['gru']", ["s.toml"], "s.toml: sweeps[0] lacks the key 'experiments'"),
+    ("[[sweeps]]\nagents = ['gru']", ["s.toml"], "s.toml: sweeps[0] has no key 'experiments'"),
     ("set = 3\nexperiments = ['mdp/n10']", ["s.toml"], "set must be a table"),
     ("experiments = ['mdp/n10']\nset.training.steps = []", ["s.toml"], "no value to choose from for training.steps"),
     ("experiments = ['mdp/n10']\nset.training.step = 3", ["s.toml"], "did you mean training.steps?"),
@@ -603,7 +603,7 @@ def test_the_exit_code_tells_of_failures(capsys, here):
     code, out, err = cli(capsys, "sweep", "s.toml", "--engine", "process", "--tracker", "none")
     assert code == 2 and len(re.findall(r"return \d\.\d{4}", out)) == 1
     assert re.search(r"^failed: .*: bandit/n10-k5: batch_size must be a multiple", err, re.M)
-    assert err.splitlines()[-1] == "error: 1 of 2 runs failed; the same command tries them again"
+    assert err.splitlines()[-1] == "error: 1 of 2 runs failed; the same command retries them"
     code, out, _ = cli(capsys, "status")
     assert code == 0 and re.search(r"gru/\S+ +failed .*batch_size must be a multiple", out)
 

@@ -354,7 +354,7 @@ def test_hard_glimpses_learn_where_to_look():
 
 def test_hard_attention_has_no_place_in_trials():
     config = replace(find("bandit/n10-k5").config("snail", budget="smoke"), model=SNAILConfig(selection="hard"))
-    with pytest.raises(RunError, match="hard attention learns from few-shot episodes"):
+    with pytest.raises(RunError, match="hard attention is for few-shot classification"):
         build_learner(config, Machine.named("cpu"))
 
 

@@ -126,7 +126,7 @@ def test_what_cannot_be_rendered_is_said_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(Painted, "render", lambda self: 1 / 0)
     task = PaintedTask("painted", episodes=2, max_steps=2)
     said = film(task, gym_trial(), Gaussian(torch.zeros(1), torch.ones(1)), tmp_path / "trial.gif")
-    assert said.startswith("no film: nothing can be rendered here (ZeroDivisionError") and "\n" not in said
+    assert said.startswith("no animation: rendering failed (ZeroDivisionError") and "\n" not in said
     assert not list(tmp_path.iterdir())
 
 
@@ -147,7 +147,7 @@ def test_an_agent_is_tested_on_longer_trials(capsys):
     assert run(["evaluate", "bandit/n10-k5/gru", "--on", "bandit/n10-k10"]) == 2
     assert "trained for single_action_space Discrete(5), not Discrete(10)" in capsys.readouterr().err
     assert run(["evaluate", "bandit/n10-k5/gru", "--on", "bandit/n10-k5", "--test.trials", "200"]) == 0
-    assert "of what the best possible agent gets there, 6.660" in capsys.readouterr().out
+    assert "of the optimum there, 6.660" in capsys.readouterr().out
 
 
 def test_what_plays_no_trial(tmp_path, capsys, monkeypatch):
@@ -160,8 +160,8 @@ def test_what_plays_no_trial(tmp_path, capsys, monkeypatch):
     assert run([*tested, "glyphs/5way"]) == 0  # the experiment after --on is not taken for the run
     said = capsys.readouterr().out
     assert said.startswith("on glyphs/5way: glyphs/5way-1shot protonet seed 0: accuracy, 1 shot") and "5 shot" in said
-    for other, why in (("omniglot/20way", "tell 5 classes apart"), ("mini-imagenet/5way", "images of another kind")):
+    for other, why in (("omniglot/20way", "trained on 5-way episodes"), ("mini-imagenet/5way", "images of another shape")):
         assert run([*tested, other]) == 2
         assert why in capsys.readouterr().err
     assert run(["play", f"{tmp_path}/glyphs/5way-1shot/protonet"]) != 0
-    assert "plays no trials; for few-shot classification: snail attention" in capsys.readouterr().err
+    assert "plays no trials; try: snail attention" in capsys.readouterr().err

@@ -158,7 +158,7 @@ def test_gradients_of_the_loss_are_those_of_its_definition(expected_rewards):
     entropy = -(p * p.log()).sum(-1).mean()
     predicted = y[..., A : 2 * A].gather(-1, batch.actions[..., None])[..., 0]
     rewards = batch.expected if expected_rewards else batch.rewards
-    v = built.model.value(torch.cat([batch.inputs, batch.told], dim=-1))[..., 0]
+    v = built.model.value(torch.cat([batch.inputs, batch.privileged], dim=-1))[..., 0]
     by_hand = -surrogate - 0.02 * entropy + (predicted - rewards).square().mean()
     by_hand = by_hand + 0.5 * (v - batch.targets).square().mean()
     for name, a, b in zip(names, found, torch.autograd.grad(by_hand, parameters), strict=True):
@@ -212,7 +212,10 @@ class _Silent(runs.tasks.BanditTask):
     "config, why",
     [
         (replace(BANDIT, training=replace(TOLD, shared_trunk=True)), "a shared trunk acts as well"),
-        (replace(BANDIT, task=_Silent(3, 4), training=TOLD), "_Silent tells it nothing; give --training.no-privileged"),
+        (
+            replace(BANDIT, task=_Silent(3, 4), training=TOLD),
+            "_Silent has no privileged information; give --training.no-privileged",
+        ),
         (replace(BANDIT, training=replace(TOLD, lambda_rise=(0.5, 0.5))), "two rising fractions"),
     ],
 )
@@ -223,5 +226,5 @@ def test_what_cannot_be_is_refused_before_training(config: RunConfig, why):
 
 def test_a_task_without_means_says_so():
     config = replace(BANDIT, task=_Silent(3, 4), training=replace(TOLD, privileged_critic=False))
-    with pytest.raises(ValueError, match="_Silent cannot tell expected rewards"):
+    with pytest.raises(ValueError, match="_Silent has no expected rewards"):
         build_learner(config, CPU).update(0)

@@ -94,7 +94,7 @@ def test_the_command(run_and_copy, capsys):
     write_json(copy.result_path, record)
     assert cli(["verify", str(copy.path)]) == 2
     out, err = capsys.readouterr()
-    assert "differs: these are other test tasks" in out and "1 of" in err
+    assert "differs: the test tasks are not the same" in out and "1 of" in err
     assert cli(["verify", "nothing/here"]) == 2
     assert "there is no run 'nothing/here'" in capsys.readouterr().err
     copy.weights_path.unlink()

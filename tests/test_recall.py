@@ -18,13 +18,13 @@ def recall(num_envs: int = 50, **settings) -> AssociativeRecallVectorEnv:
 def test_keys_are_shown_with_values_and_asked_for():
     tasks = recall().sample_tasks(200, torch.Generator().manual_seed(0)).long()
     assert tasks.shape == (200, 1 + 2 * PAIRS + QUERIES, 2)
-    for shown, told in zip(tasks[..., 0].tolist(), tasks[..., 1].tolist(), strict=True):
+    for shown, answers in zip(tasks[..., 0].tolist(), tasks[..., 1].tolist(), strict=True):
         keys, values, asked = shown[1 : 1 + 2 * PAIRS : 2], shown[2 : 1 + 2 * PAIRS : 2], shown[1 + 2 * PAIRS :]
-        assert shown[0] == 0 and set(told[: 1 + 2 * PAIRS]) == {-1}
+        assert shown[0] == 0 and set(answers[: 1 + 2 * PAIRS]) == {-1}
         assert len(set(keys)) == PAIRS and all(1 <= k <= KEYS for k in keys)
         memory = dict(zip(keys, values, strict=True))
         assert set(asked) == set(keys)  # none before all were asked for
-        assert [1 + KEYS + v for v in told[1 + 2 * PAIRS :]] == [memory[key] for key in asked]
+        assert [1 + KEYS + v for v in answers[1 + 2 * PAIRS :]] == [memory[key] for key in asked]
     assert tasks[..., 1].max() == VALUES - 1 and tasks[:, 1, 0].unique().numel() == KEYS
 
 

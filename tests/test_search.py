@@ -139,5 +139,5 @@ def test_what_cannot_be_searched(tmp_path, space, options, message):
     with pytest.raises(RunError, match=message):
         search(base(), space, **{"trials": 2, "sampler": "random", "results": tmp_path, "options": OPTIONS, **options})
     classical = [find("bandit/n10-k5").config("ucb1", 0, "smoke")]
-    with pytest.raises(RunError, match="ucb1 does not learn"):
+    with pytest.raises(RunError, match="ucb1 is not trained"):
         search(classical, {"training.trials": [1, 2]}, 2, "random", tmp_path, OPTIONS)

@@ -102,7 +102,7 @@ def test_every_state(tmp_path):
     assert found[2].note == "return 6.5000 ± 0.2500"
     assert (found[3].note, found[3].step) == ("the loss is not a number", 3)
     assert (found[4].note, found[4].steps) == ("it could not even begin", 4)
-    assert found[5].note == "continue with --resume" and found[6].note == "no checkpoint was due yet"
+    assert found[5].note == "continue with --resume" and found[6].note == "there is no checkpoint yet"
     assert {seed for seed, s in found.items() if s.pending} == {0, 1, 7, 9}
     # once the launch has ended, nobody's turn comes any more
     assert {told(tmp_path)[seed].state for seed in (7, 9)} == {"stopped", "not started"}
@@ -221,7 +221,7 @@ def test_a_damaged_plan_costs_a_warning(tmp_path, capsys):
     (tmp_path / "launches").mkdir()
     (tmp_path / "launches" / "x.json").write_text("[")
     assert told(tmp_path)[0].state == "stopped"
-    assert "x.json is not a whole plan" in capsys.readouterr().err
+    assert "x.json is not a complete plan" in capsys.readouterr().err
 
 
 def test_all_who_look_for_runs_find_the_same(tmp_path):

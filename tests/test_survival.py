@@ -228,7 +228,7 @@ def test_a_damaged_record_is_made_anew_as_told(capsys, finished, tmp_path, text)
     before = everything(tmp_path)
     for words in ([*GRU, "--resume", "--results", str(tmp_path)], ["evaluate", str(done)]):
         message = one_line(capsys, *words)
-        assert f"{path} is damaged: " in message and "; remove that file alone, and --resume" in message
+        assert f"{path} is damaged: " in message and "; remove only that file, and continue with --resume" in message
     assert everything(tmp_path) == before
     path.unlink()
     assert run([*GRU, "--resume", "--results", str(tmp_path)]) == 0
@@ -263,7 +263,7 @@ def test_a_damaged_configuration_is_restored_as_told(capsys, finished, tmp_path)
     path.write_bytes(whole[:100])
     words = [*GRU, "--resume", "--results", str(tmp_path)]
     message = one_line(capsys, *words)
-    assert f"{path} is damaged: " in message and "; remove that file alone, and --resume" in message
+    assert f"{path} is damaged: " in message and "; remove only that file, and continue with --resume" in message
     path.unlink()
     assert run(words) == 0
     assert path.read_bytes() == whole

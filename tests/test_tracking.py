@@ -415,7 +415,7 @@ def test_pushing_sends_what_is_not_there_yet(dashboards, tmp_path, capfd, name):
     lines, identity = kept().lines, position(folders[0], name).id
     assert lines[identity] == metrics(folders[0])
     assert "curve" in kept().media[identity] and "test/return_ci95" in kept().summary
-    assert push() == [f"{f}: {name} has all of it already; --again sends it anew" for f in folders]
+    assert push() == [f"{f}: {name} has all of it already; --again uploads it anew" for f in folders]
     assert kept().lines == lines
     go(BANDIT, folders[1], name, resume=True)  # goes on where the push has ended
     assert_has(HAS[name](folders[1]), folders[1], name)
@@ -571,7 +571,7 @@ def test_a_damaged_run_does_not_keep_the_others_from_being_pushed(dashboards, tm
     out, err = capfd.readouterr()
     assert out.splitlines()[0].startswith(f"{folders[0]}: failed")
     assert out.splitlines()[1].startswith(f"{folders[1]}: sent {STEPS} lines of metrics up to update {STEPS}")
-    assert err.splitlines()[-1] == "error: trackio has not taken 1 of 2 runs; the same command tries again"
+    assert err.splitlines()[-1] == "error: 1 of 2 runs could not be sent to trackio; the same command tries again"
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def test_metrics_lines(finished, loop):
         assert all(math.isfinite(v) for v in line.values())
         rate, logged = {
             "bandit": ("env_steps", PPO_LOGS),
-            "told": ("env_steps", PPO_LOGS),
+            "privileged": ("env_steps", PPO_LOGS),
             "trpo": ("env_steps", {"train/policy_loss", "train/return", "train/kl", "diagnostics/step_scale"}),
             "few-shot": ("episodes", {"train/loss", "train/accuracy", "train/learning_rate"}),
         }[loop]
@@ -611,7 +611,7 @@ def test_one_changed_byte_of_a_checkpoint_is_noticed(unfinished):
 def test_a_damaged_checkpoint_costs_the_way_from_the_one_before(unfinished, finished, damage, capsys):
     damage(unfinished / "checkpoint.pt")
     go(BANDIT, unfinished, resume=True)
-    warning = f"warning: {unfinished / 'checkpoint.pt'} is damaged; going on from the checkpoint before it"
+    warning = f"warning: {unfinished / 'checkpoint.pt'} is damaged; continuing from the previous checkpoint"
     assert warning in capsys.readouterr().err
     assert_same_run(unfinished, finished["bandit"])
     assert not (unfinished / "previous.pt").exists()
@@ -620,7 +620,7 @@ def test_a_damaged_checkpoint_costs_the_way_from_the_one_before(unfinished, fini
 def test_both_damaged_is_said(unfinished):
     for name in ("checkpoint.pt", "previous.pt"):
         flip(unfinished / name, 0.3)
-    with pytest.raises(RunError, match=r"previous.pt is damaged: its digest is another; start over"):
+    with pytest.raises(RunError, match=r"previous.pt is damaged: its digest does not match; start over"):
         go(BANDIT, unfinished, resume=True)
 
 
@@ -631,7 +631,7 @@ def test_what_is_changed_by_hand_is_noticed(finished, tmp_path, name):
     changed = text.replace(b'"seed": 1', b'"seed": 2') if name.endswith("json") else text.replace(b"PK", b"PQ", 1)
     assert changed != text
     (folder / name).write_bytes(changed)
-    with pytest.raises(RunError, match=f"{name} is damaged: its digest is another"):
+    with pytest.raises(RunError, match=f"{name} is damaged: its digest does not match"):
         {
             "config.json": lambda: RunFolder(folder).config(),
             "result.json": lambda: RunFolder(folder).result(),
@@ -797,7 +797,7 @@ def test_weights_from_another_device_can_be_tested_but_not_trained_on(tmp_path):
     assert load_model(learner, RunFolder(tmp_path), BANDIT).step == STEPS
     for name, weight in learner.model.state_dict().items():
         assert torch.equal(weight, state["learner"]["model"][name])
-    with pytest.raises(RunError, match="was trained on cuda, and only there does it go on exactly"):
+    with pytest.raises(RunError, match="was trained on cuda, and can be continued exactly only there"):
         train(BANDIT, RunFolder(tmp_path), CPU, tracker="none", quiet=True, resume=True)
 
 

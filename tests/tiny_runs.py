@@ -60,13 +60,13 @@ FEWSHOT = RunConfig(
     ),
     FewShotTest(episodes=10, queries=3),
 )
-TOLD = replace(
+PRIVILEGED = replace(
     BANDIT,
     training=replace(BANDIT.training, expected_rewards=True, privileged_critic=True, final_lambda=0.9, bfloat16=True),
 )
 LOOPS: dict[str, tuple[RunConfig, type]] = {
     "bandit": (BANDIT, PPOLearner),
-    "told": (TOLD, PPOLearner),
+    "privileged": (PRIVILEGED, PPOLearner),
     "trpo": (TRPO, TRPOLearner),
     "few-shot": (FEWSHOT, FewShotLearner),
 }

@@ -37,7 +37,7 @@ class ActorCriticSpec:
     horizon: steps of a trial.
     shared: whether policy and value share one trunk.
     predicts_rewards: whether the policy predicts the reward of every discrete action.
-    told: channels of privileged task information for the value network.
+    privileged: channels of privileged task information for the value network.
     """
 
     observations: int | OneHot | RunningNormalizer
@@ -45,7 +45,7 @@ class ActorCriticSpec:
     horizon: int
     shared: bool = False
     predicts_rewards: bool = False
-    told: int = 0
+    privileged: int = 0
 
 
 class TrialAgent(ABC):
@@ -74,5 +74,5 @@ class SequenceAgent(FewShotAgent, TrialAgent):
         channels = ActorCritic.input_size(spec.observations, head)
         outputs = head.outputs + spec.predicts_rewards * head.predictable + spec.shared
         policy = self.build("policy", channels, outputs, spec.horizon)
-        value = None if spec.shared else self.build("value", channels + spec.told, 1, spec.horizon)
+        value = None if spec.shared else self.build("value", channels + spec.privileged, 1, spec.horizon)
         return ActorCritic(policy, value, spec.observations, head)

@@ -41,7 +41,7 @@ class Batch:
     inputs: (B, T, C); actions, log_probs: (B, T), as in `Trajectories`, of all processes.
     rewards: (B, T) as the agent received them.
     expected: (B, T) rewards that advantages are computed from: their expectations if the training uses these.
-    told: (B, T, F) privileged task information for the critic; None: nothing.
+    privileged: (B, T, F) privileged task information for the critic; None: nothing.
     advantages: (B, T) standardised.
     targets: (B, T) normalised targets of the value function.
     valid: (B, T) which steps count; None: all.
@@ -52,7 +52,7 @@ class Batch:
     log_probs: Tensor
     rewards: Tensor
     expected: Tensor
-    told: Tensor | None
+    privileged: Tensor | None
     advantages: Tensor
     targets: Tensor
     valid: Tensor | None = None
@@ -221,8 +221,8 @@ class MetaRLLearner(ABC):
             raise ValueError(f"lambda_rise must be two rising fractions of the training, got {begin} and {end}")
         if test.trials < 2:
             raise ValueError(f"an interval needs at least 2 trials, got {test.trials}")
-        told = task.privileged_size if training.privileged_critic else 0
-        if training.privileged_critic and (shared_trunk or not told):
+        privileged = task.privileged_size if training.privileged_critic else 0
+        if training.privileged_critic and (shared_trunk or not privileged):
             why = (
                 "a shared trunk acts as well"
                 if shared_trunk
@@ -237,7 +237,7 @@ class MetaRLLearner(ABC):
         self.horizon, self.episodes = env.horizon, env.horizon // env.episode_length
         torch.manual_seed(seed)
         agent = cast(TrialAgent, run.model)
-        spec = ActorCriticSpec(*task.encodings(env), env.horizon, shared_trunk, predicts_rewards, told)
+        spec = ActorCriticSpec(*task.encodings(env), env.horizon, shared_trunk, predicts_rewards, privileged)
         model = agent.build_actor_critic(spec)
         use_distributed_layers(model, self.group)
         self.model = model.to(machine.device)
@@ -315,16 +315,16 @@ class MetaRLLearner(ABC):
 
         The difference is a free check: the policy is still the one that acted, so it can only be rounding.
         """
-        training, told, expected = self.training, None, trials.rewards
+        training, privileged, expected = self.training, None, trials.rewards
         if training.expected_rewards or training.privileged_critic:
             seen = self.model.observations(trials.inputs)  # (B, T)
             if training.expected_rewards:
                 expected = self.task.expected_rewards(trials.tasks, seen, trials.actions)
             if training.privileged_critic:
-                told = self.task.privileged(trials.tasks, seen)
+                privileged = self.task.privileged(trials.tasks, seen)
         rows = max(1, STEPS_AT_ONCE // trials.inputs.shape[1])
         inputs = trials.inputs.split(rows)
-        pieces = zip(inputs, [None] * len(inputs) if told is None else told.split(rows), strict=True)
+        pieces = zip(inputs, [None] * len(inputs) if privileged is None else privileged.split(rows), strict=True)
         with self._autocast():
             parameters, values = map(torch.cat, zip(*(self.model(x, t) for x, t in pieces), strict=True))
         log_probs = self.group.gather(self.model.actions.log_probability(parameters, trials.actions))  # (B, T)
@@ -332,7 +332,8 @@ class MetaRLLearner(ABC):
         trials, valid = trials.gathered(self.group), trials.valid
         if valid is not None:  # no value after a trial's last step
             values, log_probs = torch.where(valid, values, 0.0), torch.where(valid, log_probs, trials.log_probs)
-        expected, told = self.group.gather(expected), None if told is None else self.group.gather(told)
+        expected = self.group.gather(expected)
+        privileged = None if privileged is None else self.group.gather(privileged)
 
         def advantages(gae_lambda: float) -> Tensor:
             return generalized_advantages(expected, values, training.discount, gae_lambda)
@@ -345,7 +346,7 @@ class MetaRLLearner(ABC):
             log_probs,
             trials.rewards,
             expected,
-            told,
+            privileged,
             standardized(advantages(gae_lambda), valid),
             self.return_normalizer.normalize(returns),
             valid,

@@ -96,7 +96,7 @@ class PPOLearner(MetaRLLearner):
         """The loss of some trials, and scalars to log."""
         training = self.training
         with self._autocast():
-            parameters, value, predicted = self.model.with_predicted_rewards(batch.inputs, batch.told)
+            parameters, value, predicted = self.model.with_predicted_rewards(batch.inputs, batch.privileged)
         head = self.model.actions
         log_ratio = head.log_probability(parameters, batch.actions) - batch.log_probs
         policy_loss = clipped_surrogate_loss(log_ratio, batch.advantages, training.clip_eps, batch.valid)

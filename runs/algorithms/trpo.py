@@ -170,9 +170,9 @@ class TRPOLearner(MetaRLLearner):
         return {"value_loss": torch.stack(losses).mean()}
 
     def _value_loss(self, batch: Batch) -> Tensor:
-        x, told = batch.inputs, batch.told
+        x, privileged = batch.inputs, batch.privileged
         with self._autocast():
-            values = self.value(x if told is None else torch.cat([x, told], dim=-1))[..., 0]
+            values = self.value(x if privileged is None else torch.cat([x, privileged], dim=-1))[..., 0]
         return 0.5 * mean_over((values - batch.targets).square(), batch.valid)
 
     def state_dict(self) -> dict[str, Any]:

@@ -103,12 +103,12 @@ def _mdp(episodes: int) -> Experiment:
     )
 
 
-def _control(animal: str, env: str, goal: Goal, told: bool = False) -> Experiment:
-    """Two episodes of 200 steps, as in the SNAIL paper; told: with the task in the observation, for an upper bound."""
-    task = ControlTask(env, episodes=1 if told else 2, max_steps=200, goal=goal, told=told)
+def _control(animal: str, env: str, goal: Goal, show_task: bool = False) -> Experiment:
+    """Two episodes of 200 steps, as in the SNAIL paper, or one with the task in the observation, as an upper bound."""
+    task = ControlTask(env, episodes=1 if show_task else 2, max_steps=200, goal=goal, show_task=show_task)
     settings: dict[str, Any] = {"epochs": 3, "minibatches": 4, "gae_lambda": 0.95, "discount": 0.99}
     settings |= {"entropy_coef": 0.0, "learning_rate": 5e-4, "reward_prediction": 0.0}
-    trials = 64 if told else 32
+    trials = 64 if show_task else 32
 
     def learned(steps: int) -> dict[str, Training]:
         return meta_rl(steps, batch_size=trials, **settings)
@@ -118,10 +118,10 @@ def _control(animal: str, env: str, goal: Goal, told: bool = False) -> Experimen
         "maml": MAMLPolicyConfig(hidden_size=100, inner_steps=1),
         **CONTROL_METHODS,
     }
-    agents: dict[str, AnyAgentConfig] = {**AGENTS, **({} if told else hidden)}
-    shown = "shown, for an upper bound" if told else "not shown, for two episodes"
+    agents: dict[str, AnyAgentConfig] = {**AGENTS, **({} if show_task else hidden)}
+    shown = "shown, for an upper bound" if show_task else "not shown, for two episodes"
     return Experiment(
-        f"control/{animal}-{goal}{'-told' if told else ''}",
+        f"control/{animal}-{goal}{'-told' if show_task else ''}",
         f"200 steps of the {animal} with a {goal} that is {shown}",
         agents,
         {
@@ -240,10 +240,10 @@ CATALOGUE: dict[str, Experiment] = {
         *(_recall(pairs) for pairs in (8, 32)),
         *(_mdp(episodes) for episodes in (10, 25, 50, 75, 100)),
         *(
-            _control(animal, env, goal, told)
+            _control(animal, env, goal, show_task)
             for animal, env in (("cheetah", "HalfCheetah-v5"), ("ant", "Ant-v5"))
             for goal in GOALS
-            for told in (False, True)
+            for show_task in (False, True)
         ),
         _fewshot("omniglot", 5, CHARACTERS, supervised(12_000)),
         _fewshot(

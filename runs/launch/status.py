@@ -72,14 +72,14 @@ def _status(path: Path, run: str, plan: Plan | None) -> Status:
     try:
         config = folder.plain_config() if folder.config_path.exists() else plan.runs[path] if plan else None
         settings = "" if config is None else own_settings(config)
-        return replace(_told(folder, config, plan), run=run, settings=settings)
+        return replace(_progress_of(folder, config, plan), run=run, settings=settings)
     except RunError as e:
         return Status(run, "damaged", note=str(e))
     except (KeyError, TypeError, ValueError, AttributeError, OSError) as e:
         return Status(run, "damaged", note=f"{type(e).__name__}: {e}")
 
 
-def _told(folder: RunFolder, config: dict[str, Any] | None, plan: Plan | None) -> Status:
+def _progress_of(folder: RunFolder, config: dict[str, Any] | None, plan: Plan | None) -> Status:
     """The status of a run, without its name."""
     holder = folder.holder()
     turn = plan if plan is not None and folder.path in plan.waiting else None

@@ -124,9 +124,9 @@ def _processor() -> tuple[str, str | None]:
         lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
     except OSError:
         lines = []
-    told = {key.strip(): value.strip() for key, _, value in reversed(lines)}
-    name = told.get("model name") or platform.processor() or platform.machine()
-    flags = told.get("flags", told.get("Features", "")).split()
+    info = {key.strip(): value.strip() for key, _, value in reversed(lines)}
+    name = info.get("model name") or platform.processor() or platform.machine()
+    flags = info.get("flags", info.get("Features", "")).split()
     widest = [title for flag, title in INSTRUCTION_SETS.items() if flag in flags]
     allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
     limit = next((title for level, title in _ONEDNN_LEVELS.items() if level in allowed), None)

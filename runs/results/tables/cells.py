@@ -221,8 +221,8 @@ def _control_cells(animal: str, goal: str) -> tuple[Cell, ...]:
     agents: dict[str, Printed | None] = dict.fromkeys(CATALOGUE[experiment].agents)
     first, second = "return_episode1", "return_episode2"
 
-    def cell(what: str, metric: str, minus: str | None = None, told: bool = False, lower: bool = False) -> Cell:
-        reference = ("snail", f"{experiment}-told") if told else (None, None)
+    def cell(what: str, metric: str, minus: str | None = None, bound: bool = False, lower: bool = False) -> Cell:
+        reference = ("snail", f"{experiment}-told") if bound else (None, None)
         return Cell(
             f"{animal} {goal}, {what}",
             experiment,
@@ -236,7 +236,7 @@ def _control_cells(animal: str, goal: str) -> tuple[Cell, ...]:
             lower=lower,
         )
 
-    found = [cell("episode 1", first, told=True), cell("episode 2", second, told=True), cell("gain", second, first)]
+    found = [cell("episode 1", first, bound=True), cell("episode 2", second, bound=True), cell("gain", second, first)]
     if goal == "velocity":
         found.append(cell("error in episode 2", "velocity_error_episode2", lower=True))
     return tuple(found)
