@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -80,9 +81,12 @@ def pages(results: Sequence[Result]) -> dict[Path, str]:
         parts += [f"![{table.title}](table-{name}.png)", ""] if table.of_paper or table.costs else []
         if name in PIVOTED:
             parts += [render(table, results, "pivot"), "", "## All rows", ""]
-        found[Path(f"results/table-{name}.md")] = "\n".join(
-            [*parts, render(table, results, "markdown", missing=False), ""]
-        )
+        parts.append(render(table, results, "markdown", missing=False))
+        if name == "models":  # and the tasks that several agents were trained on in full
+            several = [cell.experiment for cell in table.cells if cell.experiment in learned]
+            full = render(replace(table, budget="full"), results, "markdown", missing=False, cells=several)
+            parts += ["", "## Full budget", "", full]
+        found[Path(f"results/table-{name}.md")] = "\n".join([*parts, ""])
     return found
 
 

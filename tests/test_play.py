@@ -160,7 +160,10 @@ def test_what_plays_no_trial(tmp_path, capsys, monkeypatch):
     assert run([*tested, "glyphs/5way"]) == 0  # the experiment after --on is not taken for the run
     said = capsys.readouterr().out
     assert said.startswith("on glyphs/5way: glyphs/5way-1shot protonet seed 0: accuracy, 1 shot") and "5 shot" in said
-    for other, why in (("omniglot/20way", "trained on 5-way episodes"), ("mini-imagenet/5way", "images of another shape")):
+    for other, why in (
+        ("omniglot/20way", "trained on 5-way episodes"),
+        ("mini-imagenet/5way", "images of another shape"),
+    ):
         assert run([*tested, other]) == 2
         assert why in capsys.readouterr().err
     assert run(["play", f"{tmp_path}/glyphs/5way-1shot/protonet"]) != 0

@@ -268,8 +268,6 @@ def _comparison(name: str, title: str, rows: Mapping[str, tuple[str, ...]]) -> T
         (
             "few-shot: accuracy on 5-way 1-shot Omniglot. bandit: total reward over 100 pulls of 5 arms; its optimum "
             "is the result of the finite-horizon Gittins index on the same tasks.",
-            "All rows of a task have the same short budget, seed and test tasks: they show early learning, not "
-            "final performance.",
         ),
         budget="short",
     )
@@ -303,8 +301,7 @@ def _models() -> Table:
             for label, experiment, shots in tasks
         ),
         (
-            "All rows of a task have the same short budget, seed, test tasks and hyperparameters (SNAIL's): they "
-            "show early learning, not final performance.",
+            "Hyperparameters are SNAIL's; the other models were not tuned.",
             "Seconds of training: on one core of a busy machine, so they are only roughly comparable.",
             "Step time and cache: of a policy for 5-armed bandits after 1,000 steps, on one core.",
         ),

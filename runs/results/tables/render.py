@@ -57,6 +57,12 @@ def _title(table: Table) -> str:
 def _notes(table: Table, rows: list[Row]) -> list[str]:
     """The notes below a table: its own, and the meaning of verdicts and marks."""
     notes = list(table.notes)
+    if table.budget == "short":
+        notes.insert(
+            0,
+            "All rows of a task have the same short budget, seed and test tasks: they show early learning, not final "
+            "performance.",
+        )
     if table.of_paper and any(row.verdict(table.scale) for row in rows):
         notes.append("verdict: our number against the paper's, within both 95% intervals and the paper's rounding.")
     if any(row.marks for row in rows):
