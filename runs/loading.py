@@ -13,7 +13,7 @@ from runs.algorithms.meta_rl import MetaRLLearner
 from runs.results.folder import find_trained
 from runs.results.records import PUBLISHED
 from runs.system.errors import RunError
-from runs.system.machine import Machine
+from runs.system.machine import Machine, use_bfloat16
 from runs.tasks import FewShotTask
 from runs.training import build_learner, load_model
 from snail.actor_critic import ActorCritic
@@ -119,7 +119,8 @@ def load(run: str | Path) -> Actor | Classifier:
         task, support = config.task, config.task.ways * max(config.task.shots + config.task.test_shots)
         model = config.model.build_classifier(task.embedding.build(), task.embedding.size, task.ways, support)
         model.load_state_dict(folder.tested_weights(config))
-        return Classifier(model, task.ways, getattr(config.training, "bfloat16", False))
+        half = use_bfloat16(getattr(config.training, "bfloat16", False), machine.device)
+        return Classifier(model, task.ways, half)
     learner = build_learner(config, machine)
     if not isinstance(learner, MetaRLLearner):
         raise RunError(f"{folder.path} has a classical agent, which has no weights to load")

@@ -122,7 +122,7 @@ def train(
             mirror = open_tracker(tracker, folder.path, progress.run_id, labels)
         if not quiet and getattr(config.training, "bfloat16", False) and emulates_bfloat16(machine.device):
             print(
-                "this CPU has no bfloat16 instructions: --training.no-bfloat16 is faster",
+                "this CPU has no bfloat16 instructions: computing in float32",
                 file=sys.stderr,
             )
         if notice and not quiet and not progress.step:

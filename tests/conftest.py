@@ -54,6 +54,12 @@ def nothing_left_running(monkeypatch) -> Iterator[None]:
 
 
 @pytest.fixture
+def bfloat16_anywhere(monkeypatch) -> None:
+    """Computes in bfloat16 on processors without instructions for it as well."""
+    monkeypatch.setattr("runs.system.machine.emulates_bfloat16", lambda device: False)
+
+
+@pytest.fixture
 def own_catalogue() -> Iterator[None]:
     """What a test adds to the catalogue is gone after it, and the extensions that it has loaded are forgotten."""
     from envs.fewshot.datasets.registry import DATASETS

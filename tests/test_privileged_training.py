@@ -165,12 +165,12 @@ def test_gradients_of_the_loss_are_those_of_its_definition(expected_rewards):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_learning_in_half_precision_has_nearly_the_same_gradient():
-    built = learner_of("bandit", model=SNAILConfig(width=0.5))
+def test_learning_in_half_precision_has_nearly_the_same_gradient(bfloat16_anywhere):
+    built = learner_of("bandit", bfloat16=True, model=SNAILConfig(width=0.5))
     batch, _ = built._compute_advantages(built._play(), 0.3)
     found = []
     for half in (False, True):
-        built.training = replace(built.training, bfloat16=half)
+        built._half = half
         loss, _ = built._losses(batch, torch.tensor(built.training.entropy_coef))
         assert loss.dtype == torch.float32
         found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(built.model.parameters()))]))
@@ -178,7 +178,7 @@ def test_learning_in_half_precision_has_nearly_the_same_gradient():
     assert torch.cosine_similarity(*found, dim=0) > 0.99
 
 
-def test_the_ratio_is_taken_between_numerics_of_the_same_kind():
+def test_the_ratio_is_taken_between_numerics_of_the_same_kind(bfloat16_anywhere):
     """At the first minibatch of an update the policy is the one that was judged: the ratio is 1."""
     built = learner_of("bandit", bfloat16=True, model=SNAILConfig(width=0.5))
     batch, _ = built._compute_advantages(built._play(), 0.3)

@@ -223,3 +223,15 @@ def test_agents_that_do_not_embed_images_do_without(monkeypatch):
 def test_prototypical_networks_take_the_class_loss_too():
     config = replace(CONFIG, model=PrototypicalConfig(), training=replace(TRAINING, class_loss=0.5))
     assert build_learner(config, CPU).update(0)["loss"].isfinite()
+
+
+@pytest.mark.parametrize("emulated", [False, True])
+def test_bfloat16_is_used_where_there_are_instructions_for_it(monkeypatch, emulated):
+    """Emulated, it would take many times as long as float32."""
+    monkeypatch.setattr("runs.system.machine.emulates_bfloat16", lambda device: emulated)
+    parts = [
+        torch.cat([p.grad.flatten() for p in built.model.parameters()])
+        for built in (learner(bfloat16=True), learner(bfloat16=False))
+        if built.update(0)
+    ]
+    assert torch.equal(*parts) == emulated

@@ -84,7 +84,7 @@ def small_data(monkeypatch):
 @pytest.mark.filterwarnings("ignore:.*deterministic")
 @pytest.mark.parametrize("bfloat16", [False, True], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("agent", [*FEWSHOT_AGENTS, *FEWSHOT_VARIANTS])
-def test_few_shot_agents(agent, bfloat16, request):
+def test_few_shot_agents(agent, bfloat16, request, bfloat16_anywhere):
     if agent == "maml":
         request.getfixturevalue("learn2learn")
     training = replace(FEWSHOT.training, bfloat16=bfloat16)
@@ -174,7 +174,9 @@ IN_TRIALS = replace(
         (replace(IN_TRIALS, training=TRPOTraining(2, 8, minibatches=1)), False, "try a smaller"),
     ],
 )
-def test_training_names_what_went_wrong_first_and_keeps_its_weights(monkeypatch, config, only_half, advice):
+def test_training_names_what_went_wrong_first_and_keeps_its_weights(
+    monkeypatch, bfloat16_anywhere, config, only_half, advice
+):
     learner = build_learner(config, CPU)
     spoiled_stack(monkeypatch, only_half)
     before = [p.detach().clone() for p in learner.model.parameters()]

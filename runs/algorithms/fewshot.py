@@ -22,7 +22,7 @@ from runs.algorithms.learner import Measurement, RunConfig, Test, Training
 from runs.algorithms.schedules import warmup_cosine
 from runs.config.serialization import renamed
 from runs.system.distributed.layers import use_distributed_layers
-from runs.system.machine import Machine
+from runs.system.machine import Machine, use_bfloat16
 from runs.tasks import FewShotTask, Task
 from snail.attention.selection import recording, score_function_loss
 from snail.classifier import EmbeddingClassifier
@@ -50,7 +50,7 @@ class SupervisedTraining(Training):
     max_grad_norm: float = renamed("gradient_clip", 1.0)
     """Maximum gradient norm."""
     bfloat16: bool = True
-    """Train with bfloat16 autocast; parameters stay in float32."""
+    """Train and test with bfloat16 autocast, on devices with instructions for it; parameters stay in float32."""
     class_loss: float = 0.0
     """Weight of an auxiliary classification of embeddings into all training classes. 0: none.
     Agents that do not embed images, such as maml, ignore it."""
@@ -106,7 +106,7 @@ class FewShotLearner:
         self.training, self.task, self.test, self.machine, self.group = training, task, test, machine, machine.group
         self.steps = training.steps
         self.validations = training.validations
-        self._half = training.bfloat16
+        self._half = use_bfloat16(training.bfloat16, machine.device)
         require_positive(steps=training.steps, batch_size=training.batch_size)
         self.group.require_divisible("batch_size", training.batch_size)
         if min(test.episodes, training.validation_episodes) < 2:
@@ -213,7 +213,7 @@ class FewShotLearner:
             try:
                 return compute()
             finally:
-                self._half = self.training.bfloat16
+                self._half = True
 
         return not_finite(self.trained, compute, in_float32 if self._half else None)
 

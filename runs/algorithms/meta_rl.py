@@ -25,7 +25,7 @@ from runs.algorithms.returns import generalized_advantages, moments, standardize
 from runs.algorithms.rollout import Player, Trajectories, player, rollout
 from runs.algorithms.schedules import geometric_growth, ramp
 from runs.system.distributed.layers import use_distributed_layers
-from runs.system.machine import Machine, stream_seed
+from runs.system.machine import Machine, stream_seed, use_bfloat16
 from runs.tasks import Task, TrialTask
 from snail.attention.selection import recording
 from snail.observations import OneHot
@@ -186,7 +186,8 @@ class MetaRLTraining(Training):
     privileged_critic: bool = False
     """Give the value network, which only training uses, the task: success probabilities, or an MDP's optimal values."""
     bfloat16: bool = False
-    """Train with bfloat16 autocast; parameters, losses and rollouts stay in float32."""
+    """Train with bfloat16 autocast, on devices with instructions for it; parameters, losses and rollouts stay in
+    float32."""
     curriculum: float = 0.0
     """Fraction of training in which trials grow to full length; 0: full from the start."""
     curriculum_episodes: int = 10
@@ -241,6 +242,7 @@ class MetaRLLearner(ABC):
         model = agent.build_actor_critic(spec)
         use_distributed_layers(model, self.group)
         self.model = model.to(machine.device)
+        self._half = use_bfloat16(training.bfloat16, machine.device)
         self.return_normalizer = ReturnNormalizer(env.horizon).to(machine.device)
         self.generator = machine.generator(stream_seed(seed, "actions"))
         self.env.reset(seed=stream_seed(seed, "tasks"))
@@ -277,7 +279,7 @@ class MetaRLLearner(ABC):
         return ramp(fraction, training.gae_lambda, last, *training.lambda_rise)
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.machine.device.type, torch.bfloat16, enabled=self.training.bfloat16)
+        return torch.autocast(self.machine.device.type, torch.bfloat16, enabled=self._half)
 
     def _episodes_at(self, step: int) -> int:
         first = min(self.training.curriculum_episodes, self.episodes)

@@ -118,6 +118,14 @@ def emulates_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and widest is not None and widest not in ("AMX", "AVX-512 with bfloat16")
 
 
+def use_bfloat16(setting: bool, device: torch.device) -> bool:
+    """Whether to compute in bfloat16: if the setting says so and the device has instructions for it.
+
+    Without them, few-shot training is about 15 times as slow in bfloat16 as in float32.
+    """
+    return setting and not emulates_bfloat16(device)
+
+
 def _processor() -> tuple[str, str | None]:
     """The CPU's name, and the widest instruction set that may be used, if known."""
     try:
