@@ -1,15 +1,15 @@
-# make demo         installs into .venv and runs the main job: trainings, two tables, two pictures
-# make demo FAST=1  the same in a minute, to see that it works
-# make test-fast    installs and runs the quick tests: what one runs after every change
+# make demo         installs into .venv, trains 7 agents, prints two tables and draws two figures
+# make demo FAST=1  the same in a minute, with meaningless numbers
+# make test-fast    installs and runs the quick tests, for use after every change
 # make test         installs and runs all tests
 # make check        formatting, lint and types
 # make docs         installs and builds the pages into site/; open site/index.html
-# make maml         installs what the agent maml needs; `make test` tries that by itself
+# make maml         installs learn2learn for the agent maml; `make test` tries this automatically
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-# one process a core, eight at most: each needs a gigabyte
+# one process per core, at most eight: each needs a gigabyte
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 .PHONY: demo test test-fast check docs maml
@@ -32,14 +32,14 @@ docs: .venv/.docs
 
 maml: .venv/.maml
 
-# constraints.txt pins the tested versions, without choosing what is installed
+# constraints.txt pins the tested versions; pyproject.toml chooses the packages
 .venv/.%: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(INSTALL) -e '.[$*]'
 	touch $@
 
-# learn2learn has no wheels and its C files are of an older Python, so Cython makes them anew. --no-deps keeps out what
-# it asks for and MAML does not import (qpth, cvxpy, gsutil), and the package by which gym complains of its age.
+# learn2learn has no wheels and its C files are for an older Python, so Cython regenerates them. --no-deps skips packages
+# that MAML does not import (qpth, cvxpy, gsutil), and gym's deprecation notices.
 .venv/.maml: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(INSTALL) -e '.[maml]'
@@ -47,9 +47,9 @@ maml: .venv/.maml
 		--config-settings=--build-option=build_ext gym learn2learn
 	touch $@
 
-# once: without a compiler or a network the other tests still run, and do not wait for it each time
+# tried once: without a compiler or network, the other tests still run
 .venv/.maml-tried: pyproject.toml constraints.txt | .venv/.dev
-	@echo "installing learn2learn for MAML, which takes some minutes the first time"
+	@echo "installing learn2learn for MAML, which takes a few minutes the first time"
 	@$(MAKE) --no-print-directory .venv/.maml >.venv/maml.log 2>&1 \
-		|| echo "learn2learn could not be installed (.venv/maml.log tells why): the tests of MAML will skip"
+		|| echo "learn2learn could not be installed (see .venv/maml.log): the tests of MAML are skipped"
 	@touch $@

@@ -1,4 +1,4 @@
-"""A dark room: find the goal in the first episode, and go straight there in the later ones."""
+"""A dark room: find the hidden goal in the first episode, and go straight to it in the others."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from runs.tasks import TrialTask
 
 
 class DarkRoom(TrialVectorEnv):
-    """The agent sees where it is, not where the goal is; every step on the goal pays 1."""
+    """The agent sees its own position, but not the goal; every step on the goal pays 1."""
 
     def sample_tasks(self, n, generator):  # (n,) where the goals are
         return torch.randint(self.num_observations, (n,), generator=generator, device=generator.device).float()

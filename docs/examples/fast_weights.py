@@ -10,7 +10,7 @@ from snail import SequenceModel
 
 
 class FastWeights(SequenceModel):
-    """What a step reads is what earlier steps wrote under keys like its query."""
+    """A step reads the values that earlier steps wrote under keys similar to its query."""
 
     def __init__(self, input_size, output_size, size):
         super().__init__()

@@ -1,4 +1,4 @@
-"""20 pulls of 3 arms: is there anything left to learn where Thompson sampling is good already?"""
+"""20 pulls of 3 arms: can learning improve on Thompson sampling?"""
 
 from baselines.bandits import FiniteHorizonGittins, Thompson
 from runs.agents import GRUConfig, SNAILConfig

@@ -1,4 +1,4 @@
-"""Few-shot classification of your own images, in a table of your own."""
+"""Few-shot classification of your own images, with its own table."""
 
 import os
 from pathlib import Path

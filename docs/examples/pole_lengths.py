@@ -11,7 +11,7 @@ from runs.tasks import GymnasiumTask
 
 
 class PoleLength(gymnasium.Wrapper):
-    """A new task is a new length, drawn by the environment's own randomness."""
+    """A new task is a new pole length, drawn with the environment's own generator."""
 
     def reset(self, *, seed=None, options=None):
         observation, info = self.env.reset(seed=seed)
@@ -24,7 +24,7 @@ class PoleLength(gymnasium.Wrapper):
 
 @dataclass(frozen=True)
 class PoleTask(GymnasiumTask):
-    """CartPole with the wrapper around it."""
+    """CartPole in the wrapper."""
 
     def make(self) -> gymnasium.Env:
         return PoleLength(super().make())

@@ -1,4 +1,4 @@
-"""Shows lines of a docstring such as ``tasks: (B, K), hidden from agents`` as a list, and not as one paragraph."""
+"""Shows docstring lines such as ``tasks: (B, K), hidden from agents`` as a list instead of one paragraph."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NAMES = re.compile(r"(?:`*[a-z_]\w*`*(?:, | and )?)+: \S")
 
 
 class Definitions(griffe.Extension):
-    """What mkdocstrings does with docstrings before it shows them."""
+    """The griffe extension that preprocesses docstrings for mkdocstrings."""
 
     def on_object(self, *, obj: griffe.Object, **others: Any) -> None:
         """Rewrite the docstring of an object, if it has one."""
@@ -21,7 +21,7 @@ class Definitions(griffe.Extension):
 
 
 def listed(paragraph: str) -> str:
-    """A paragraph of definitions as a Markdown list; any other as it is."""
+    """A paragraph of definitions as a Markdown list; any other unchanged."""
     if not NAMES.match(paragraph):
         return paragraph
     return re.sub(rf"^(?={NAMES.pattern})", "- ", paragraph, flags=re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Runs the notebook, keeps its outputs in it, and writes the page of the site: ``python docs/site/notebook.py``."""
+"""Runs the notebook, stores its outputs, and writes the page of the site: ``python docs/site/notebook.py``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOTE = "*Written by `docs/site/notebook.py` from [notebook.ipynb](notebook.ipynb
 
 
 def render(notebook: nbformat.NotebookNode) -> tuple[str, dict[str, bytes]]:
-    """The page as Markdown, and its pictures by their paths below docs/."""
+    """The page as Markdown, and its pictures by path relative to docs/."""
     parts, pictures = [], {}
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
@@ -37,7 +37,7 @@ def main() -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(DOCS.parent)}}).execute()
     for cell in notebook.cells:
-        cell.metadata.pop("execution", None)  # times, which would differ each time
+        cell.metadata.pop("execution", None)  # times, which would differ on each run
     nbformat.write(notebook, NOTEBOOK)
     page, pictures = render(notebook)
     PAGE.write_text(page, encoding="utf-8")
