@@ -21,7 +21,7 @@ SMALL = ("--task.ways", "2", "--task.shots", "1", "--task.test-shots", "1")
 SMALL += ("--training.queries", "2", "--test.queries", "2")
 
 CASES = [
-    ((*BANDIT, "--task.arms", "1000000000"), "not enough memory: .* GiB at once were asked for, this machine has"),
+    ((*BANDIT, "--task.arms", "1000000000"), "not enough memory: .* GiB were requested at once, this machine has"),
     ((*BANDIT, "--model.width", "1e6"), "not enough memory: .* make the model, the batch or the task smaller"),
     ((*GLYPHS, "--task.shots"), "task.shots needs at least one value"),
     ((*GLYPHS, "--task.test-shots"), "task.test_shots needs at least one value"),

@@ -125,7 +125,7 @@ def test_over_experiments(made):
     assert f"{np.mean(shares[1:3]):.3g} [" in over and "1 [1, 1]" not in next(
         line for line in over.splitlines() if line.startswith("gru full")
     )
-    assert "P(snail full better)" in over
+    assert "P(gru full better)" in over
 
 
 def test_a_band_over_seeds():

@@ -106,7 +106,7 @@ def test_every_published_number_has_its_samples():
 def test_the_demos_table_is_of_what_the_demo_runs():
     from runs.commands.demo import AGENTS, BANDIT, OMNIGLOT
 
-    printed = (ROOT / "docs/results/index.md").read_text(encoding="utf-8").partition("## What `make demo` prints")[2]
+    printed = (ROOT / "docs/results/index.md").read_text(encoding="utf-8").partition("## Output of `make demo`")[2]
     rows = re.findall(r"^\| (\S.*?) \| (\w+) \| .*\| demo[^|]*\|$", printed, re.M)
     expected = {BANDIT: "N=10 K=5", OMNIGLOT: "5-way 1-shot only"}
     assert sorted(rows) == sorted((expected[e], agent) for e in expected for agent in AGENTS[e])

@@ -577,7 +577,7 @@ MISTAKES = [
     ("sweeps = 3", ["s.toml"], "[[sweeps]] must be tables"),
     ("[[sweeps]]\nagents = ['gru']", ["s.toml"], "s.toml: sweeps[0] has no key 'experiments'"),
     ("set = 3\nexperiments = ['mdp/n10']", ["s.toml"], "set must be a table"),
-    ("experiments = ['mdp/n10']\nset.training.steps = []", ["s.toml"], "no value to choose from for training.steps"),
+    ("experiments = ['mdp/n10']\nset.training.steps = []", ["s.toml"], "training.steps has no values"),
     ("experiments = ['mdp/n10']\nset.training.step = 3", ["s.toml"], "did you mean training.steps?"),
     ("experiments = ['mdp/n10']\nset.device = 'cpu'", ["s.toml"], "unknown option 'device'"),
     ("experiments = ['mdp/n10']\nset.training.steps = 1.5", ["s.toml"], "training.steps cannot be 1.5"),

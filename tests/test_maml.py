@@ -258,7 +258,7 @@ def patterns(name: str, split: str, **options) -> ImageClasses:
 @EACH_NORM
 def test_it_learns_to_match_new_classes(transductive, monkeypatch):
     monkeypatch.setattr(runs.tasks, "load_classes", patterns)
-    training = SupervisedTraining(steps=80, batch_size=8, queries=4, learning_rate=1e-2)
+    training = SupervisedTraining(steps=150, batch_size=8, queries=4, learning_rate=1e-2)
     small = OmniglotEmbeddingConfig(size=16, filters=16)
     task = FewShotTask("glyphs", ways=3, shots=(1,), test_shots=(1,), embedding=small)
     test = FewShotTest(episodes=100, queries=4)

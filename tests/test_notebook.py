@@ -58,5 +58,5 @@ def test_it_runs(monkeypatch, tmp_path):
     assert len(pictures) == 3
     said = "".join(o.get("text", "") for o in outputs)
     assert "on 100 bandits; optimum: 6.66" in said
-    assert said.count("times what looking evenly would give") == 4
+    assert said.count("times uniform attention") == 4
     assert not [o for o in outputs if o.output_type == "error"]

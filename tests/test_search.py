@@ -129,7 +129,7 @@ def test_a_range_is_for_a_search(capsys):
 @pytest.mark.parametrize(
     ("space", "options", "message"),
     [
-        ({}, {}, "what is searched"),
+        ({}, {}, "nothing to search"),
         (RATES, {"trials": 0}, "trials must be at least 1"),
         ({"training.nothing": [1, 2]}, {}, "unknown option 'training.nothing'"),
         ({"training.epochs": ["1..2", 3]}, {}, "give one range, or values"),

@@ -557,7 +557,7 @@ def test_a_run_that_is_being_mirrored_is_left_alone(dashboards, tmp_path, capfd)
     with pytest.MonkeyPatch.context() as patch:
         stop_at(patch, 2, push)
         go(BANDIT, folder, "trackio")
-    assert said == [f"{folder}: goes to trackio while it trains\n"]
+    assert said == [f"{folder}: is mirrored to trackio while it trains\n"]
     assert_has(trackio_has(folder), folder, "trackio")
 
 

@@ -318,7 +318,7 @@ def test_a_deadline_in_the_evaluation_leaves_it_to_be_repeated(finished, tmp_pat
     monkeypatch.setattr(runs.tasks.TrialTask, "tested_at_once", 60)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs.training, "_run_steps", stop_the_clock_after(runs.training._run_steps))
-        with pytest.raises(OutOfTime, match="before the evaluation"):
+        with pytest.raises(OutOfTime, match="before the test"):
             go(BANDIT, tmp_path, deadline=Deadline())
     assert not (tmp_path / "result.json").exists()
     monkeypatch.undo()
@@ -703,7 +703,7 @@ def test_a_loss_that_is_no_number_stops_the_run(finished, what, tmp_path):
 def test_without_a_checkpoint_none_is_promised(tmp_path, monkeypatch):
     monkeypatch.setattr(runs.training, "CHECKPOINT_SECONDS", 1e9)
     poison(monkeypatch, 0, "nan")
-    with pytest.raises(RunError, match="at update 1; no checkpoint"):
+    with pytest.raises(RunError, match="at update 1; there is no checkpoint yet"):
         go(BANDIT, tmp_path)
 
 

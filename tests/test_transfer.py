@@ -29,6 +29,6 @@ def test_shares_are_of_the_index(capsys):
     row = next(line for line in text.splitlines() if "bandit/n10-k5" in line)
     assert "75.0 ± 2.5" in row and "25.0 ± 0.1" in row
     assert run(["table", "transfer", "--agents", "snail"]) == 2  # never silently ignored
-    assert "printed whole" in capsys.readouterr().err
+    assert "takes no options" in capsys.readouterr().err
     assert run(["table", "transfer"]) == 0
     assert capsys.readouterr().out.strip() == render_transfer(transfers()).strip()
