@@ -40,7 +40,7 @@ TITLES = {
     "3": "Bandits",
     "4": "MDPs",
     "control": "Control",
-    "models": "Memories",
+    "models": "Sequence models",
     "attention": "Attention",
     "ablation": "Ablation",
 }
