@@ -43,7 +43,7 @@ def test_only_right_answers_pay(right):
 
 
 def test_what_the_most_frequent_value_earns():
-    """2.597 of 8, the mean largest count of 8 draws from 8, : the best answer without keys."""
+    """2.597 of 8, the mean largest count of 8 draws from 8: the best answer without keys."""
     env = RecallTask(8, 8, 16).make_env(20_000, device="cpu")
     env.reset(seed=0)
     answers = env.tasks[:, -8:, 1].long()
