@@ -42,7 +42,7 @@ def test_an_actor_plays_as_in_the_rollout(tmp_path, monkeypatch, model):
         agent.act(observation, state)
 
 
-def test_a_classifier_classifies_as_in_the_test(tmp_path, monkeypatch):
+def test_a_classifier_classifies_as_in_the_test(tmp_path, monkeypatch, bfloat16_anywhere):
     quicken(monkeypatch)
     go(FEWSHOT, tmp_path)
     agent = runs.load(str(tmp_path))
