@@ -83,5 +83,5 @@ def render_findings(found: Sequence[Finding]) -> str:
         share = "" if f.optimum is None else f"{100 * f.difference.value / f.optimum:+.2f}"
         half = f"{f.difference.value:+.4g} ± {f.difference.half:.2g}"
         rows.append([f.experiment, f.number.replace("_", ", "), f.other, half, share, f.over, f.word])
-    heads = ["experiment", "of", "SNAIL less", "difference", "% of optimum", "interval over", "SNAIL is"]
+    heads = ["experiment", "of", "SNAIL minus", "difference", "% of optimum", "interval over", "SNAIL is"]
     return "\n".join([total, "", tabulate(rows, heads, "pipe", disable_numparse=True)])
