@@ -119,10 +119,11 @@ def _control(animal: str, env: str, goal: Goal, show_task: bool = False) -> Expe
         **CONTROL_METHODS,
     }
     agents: dict[str, AnyAgentConfig] = {**AGENTS, **({} if show_task else hidden)}
-    shown = "shown, for an upper bound" if show_task else "not shown, for two episodes"
     return Experiment(
         f"control/{animal}-{goal}{'-told' if show_task else ''}",
-        f"200 steps of the {animal} with a {goal} that is {shown}",
+        f"200 steps of the {animal} with the {goal} in the observation, an upper bound"
+        if show_task
+        else f"2 episodes of 200 steps of the {animal} with a hidden {goal}",
         agents,
         {
             "full": Budget(task, learned(400), TrialTest(trials=400)),
@@ -148,7 +149,7 @@ def _recall(pairs: int) -> Experiment:
     smoke = Budget(task, meta_rl(4, batch_size=32), TrialTest(trials=200))
     return Experiment(
         f"recall/n{pairs}",
-        f"{pairs} keys and values to be remembered, each of which is then asked for",
+        f"associative recall of {pairs} pairs of keys and values",
         {**AGENTS, **MEMORIES},
         {"full": budget(600), "demo": budget(200), "short": budget(60), "smoke": smoke},
     )
