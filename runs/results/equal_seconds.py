@@ -16,7 +16,7 @@ from runs.results.records import Result
 from runs.results.tables import learns
 
 TAIL = 10
-"""The last 1 / TENTH of the curve is averaged."""
+"""The last 1 / TAIL of the curve is averaged."""
 
 
 def learned_in_full(results: Iterable[Result], folder: Path) -> dict[str, list[Group]]:
