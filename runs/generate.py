@@ -82,8 +82,8 @@ def pages(results: Sequence[Result]) -> dict[Path, str]:
         if name in PIVOTED:
             parts += [render(table, results, "pivot"), "", "## All rows", ""]
         parts.append(render(table, results, "markdown", missing=False))
-        if name == "models":  # and the tasks that several agents were trained on in full
-            several = [cell.experiment for cell in table.cells if cell.experiment in learned]
+        several = [cell.experiment for cell in table.cells if cell.experiment in learned]
+        if name == "models" and several:
             full = render(replace(table, budget="full"), results, "markdown", missing=False, cells=several)
             parts += ["", "## Full budget", "", full]
         found[Path(f"results/table-{name}.md")] = "\n".join([*parts, ""])
