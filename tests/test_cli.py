@@ -82,6 +82,14 @@ def test_list_shows_every_experiment(capsys):
     assert all(agent in out for e in CATALOGUE.values() for agent in e.agents)
 
 
+def test_list_takes_experiments_and_kinds(capsys):
+    code, out, _ = snail(capsys, "list", "bandit/n10-k5", "mdp")
+    assert code == 0 and "psrl" in out and "snail train bandit/n10-k5 " in out
+    assert set(re.findall(r"^\w+/\S+", out, re.M)) == {"bandit/n10-k5", *(f"mdp/n{n}" for n in (10, 25, 50, 75, 100))}
+    code, out, _ = snail(capsys, "list", "mdp/n10", "--costs")
+    assert code == 0 and re.findall(r"^\w+/\S+", out, re.M) == ["mdp/n10"]
+
+
 def test_the_written_listing_is_up_to_date():
     """Run ``python -m runs.generate`` to bring it up to date."""
     from runs.commands.listing import LISTING, digest, listing
@@ -293,6 +301,8 @@ MISTAKES = [
     (["table", "7"], "there is no table 7"),
     (["table", "3", "--formt", "text"], "did you mean --format?"),
     (["list", "--everything"], "unknown option '--everything'"),
+    (["list", "mdp/n11"], "did you mean mdp/n10?"),
+    (["data", "mdp"], "unexpected argument 'mdp'"),
 ]
 
 

@@ -45,7 +45,8 @@ def parse(kind: type[T], args: Sequence[str], command: str, **known: Any) -> T:
     if unknown:
         wanted = unknown[0].split("=")[0].lstrip("-").replace("_", "-")
         advice = suggestion(wanted, option_names(parsed), "--", f"snail {command} --help")
-        raise RunError(f"unknown option {unknown[0]!r}; {advice}")
+        what = "unknown option" if unknown[0].startswith("-") else "unexpected argument"
+        raise RunError(f"{what} {unknown[0]!r}; {advice}")
     return parsed
 
 
