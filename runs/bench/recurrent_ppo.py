@@ -43,11 +43,14 @@ class RecurrentPPO:
     def __init__(self, make: Make, device: torch.device, steps: int | None = None, envs: int = 1):
         library: Any = importlib.import_module("sb3_contrib")
         vector: Any = importlib.import_module("stable_baselines3.common.env_util")
+        logger: Any = importlib.import_module("stable_baselines3.common.logger")
 
         def agent() -> Any:
             settings = {} if steps is None else {"n_steps": steps}
             env = vector.make_vec_env(make, n_envs=envs)
-            return library.RecurrentPPO("MlpLstmPolicy", env, device=device, **settings)
+            learner = library.RecurrentPPO("MlpLstmPolicy", env, device=device, **settings)
+            learner.set_logger(logger.Logger(None, []))  # by default it leaves an empty folder in /tmp
+            return learner
 
         self._learner, self._collector = agent(), agent()
         self._collector.train = lambda: None
