@@ -22,7 +22,7 @@ class Budget:
     algorithms: Mapping[str, Training]
     test: Test
     learning_rates: Mapping[str, float] = field(default_factory=dict)
-    """Default algorithm of particular agents, if it is not the budget's."""
+    """Tuned learning rates of the default algorithm, by agent; others have the algorithm's own."""
 
 
 _OWN_ALGORITHMS: dict[str, type] = {"tuning": ClassicalAgent, "pretraining": TransferConfig}

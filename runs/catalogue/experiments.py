@@ -53,6 +53,9 @@ TEN_PULLS = {"snail": 4e-3, "lstm": 4e-3, "gru": 4e-3, "transformer": 1e-3, "mam
 MDPS = {"snail": 2e-3, "lstm": 2e-3, "gru": 2e-3}
 """The same for MDPs, tuned on 10 episodes."""
 
+RECALL = {"snail": 4e-3, "lstm": 4e-3, "gru": 4e-3, "transformer": 1e-3}
+"""The same for recall, tuned on 8 pairs."""
+
 FULL_BATCH = {10: 1024, 100: 128, 500: 256, 1000: 128}
 """Trials per update of the full budget, by pulls: about 10,000 steps if meant for a CPU, 128,000 for a GPU."""
 
@@ -143,15 +146,15 @@ def _recall(pairs: int) -> Experiment:
     # an answer does not affect what follows
     settings: dict[str, Any] = {**PASSES, "reward_prediction": 0.0, "discount": 0.0}
 
-    def budget(steps: int, trials: int = 20_000) -> Budget:
-        return Budget(task, meta_rl(steps, **settings), TrialTest(trials))
+    def budget(steps: int, rates: dict[str, float] | None = None) -> Budget:
+        return Budget(task, meta_rl(steps, **settings), TrialTest(trials=20_000), rates or {})
 
     smoke = Budget(task, meta_rl(4, batch_size=32), TrialTest(trials=200))
     return Experiment(
         f"recall/n{pairs}",
         f"associative recall of {pairs} pairs of keys and values",
         {**AGENTS, **MEMORIES},
-        {"full": budget(600), "demo": budget(200), "short": budget(60), "smoke": smoke},
+        {"full": budget(600, RECALL), "demo": budget(200), "short": budget(60), "smoke": smoke},
     )
 
 
