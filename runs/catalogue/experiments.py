@@ -154,7 +154,7 @@ def _recall(pairs: int) -> Experiment:
         f"recall/n{pairs}",
         f"associative recall of {pairs} pairs of keys and values",
         {**AGENTS, **MEMORIES},
-        {"full": budget(600, RECALL), "demo": budget(200), "short": budget(60), "smoke": smoke},
+        {"full": budget(600, RECALL), "demo": budget(200, RECALL), "short": budget(60), "smoke": smoke},
     )
 
 
