@@ -17,8 +17,8 @@ from runs.algorithms.attention_maps import PlayedTrial
 from runs.cli import run
 from runs.results.trial_film import film
 from runs.results.trial_plots import draw_trial
-from runs.results.trial_text import describe_trial, optimal_values, posterior_means
-from runs.tasks import BanditTask, GymnasiumTask, MDPTask
+from runs.results.trial_text import describe_trial, optimal_values, posterior_means, seen
+from runs.tasks import BanditTask, GymnasiumTask, MDPTask, RecallTask
 from snail.actions import Categorical, Gaussian
 
 
@@ -63,10 +63,28 @@ def test_an_mdp_is_told_by_its_episodes():
     assert " ".join(rows[-1]) == "total reward 2.00; an optimal policy: 4.00 expected, 2.00 an episode"
 
 
-@pytest.mark.parametrize("kind", ["bandit", "mdp"])
+RECALL = RecallTask(pairs=2, queries=2, keys=3, values=2)
+
+
+def recall_trial() -> PlayedTrial:
+    """Keys 2 and 0 with values 0 and 1, then queries for 0 and 2, of which the first is answered."""
+    shown, answers = torch.tensor([0, 3, 4, 1, 5, 1, 3]), torch.tensor([-1, -1, -1, -1, -1, 1, 0])
+    actions, rewards = torch.tensor([0, 0, 0, 0, 0, 1, 1]), torch.tensor([0.0, 0, 0, 0, 0, 1, 0])
+    task, ended = torch.stack([shown, answers], dim=1).float(), torch.arange(7) == 6
+    return PlayedTrial(task, shown, actions, rewards, ended, torch.zeros(7, 2), ())
+
+
+def test_recall_is_told_by_its_queries():
+    assert seen(RECALL, recall_trial()) == ["", "k2", "0", "k0", "1", "k0?", "k2?"]
+    rows = [line.split() for line in describe_trial(RECALL, recall_trial()).splitlines()]
+    assert ["6", "k0", "5", "1", "1"] in rows and ["7", "k2", "3", "0", "1"] in rows
+    assert " ".join(rows[-1]) == "total reward 1.00 of 2"
+
+
+@pytest.mark.parametrize("kind", ["bandit", "mdp", "recall"])
 def test_a_trial_is_drawn(tmp_path, kind):
-    trial = bandit_trial() if kind == "bandit" else mdp_trial()
-    task = BanditTask(2, 4) if kind == "bandit" else MDPTask(2, 2, 2, 2)
+    trial = {"bandit": bandit_trial, "mdp": mdp_trial, "recall": recall_trial}[kind]()
+    task = {"bandit": BanditTask(2, 4), "mdp": MDPTask(2, 2, 2, 2), "recall": RECALL}[kind]
     path = draw_trial(task, trial, Categorical(2), "a run", tmp_path / "new" / "trial.png")
     assert path.read_bytes().startswith(b"\x89PNG")
 

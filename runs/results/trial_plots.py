@@ -10,9 +10,9 @@ import torch
 
 from runs.algorithms.attention_maps import PlayedTrial
 from runs.results.folder import writing
-from runs.results.trial_text import optimal_values, posterior_means
+from runs.results.trial_text import optimal_values, posterior_means, seen
 from runs.system.errors import RunError
-from runs.tasks import BanditTask, MDPTask, TrialTask
+from runs.tasks import BanditTask, MDPTask, RecallTask, TrialTask
 from snail.actions import ActionHead, Categorical
 
 HIT, MISS = "#009E73", "#D55E00"
@@ -34,6 +34,8 @@ def draw_trial(task: TrialTask, trial: PlayedTrial, head: ActionHead, title: str
         drawn.append((lambda axes: _bandit(axes, task, trial), 0.6 + 0.25 * task.arms))
     elif isinstance(task, MDPTask):
         drawn.append((lambda axes: _mdp(axes, task, trial), 2.0))
+    elif isinstance(task, RecallTask):
+        drawn.append((lambda axes: _recall(axes, task, trial), 0.5))
     else:
         drawn.append((lambda axes: _returns(axes, trial), 2.0))
     if isinstance(head, Categorical):
@@ -101,6 +103,15 @@ def _mdp(axes: Any, task: MDPTask, trial: PlayedTrial) -> None:
     share.set(ylim=(0, 1.05), ylabel="fraction optimal")
     lines = [found for a in (axes, share) for found in zip(*a.get_legend_handles_labels(), strict=True)]
     axes.legend(*zip(*lines, strict=True), loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=8)
+
+
+def _recall(axes: Any, task: RecallTask, trial: PlayedTrial) -> None:
+    """Keys and values as they were seen; a query is green if the answer was right."""
+    for t, name in enumerate(seen(task, trial)):
+        right = HIT if trial.rewards[t] > 0 else MISS
+        colour = right if "?" in name else "black"
+        axes.text(t + 1, 0, name, color=colour, rotation=90, ha="center", va="center", fontsize=8)
+    axes.set(ylim=(-1, 1), yticks=(), ylabel="seen")
 
 
 def _returns(axes: Any, trial: PlayedTrial) -> None:

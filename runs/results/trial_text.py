@@ -9,14 +9,14 @@ from torch import Tensor
 
 from baselines.planning import value_iteration
 from runs.algorithms.attention_maps import PlayedTrial
-from runs.tasks import BanditTask, MDPTask, TrialTask
+from runs.tasks import BanditTask, MDPTask, RecallTask, TrialTask
 
 SHOWN = 40
 """Maximum number of steps to print."""
 
 
 def describe_trial(task: TrialTask, trial: PlayedTrial) -> str:
-    """Actions and rewards, by step or by episode, and the total reward."""
+    """Actions and rewards, by step, episode or query, and the total reward."""
     if isinstance(task, BanditTask):
         parts = [_steps(trial, "pull", "arm"), _arms(trial)]
         best = f"; always the best arm: {len(trial.rewards) * trial.task.max():.2f} expected"
@@ -24,6 +24,8 @@ def describe_trial(task: TrialTask, trial: PlayedTrial) -> str:
         optimal = float(optimal_values(task, trial)[0, 0].max())
         parts = [_episodes(trial)]
         best = f"; an optimal policy: {task.episodes * optimal:.2f} expected, {optimal:.2f} an episode"
+    elif isinstance(task, RecallTask):
+        parts, best = [_queries(task, trial)], f" of {task.queries}"
     else:
         parts, best = [_episodes(trial)], ""
     return "\n\n".join([*parts, f"total reward {trial.rewards.sum():.2f}{best}"])
@@ -42,6 +44,23 @@ def posterior_means(task: BanditTask, trial: PlayedTrial) -> Tensor:
     pulls = torch.cat([none, pulled.cumsum(0)])
     wins = torch.cat([none, (pulled * trial.rewards[:, None]).cumsum(0)])
     return (wins + 1) / (pulls + 2)
+
+
+def seen(task: RecallTask, trial: PlayedTrial) -> list[str]:
+    """What was seen at each step: ``k3`` is a key, ``k3?`` a query for it, and a number alone a value."""
+    queried = (trial.task[:, 1] >= 0).tolist()
+    names = ["", *(f"k{i}" for i in range(task.keys)), *map(str, range(task.values))]
+    return [names[int(o)] + "?" * q for o, q in zip(trial.observations, queried, strict=True)]
+
+
+def _queries(task: RecallTask, trial: PlayedTrial) -> str:
+    """Each query with the step at which its key's value was shown, that value, and the answer."""
+    names, rows = seen(task, trial), []
+    for t in (trial.task[:, 1] >= 0).nonzero()[:, 0].tolist():
+        key = names[t].removesuffix("?")
+        rows.append((t + 1, key, names.index(key) + 2, int(trial.task[t, 1]), int(trial.actions[t])))
+    drawn = tabulate(rows[:SHOWN], ["step", "key", "value shown at", "value", "answer"], "simple")
+    return drawn + (f"\n... {len(rows) - SHOWN} more" if len(rows) > SHOWN else "")
 
 
 def _steps(trial: PlayedTrial, step: str, action: str) -> str:

@@ -301,8 +301,8 @@ def _models() -> Table:
             for label, experiment, shots in tasks
         ),
         (
-            "Hyperparameters are SNAIL's; of the full budget, the learning rates of SNAIL, LSTM, GRU and the Transformer "
-            "were tuned alike.",
+            "Hyperparameters are SNAIL's. Of the full budget, the learning rates of SNAIL, LSTM, GRU and the "
+            "Transformer were tuned alike.",
             "Seconds of training: on one core of a busy machine, so they are only roughly comparable.",
             "Step time and cache: of a policy for 5-armed bandits after 1,000 steps, on one core.",
         ),
