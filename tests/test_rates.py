@@ -7,7 +7,7 @@ import json
 from tiny_runs import BANDIT, STEPS, go
 
 from runs.catalogue import find
-from runs.catalogue.experiments import MDPS, TEN_PULLS
+from runs.catalogue.experiments import MDPS, RECALL, TEN_PULLS
 from runs.results.folder import RunFolder
 from runs.results.tuning import best_rates, outcome, outcomes
 
@@ -22,6 +22,9 @@ def test_the_catalogues_rates_are_the_best_that_were_tried():
     assert {agent: rate for agent, rate in rates["mdp/n10"].items() if agent in MDPS} == MDPS
     for agent, rate in MDPS.items():
         assert find("mdp/n25").config(agent).training.learning_rate == rate
+    assert rates["recall/n8"] == RECALL
+    for agent, rate in RECALL.items():
+        assert find("recall/n32").config(agent, budget="demo").training.learning_rate == rate
     trpo = find("bandit/n10-k5").config("snail", algorithm="trpo").training
     assert not hasattr(trpo, "learning_rate")
 

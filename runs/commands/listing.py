@@ -38,12 +38,9 @@ class List:
         if self.costs:
             print(costs(self.budget, self.results, self.experiments))
             return
-        if self.experiments:
-            print(listing(self.experiments), end="")
-            return
         extended = "runs.catalogue" in sys.modules  # extensions may have added to it
         written, _, text = LISTING.read_text(encoding="utf-8").partition("\n")
-        print(listing() if extended or written != digest() else text, end="")
+        print(listing(self.experiments) if self.experiments or extended or written != digest() else text, end="")
 
 
 def chosen(names: Iterable[str]) -> list[Experiment]:

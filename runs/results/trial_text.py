@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from tabulate import tabulate
@@ -59,14 +61,12 @@ def _queries(task: RecallTask, trial: PlayedTrial) -> str:
     for t in (trial.task[:, 1] >= 0).nonzero()[:, 0].tolist():
         key = names[t].removesuffix("?")
         rows.append((t + 1, key, names.index(key) + 2, int(trial.task[t, 1]), int(trial.actions[t])))
-    drawn = tabulate(rows[:SHOWN], ["step", "key", "value shown at", "value", "answer"], "simple")
-    return drawn + (f"\n... {len(rows) - SHOWN} more" if len(rows) > SHOWN else "")
+    return _first_rows(rows, ["step", "key", "value shown at", "value", "answer"])
 
 
 def _steps(trial: PlayedTrial, step: str, action: str) -> str:
     rows = [(t + 1, int(a), f"{r:g}") for t, (a, r) in enumerate(zip(trial.actions, trial.rewards, strict=True))]
-    drawn = tabulate(rows[:SHOWN], [step, action, "reward"], "simple")
-    return drawn + (f"\n... {len(rows) - SHOWN} more" if len(rows) > SHOWN else "")
+    return _first_rows(rows, [step, action, "reward"])
 
 
 def _arms(trial: PlayedTrial) -> str:
@@ -83,5 +83,9 @@ def _episodes(trial: PlayedTrial) -> str:
     for e, end in enumerate(ends, 1):
         rows.append((e, end - start, f"{trial.rewards[start:end].sum():.2f}"))
         start = end
-    drawn = tabulate(rows[:SHOWN], ["episode", "steps", "reward"], "simple", disable_numparse=True)
+    return _first_rows(rows, ["episode", "steps", "reward"])
+
+
+def _first_rows(rows: Sequence[tuple[object, ...]], heads: list[str]) -> str:
+    drawn = tabulate(rows[:SHOWN], heads, "simple", disable_numparse=True)
     return drawn + (f"\n... {len(rows) - SHOWN} more" if len(rows) > SHOWN else "")
