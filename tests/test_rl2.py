@@ -69,12 +69,14 @@ def test_recurrent_ppo_of_another_library_trains_on_it():
     """The recipe of docs/environment.md."""
     sb3_contrib = pytest.importorskip("sb3_contrib")
     from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.logger import Logger
 
     def trial() -> gymnasium.Env:
         return envs.RL2Observation(gymnasium.make("snail/BernoulliBandit-v0", arms=2, pulls=5))
 
     agent = sb3_contrib.RecurrentPPO("MlpLstmPolicy", make_vec_env(trial, 4, seed=0), n_steps=20, device="cpu", seed=0)
     before = [p.clone() for p in agent.policy.parameters()]
+    agent.set_logger(Logger(None, []))  # by default it leaves an empty folder in /tmp
     agent.learn(160)
     assert any(not torch.equal(b, p) for b, p in zip(before, agent.policy.parameters(), strict=True))
     lengths = [episode["l"] for episode in agent.ep_info_buffer]
