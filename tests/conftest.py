@@ -64,9 +64,9 @@ def own_catalogue() -> Iterator[None]:
     """What a test adds to the catalogue is gone after it, and the extensions that it has loaded are forgotten."""
     from envs.fewshot.datasets.registry import DATASETS
     from runs.catalogue import CATALOGUE
-    from runs.results.tables import cells
+    from runs.results.tables.registered import REGISTERED
 
-    known = (CATALOGUE, DATASETS, cells._REGISTERED)
+    known = (CATALOGUE, DATASETS, REGISTERED)
     before, modules = [dict(names) for names in known], set(sys.modules)
     yield
     for names, old in zip(known, before, strict=True):
