@@ -78,9 +78,23 @@ class Recurrent(SequenceModel):
 
 
 class LSTM(Recurrent):
-    """Long short-term memory (Hochreiter & Schmidhuber 1997)."""
+    """Long short-term memory (Hochreiter & Schmidhuber 1997).
+
+    Args:
+        input_size, output_size, hidden_size: as for `Recurrent`.
+        forget_bias: initial bias of the forget gate (Gers et al. 2000): with 1, three quarters of the cell are kept at
+            each step, and gradients reach further back. None: torch's, uniform around 0, which keeps half.
+    """
 
     layer, states = nn.LSTM, 2
+
+    def __init__(self, input_size: int, output_size: int, hidden_size: int, forget_bias: float | None = None):
+        super().__init__(input_size, output_size, hidden_size)
+        if forget_bias is not None:
+            *_, input_bias, bias = self._weights()  # added to each other; gates are input, forget, cell, output
+            with torch.no_grad():
+                input_bias[hidden_size : 2 * hidden_size] = forget_bias
+                bias[hidden_size : 2 * hidden_size] = 0.0
 
     def _advance(self, x_t: Tensor, state: State) -> State:
         return torch.lstm_cell(x_t, state, *self._weights())

@@ -640,3 +640,31 @@ def test_a_given_size_is_kept():
     assert GRUConfig(hidden_size=12).build("policy", 7, 5, 10).hidden_size == 12
     model = TransformerConfig(width=24, layers=3, heads=2).build("policy", 7, 5, 10)
     assert (model.embed.out_features, len(model.layers), model.heads) == (24, 3, 2)
+
+
+def test_a_forget_bias_keeps_gradients_alive():
+    """The gradient of the last output by the first input of 30 steps, and the cell that a step without input keeps."""
+
+    def reach(bias):
+        torch.manual_seed(0)
+        lstm, x = LSTM(3, 1, 16, bias), torch.zeros(4, 30, 3, requires_grad=True)
+        (gradient,) = torch.autograd.grad(lstm(x)[:, -1].sum(), x)
+        return gradient[:, 0].norm()
+
+    assert reach(1.0) > 100 * reach(None)
+    lstm = LSTM(3, 1, 16, 1.0)
+    with torch.no_grad():
+        lstm.rnn.weight_ih_l0.zero_(), lstm.rnn.weight_hh_l0.zero_()
+        lstm.rnn.bias_ih_l0[:16] = -1e3  # closed input gate
+        cell = lstm.step(torch.zeros(1, 3), (torch.zeros(1, 16), torch.ones(1, 16)))[1][1]
+    torch.testing.assert_close(cell, torch.ones(1, 16).sigmoid())
+
+
+def test_without_a_forget_bias_the_lstm_is_torchs():
+    """So that records from before this setting are read as what they were."""
+    torch.manual_seed(0)
+    ours = LSTM(3, 2, 5)
+    torch.manual_seed(0)
+    theirs = torch.nn.LSTM(3, 5, batch_first=True)
+    assert all(map(torch.equal, ours.rnn.parameters(), theirs.parameters()))
+    assert LSTMConfig().forget_bias is None and AGENTS["lstm"].forget_bias == 1.0

@@ -84,7 +84,7 @@ AnyAgentConfig = FewShotAgent | TrialAgent | ClassicalAgent
 
 AGENTS: dict[str, SequenceAgent] = {
     "snail": SNAILConfig(),
-    "lstm": LSTMConfig(),
+    "lstm": LSTMConfig(forget_bias=1.0),
     "gru": GRUConfig(),
     "transformer": TransformerConfig(),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -120,29 +121,38 @@ class _RecurrentConfig(SequenceAgent):
     hidden_size: int | None = None
     """Units; None: to match SNAIL's parameter count."""
 
-    kind: ClassVar[type[Recurrent]]
+    @abstractmethod
+    def model(self, input_size: int, output_size: int, hidden_size: int) -> Recurrent:
+        """Build it with this number of units."""
 
     def build(self, role: Role, input_size: int, output_size: int, max_len: int) -> Recurrent:
         """Build the model for ``role``; ``max_len`` only affects the size of the SNAIL to match."""
-        target = snail_size(role, input_size, output_size, max_len)
         size = self.hidden_size
         if size is None:
-            size = matching_size(lambda n: self.kind(input_size, output_size, n), target)
-        return self.kind(input_size, output_size, size)
+            target = snail_size(role, input_size, output_size, max_len)
+            size = matching_size(lambda n: self.model(input_size, output_size, n), target)
+        return self.model(input_size, output_size, size)
 
 
 @dataclass(frozen=True)
 class LSTMConfig(_RecurrentConfig):
     """One LSTM layer."""
 
-    kind = LSTM
+    forget_bias: float | None = None
+    """Initial bias of the forget gate; None: torch's, uniform around 0."""
+
+    def model(self, input_size: int, output_size: int, hidden_size: int) -> LSTM:
+        """An LSTM."""
+        return LSTM(input_size, output_size, hidden_size, self.forget_bias)
 
 
 @dataclass(frozen=True)
 class GRUConfig(_RecurrentConfig):
     """One GRU layer, the memory of RL^2 (which had 256 units)."""
 
-    kind = GRU
+    def model(self, input_size: int, output_size: int, hidden_size: int) -> GRU:
+        """A GRU."""
+        return GRU(input_size, output_size, hidden_size)
 
 
 @dataclass(frozen=True)
