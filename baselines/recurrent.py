@@ -81,7 +81,9 @@ class LSTM(Recurrent):
     """Long short-term memory (Hochreiter & Schmidhuber 1997).
 
     Args:
-        input_size, output_size, hidden_size: as for `Recurrent`.
+        input_size: channels C of the input.
+        output_size: channels D of the output.
+        hidden_size: units H of the layer.
         forget_bias: initial bias of the forget gate (Gers et al. 2000): with 1, three quarters of the cell are kept at
             each step, and gradients reach further back. None: torch's, uniform around 0, which keeps half.
     """

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
+from runs.catalogue import as_catalogued
 from runs.cli import run
+from runs.results.folder import RunFolder, find_runs
 from runs.results.records import PUBLISHED, read_results
 from runs.results.transfer import render_transfer, transfers
 
@@ -21,6 +23,18 @@ def test_on_their_own_trials_agents_are_as_good_as_their_records_say():
     for found in transfers():
         arms = found["trained"].rpartition("-")[2]
         assert found["reference"] == gittins[f"bandit/n{found['pulls']}-{arms}"]
+
+
+def test_each_row_is_one_published_run_with_the_catalogues_settings():
+    """An earlier run with other settings once took the place of the current one."""
+    finished = {}
+    for path in find_runs(PUBLISHED / "bandit"):
+        folder = RunFolder(path)
+        if folder.weights_path.exists() and as_catalogued(config := folder.config()):
+            finished[config.experiment, config.agent, config.budget] = folder.result()["finished"]
+    rows = {(f["trained"], f["agent"], f["budget"]): f["finished"] for f in transfers()}
+    assert rows == {key: when for key, when in finished.items() if key in rows} and len(rows) >= 12
+    assert len({(f["finished"], f["pulls"]) for f in transfers()}) == len(transfers())
 
 
 def test_shares_are_of_the_index(capsys):

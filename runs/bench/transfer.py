@@ -1,7 +1,8 @@
 """Tests agents on longer trials: ``python -m runs.bench.transfer``.
 
-Every published agent with weights is tested on the other bandits with as many arms, and compared with the
-finite-horizon Gittins index. The results go to ``published/transfer.json``, for `snail table transfer`.
+Every published agent with weights and the catalogue's settings is tested on all bandits with as many arms, and compared
+with the finite-horizon Gittins index. The results go to ``published/transfer.json``, for `snail table transfer`; those
+of records that have not changed are kept.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 
 from runs.algorithms.meta_rl import MetaRLLearner, TrialTest
-from runs.catalogue import CATALOGUE
+from runs.catalogue import CATALOGUE, as_catalogued
 from runs.results.folder import RunFolder, find_runs, write_json
 from runs.results.records import PUBLISHED, git_commit, read_results
 from runs.results.transfer import OUTCOME, TRIALS, render_transfer, transfers
@@ -28,15 +29,19 @@ REFERENCE = "finite-gittins"
 def measured() -> Iterator[dict[str, Any]]:
     """Test every agent on every length."""
     best: Mapping[str, float] = {r.experiment: r.mean for r in read_results([PUBLISHED]) if r.agent == REFERENCE}
+    known = {(found["finished"], found["pulls"]): found for found in transfers()}
     for path in find_runs(PUBLISHED / "bandit"):
         folder = RunFolder(path)
-        if not folder.weights_path.exists():
+        record = folder.result()
+        if record is None or not folder.weights_path.exists() or not as_catalogued(config := folder.config()):
             continue
-        config = folder.config()
         assert isinstance(config.task, BanditTask)
         for other in CATALOGUE.values():
             task = other.budgets["full"].task
             if not isinstance(task, BanditTask) or task.arms != config.task.arms or task.pulls > LONGEST:
+                continue
+            if (record["finished"], task.pulls) in known:
+                yield known[record["finished"], task.pulls]
                 continue
             learner = build_learner(dataclasses.replace(config, test=TrialTest(TRIALS)), Machine(torch.device("cpu")))
             assert isinstance(learner, MetaRLLearner)
@@ -44,6 +49,7 @@ def measured() -> Iterator[dict[str, Any]]:
             learner.test_on(task)
             (found,) = evaluate(learner)
             yield {
+                "finished": record["finished"],
                 "trained": config.experiment,
                 "agent": config.agent,
                 "budget": config.budget,
