@@ -7,7 +7,7 @@ import json
 from tiny_runs import BANDIT, STEPS, go
 
 from runs.catalogue import find
-from runs.catalogue.experiments import MDPS, RECALL, TEN_PULLS
+from runs.catalogue.experiments import HUNDRED_PULLS, MDPS, RECALL, TEN_PULLS
 from runs.results.folder import RunFolder
 from runs.results.tuning import best_rates, outcome, outcomes
 
@@ -19,7 +19,10 @@ def test_the_catalogues_rates_are_the_best_that_were_tried():
         for agent, rate in TEN_PULLS.items():
             assert find(experiment).config(agent).training.learning_rate == rate
             assert find(experiment).config(agent, budget="demo").training.learning_rate == 2e-3
-    assert {agent: rate for agent, rate in rates["mdp/n10"].items() if agent in MDPS} == MDPS
+    assert rates["bandit/n100-k5"] == HUNDRED_PULLS
+    for agent, rate in HUNDRED_PULLS.items():
+        assert find("bandit/n100-k50").config(agent).training.learning_rate == rate
+    assert rates["mdp/n10"] == MDPS
     for agent, rate in MDPS.items():
         assert find("mdp/n25").config(agent).training.learning_rate == rate
     assert rates["recall/n8"] == RECALL

@@ -50,10 +50,13 @@ PASSES: dict[str, Any] = {"epochs": 2, "minibatches": 8}
 TEN_PULLS = {"snail": 4e-3, "lstm": 4e-3, "gru": 4e-3, "transformer": 1e-3, "maml": 4e-3}
 """Learning rates for 10 pulls: the best of three on 10 arms at a fifth of the budget, see published/tuning.json."""
 
-MDPS = {"snail": 2e-3, "lstm": 2e-3, "gru": 2e-3}
+HUNDRED_PULLS = {"snail": 4e-3, "lstm": 4e-3}
+"""The same for 100 pulls, tuned on 5 arms at a tenth of the budget."""
+
+MDPS = {"snail": 2e-3, "gru": 2e-3}
 """The same for MDPs, tuned on 10 episodes."""
 
-RECALL = {"snail": 4e-3, "lstm": 4e-3, "gru": 4e-3, "transformer": 1e-3}
+RECALL = {"snail": 4e-3, "lstm": 2e-3, "gru": 4e-3, "transformer": 1e-3}
 """The same for recall, tuned on 8 pairs."""
 
 FULL_BATCH = {10: 1024, 100: 128, 500: 256, 1000: 128}
@@ -80,7 +83,7 @@ def _bandit(arms: int, pulls: int, **others: AnyAgentConfig) -> Experiment:
         f"{pulls} pulls of a {arms}-armed Bernoulli bandit",
         {**AGENTS, "maml": MAMLPolicyConfig(hidden_size=32, layers=1), **MEMORIES, **others, **BANDIT_METHODS},
         {
-            "full": Budget(task, full, TrialTest(trials), TEN_PULLS if pulls == 10 else {}),
+            "full": Budget(task, full, TrialTest(trials), {10: TEN_PULLS, 100: HUNDRED_PULLS}.get(pulls, {})),
             "demo": Budget(task, demo, TrialTest()),
             "short": Budget(task, meta_rl(40, **quick), TrialTest()),
             "smoke": Budget(task, meta_rl(4, batch_size=4 * max(2, 640 // pulls)), TrialTest(trials=2000)),
