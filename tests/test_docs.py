@@ -76,7 +76,7 @@ def test_options_named_in_the_reproduction_notes_exist(capsys):
     from runs.config.command_line import option_names
 
     known = set()
-    for words in ("omniglot/5way", "omniglot/5way --agent maml", "bandit/n10-k5", "bandit/n10-k5 --agent gru"):
+    for words in ("omniglot/5way", "omniglot/5way --agent maml", "bandit/n10-k5", "bandit/n10-k5 --agent lstm"):
         known |= set(option_names(Train.defaults(words.split())))
     text = (ROOT / "docs" / "reproduction.md").read_text()
     options = re.findall(r"--((?:training|model|task|test)\.[\w.-]+)", text)

@@ -127,9 +127,9 @@ class _RecurrentConfig(SequenceAgent):
 
     def build(self, role: Role, input_size: int, output_size: int, max_len: int) -> Recurrent:
         """Build the model for ``role``; ``max_len`` only affects the size of the SNAIL to match."""
+        target = snail_size(role, input_size, output_size, max_len)  # always: it draws random numbers
         size = self.hidden_size
         if size is None:
-            target = snail_size(role, input_size, output_size, max_len)
             size = matching_size(lambda n: self.model(input_size, output_size, n), target)
         return self.model(input_size, output_size, size)
 
