@@ -127,7 +127,7 @@ class _RecurrentConfig(SequenceAgent):
 
     def build(self, role: Role, input_size: int, output_size: int, max_len: int) -> Recurrent:
         """Build the model for ``role``; ``max_len`` only affects the size of the SNAIL to match."""
-        target = snail_size(role, input_size, output_size, max_len)  # always: it draws random numbers
+        target = snail_size(role, input_size, output_size, max_len)  # always, as building it draws random numbers
         size = self.hidden_size
         if size is None:
             size = matching_size(lambda n: self.model(input_size, output_size, n), target)
