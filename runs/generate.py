@@ -156,7 +156,7 @@ In the [tables](index.md), all agents of a setting have the same number of updat
 time: that of the agent which finished first. The numbers are returns on training tasks, which are always new, or
 accuracies on validation classes, averaged over the last tenth of the curve so far. The other agents' learning rates had
 not decayed to the end by then, which is a disadvantage. The machine was shared, so differences of about ten per cent in
-time are not significant.
+time are not significant. In the figures, single batches are averaged over each hundredth of a curve.
 
 {table}
 

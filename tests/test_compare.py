@@ -144,6 +144,9 @@ def test_a_band_over_seeds():
     single = band([first, []], "train/return", "time/seconds")
     assert single is not None and single.low is None and list(single.x) == list(range(0, 101, 10))
     assert band([first], "nothing", "update") is None
+    noisy = [{"update": s, "train/return": s + 100.0 * (-1) ** s} for s in range(1, 601)]
+    averaged = band([noisy], "train/return", "update")  # over six updates each
+    assert len(averaged.x) == 100 and np.allclose(averaged.mean, averaged.x) and averaged.x[0] == 3.5
     assert (
         main_metric([{"update": 1, "train/loss": 1}, {"validation/accuracy_1shot": 0.5}]) == "validation/accuracy_1shot"
     )

@@ -14,8 +14,8 @@ from runs.results.statistics import t_interval
 Axis = Literal["env_steps", "episodes", "update", "time/seconds"]
 Lines = Sequence[Mapping[str, Any]]
 """A run's metrics: the lines of its ``metrics.jsonl``."""
-POINTS = 200
-"""Number of common points to which runs of several seeds are interpolated."""
+POINTS = 100
+"""Points of a drawn curve: longer ones are averaged over equal parts, since single batches are noisy."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,26 @@ def points(lines: Lines, metric: str, axis: Axis) -> tuple[NDArray[np.float64], 
     return x, y
 
 
+def averaged(curve: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A curve (2, n) as the means of `POINTS` equal parts; unchanged if it has no more points than that."""
+    if curve.shape[1] <= POINTS:
+        return curve
+    return np.stack([part.mean(1) for part in np.array_split(curve, POINTS, axis=1)], axis=1)
+
+
 def band(runs: Sequence[Lines], metric: str, axis: Axis) -> Band | None:
     """The metric's mean over the runs, with Student's interval or the range of two; None if none has logged it.
 
-    Several runs are interpolated to common points, up to the end of the shortest: beyond that the
+    Runs are ``averaged``. Several are interpolated to common points, up to the end of the shortest: beyond that the
     mean would be over fewer runs.
     """
-    curves = [(x, y) for lines in runs for x, y in [points(lines, metric, axis)] if len(x)]
+    found = (np.stack(points(lines, metric, axis)) for lines in runs)
+    curves = [averaged(curve) for curve in found if curve.size]
     if not curves:
         return None
     if len(curves) == 1:
-        return Band(*curves[0], None, None, 1)
+        x, y = curves[0]
+        return Band(x, y, None, None, 1)
     first, last = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
     x = np.linspace(first, max(first, last), POINTS)
     y = np.stack([np.interp(x, *curve) for curve in curves])  # (seeds, POINTS)
