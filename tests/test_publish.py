@@ -46,6 +46,13 @@ def test_what_is_published_tests_the_same(run_and_copy):
     ]
 
 
+def test_a_demo_run_is_published_without_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr("runs.results.records.as_catalogued", lambda config: True)
+    go(replace(BANDIT, seed=0, budget="demo"), tmp_path / "run")
+    copy = RunFolder(tmp_path / "published")
+    assert publish(RunFolder(tmp_path / "run"), copy) and not copy.weights_path.exists()
+
+
 def test_a_short_run_is_published_without_weights_and_never_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr("runs.results.records.as_catalogued", lambda config: True)
     copy = RunFolder(tmp_path / "published")

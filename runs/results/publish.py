@@ -1,7 +1,7 @@
 """Publishes runs: ``python -m runs.results.publish results`` copies finished runs to the published records.
 
-For runs of the full, demo or short budget with the catalogue's settings: record, samples and metrics, and,
-for seed 0 except short runs, the weights that were tested, as safetensors, so that anyone can test or use them.
+For runs of the full, demo or short budget with the catalogue's settings: record, samples and metrics, and, for seed 0
+of the full budget, the weights that were tested, as safetensors, so that anyone can test or use them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def publish(folder: RunFolder, target: RunFolder) -> bool:
         return False
     config = folder.config()
     weights = None
-    if config.seed == 0 and config.budget != "short" and folder.checkpoint_path.exists():
+    if config.seed == 0 and config.budget == "full" and folder.checkpoint_path.exists():
         tested = {name: x.contiguous() for name, x in folder.tested_weights(config).items()}
         weights = save(tested, {"finished": record["finished"]})
     target.path.mkdir(parents=True, exist_ok=True)
