@@ -1,8 +1,8 @@
 """Results of tuning: ``python -m runs.results.tuning results/tuning`` adds its runs to ``published/tuning.json``.
 
-All agents are tuned alike: the same learning rates, a fifth of the full budget, one seed. Rates are compared by the
-mean over the last tenth of training, of the return on training tasks or of the accuracy on validation classes; never by
-the test.
+All agents of a task are tuned alike: the same learning rates, the same fraction of the full budget, one seed. Rates are
+compared by the mean over the last tenth of training, of the return on training tasks or of the accuracy on validation
+classes; never by the test.
 """
 
 from __future__ import annotations

@@ -26,17 +26,16 @@ class Printed:
 
     def __str__(self) -> str:
         shown = f"{self.value:.{self.digits}f}"
-        return shown if self.half is None else f"{shown} ± {self.half:.{max(self.digits, decimals(self.half))}f}"
+        return shown if self.half is None else f"{shown} ± {self.half:.{max(self.digits, _decimals(self.half))}f}"
 
 
-def decimals(x: float) -> int:
-    """Digits after the point of a number as it is written."""
+def _decimals(x: float) -> int:
     return len(str(x).partition(".")[2])
 
 
-def as_printed(value: float, half: float | None = None) -> Printed:
-    """A number whose digits are those that it is written with."""
-    digits = decimals(value)
+def as_printed(value: float, half: float | None = None, digits: int | None = None) -> Printed:
+    """A printed number, rounded to ``digits``; None: to those that it is written with."""
+    digits = _decimals(value) if digits is None else digits
     return Printed(value, half, digits, 0.5 * 10**-digits)
 
 

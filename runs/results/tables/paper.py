@@ -9,7 +9,7 @@ from pathlib import Path
 from envs.control import GOALS
 from runs.agents import FEWSHOT_MEMORIES, MEMORIES
 from runs.catalogue import CATALOGUE
-from runs.results.tables.cells import Cell, Printed, Table, decimals
+from runs.results.tables.cells import Cell, Printed, Table, as_printed
 
 
 @cache
@@ -26,8 +26,8 @@ def _printed(table: str, row: str, column: str) -> Printed | None:
     found = printed_numbers()[table].get(row, {}).get(column)
     if found is None:
         return None
-    digits = _DIGITS.get(table, decimals(found[0]))
-    return Printed(found[0], found[1], digits, 0.5 * 10**-digits)
+    value, half = found
+    return as_printed(value, half, _DIGITS.get(table))
 
 
 _FEWSHOT_ROWS = {
