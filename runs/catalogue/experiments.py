@@ -41,7 +41,7 @@ def meta_rl(steps: int, **settings: Any) -> dict[str, Training]:
     return {"ppo": PPOTraining(steps, **settings), "trpo": TRPOTraining(steps, **common), "tuning": Tuning()}
 
 
-FULL_STEPS = {10: 600, 100: 2000, 500: 600, 1000: 600}
+FULL_STEPS = {10: 600, 100: 600, 500: 600, 1000: 600}
 """Updates of the full budget, by pulls; 10 pulls of 50 arms need twice as many."""
 
 PASSES: dict[str, Any] = {"epochs": 2, "minibatches": 8}
