@@ -26,9 +26,13 @@ def sinusoidal_encoding(positions: Tensor, size: int, dtype: torch.dtype = torch
 
 
 class PositionEncoding(nn.Module):
-    """Adds position encodings to tokens: (B, T, W) and positions -> (B, T, width)."""
+    """Adds position encodings to tokens: (B, T, W) and positions -> (B, T, width).
 
-    def __init__(self, width: int, max_len: int, kind: Positions, combination: Combination):
+    Tokens to which sinusoidal encodings are added may be scaled by sqrt(width), as in Vaswani et al. 2017, section 3.4:
+    these encodings would be several times as large as new tokens otherwise.
+    """
+
+    def __init__(self, width: int, max_len: int, kind: Positions, combination: Combination, scale_tokens: bool = False):
         super().__init__()
         if kind not in ("sinusoidal", "learned", "none") or combination not in ("add", "concatenate"):
             raise ValueError(f"unknown position encoding {kind!r}, {combination!r}")
@@ -36,6 +40,8 @@ class PositionEncoding(nn.Module):
         self.kind, self.combination, self.max_len = kind, combination, max_len
         self.size = width // 4 if concatenated else width
         self.token_width = width - self.size if concatenated else width  # W
+        scaled = scale_tokens and kind == "sinusoidal" and combination == "add"
+        self.token_scale = math.sqrt(width) if scaled else 1.0
         if kind == "learned":
             self.table = nn.Parameter(torch.randn(max_len, self.size) * 0.02)
 
@@ -53,7 +59,7 @@ class PositionEncoding(nn.Module):
             exact = torch.promote_types(x.dtype, torch.float32)
             encoding = sinusoidal_encoding(positions, self.size, exact).to(x.dtype)
         encoding = encoding.expand(*x.shape[:2], -1)
-        return x + encoding if self.combination == "add" else torch.cat([x, encoding], dim=-1)
+        return self.token_scale * x + encoding if self.combination == "add" else torch.cat([x, encoding], dim=-1)
 
 
 class TransformerLayer(nn.Module):
@@ -93,6 +99,7 @@ class Transformer(SequenceModel):
         positions: "sinusoidal", "learned" or "none".
         combination: "add" positions to the tokens, or "concatenate" them (as a quarter of the width).
         kind: score function, window and selection of attention.
+        scale_tokens: whether tokens are scaled by sqrt(width) before sinusoidal encodings are added.
     """
 
     layer: ClassVar[type[TransformerLayer]] = TransformerLayer
@@ -108,12 +115,13 @@ class Transformer(SequenceModel):
         positions: Positions = "sinusoidal",
         combination: Combination = "add",
         kind: AttentionKind = PLAIN,
+        scale_tokens: bool = False,
     ):
         super().__init__()
         if width < 1 or heads < 1 or width % heads:
             raise ValueError(f"width must be a multiple of heads, got {width} and {heads}")
         self.input_size, self.output_size, self.max_len = input_size, output_size, max_len
-        self.position = PositionEncoding(width, max_len, positions, combination)
+        self.position = PositionEncoding(width, max_len, positions, combination, scale_tokens)
         self.embed = nn.Linear(input_size, self.position.token_width)
         built = [self.layer(width, heads, max_len, kind) for _ in range(layers)]
         self.layers = cast(Sequence[TransformerLayer], nn.ModuleList(built))

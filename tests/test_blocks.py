@@ -505,6 +505,20 @@ def test_positions_join_the_tokens(kind, combination):
     assert expected.shape[-1] == 8
 
 
+def test_tokens_are_scaled_before_sinusoids_are_added():
+    """By the square root of the width (Vaswani et al. 2017, section 3.4), here 3; learned encodings start small."""
+    x, positions = torch.randn(2, 5, 9), torch.arange(5)
+    sinusoids = encoding_by_definition(range(5), 9).float()
+    scaled = PositionEncoding(9, 10, "sinusoidal", "add", scale_tokens=True)
+    torch.testing.assert_close(scaled(x, positions), 3 * x + sinusoids, rtol=1e-5, atol=1e-5)
+    learned = PositionEncoding(9, 10, "learned", "add", scale_tokens=True)
+    torch.testing.assert_close(learned(x, positions), x + learned.table[:5])
+    model = AGENTS["transformer"].build("policy", 7, 5, 10)
+    width = model.norm.normalized_shape[0]
+    assert isinstance(model, Transformer) and model.position.token_scale == math.sqrt(width)
+    assert TransformerConfig().build("policy", 7, 5, 10).position.token_scale == 1  # as the records without the setting
+
+
 @pytest.mark.parametrize("positions, blind", [("none", True), ("sinusoidal", False), ("learned", False)])
 def test_without_positions_the_order_of_the_past_is_invisible(positions, blind):
     """To one layer, that is: with more, tokens can tell how much they have seen themselves."""

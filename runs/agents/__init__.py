@@ -86,7 +86,7 @@ AGENTS: dict[str, SequenceAgent] = {
     "snail": SNAILConfig(),
     "lstm": LSTMConfig(forget_bias=1.0),
     "gru": GRUConfig(),
-    "transformer": TransformerConfig(),
+    "transformer": TransformerConfig(scale_tokens=True),
 }
 """The agents for every experiment."""
 

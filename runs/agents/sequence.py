@@ -169,6 +169,8 @@ class TransformerConfig(AttentiveConfig, SequenceAgent):
     """Position encoding."""
     combination: Combination = "add"
     """Whether position encodings are added to the tokens or concatenated."""
+    scale_tokens: bool = False
+    """Scale tokens by sqrt(width) before sinusoidal encodings are added, as in Vaswani et al. 2017."""
 
     def build(self, role: Role, input_size: int, output_size: int, max_len: int) -> Transformer:
         """Build the model for ``role``, for sequences of up to ``max_len`` steps."""
@@ -177,7 +179,16 @@ class TransformerConfig(AttentiveConfig, SequenceAgent):
 
         def model(width: int) -> Transformer:
             return Transformer(
-                input_size, output_size, max_len, width, self.layers, self.heads, self.positions, self.combination, kind
+                input_size,
+                output_size,
+                max_len,
+                width,
+                self.layers,
+                self.heads,
+                self.positions,
+                self.combination,
+                kind,
+                self.scale_tokens,
             )
 
         require_positive(heads=self.heads, layers=self.layers)

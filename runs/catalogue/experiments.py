@@ -35,23 +35,29 @@ from runs.tasks import BanditTask, ControlTask, FewShotTask, MDPTask, RecallTask
 
 
 def meta_rl(steps: int, **settings: Any) -> dict[str, Training]:
-    """PPO and TRPO on the same trials, and the tuning of classical agents; ``settings`` are for PPO."""
-    shared = {f.name for f in dataclasses.fields(MetaRLTraining)}
+    """PPO and TRPO on the same trials, and the tuning of classical agents; ``settings`` are for PPO.
+
+    TRPO, the paper's algorithm, shares all but what the paper did not have.
+    """
+    shared = {f.name for f in dataclasses.fields(MetaRLTraining)} - TOLD.keys()
     common = {name: value for name, value in settings.items() if name in shared}
     return {"ppo": PPOTraining(steps, **settings), "trpo": TRPOTraining(steps, **common), "tuning": Tuning()}
 
 
-FULL_STEPS = {10: 600, 100: 600, 500: 600, 1000: 600}
-"""Updates of the full budget, by pulls; 10 pulls of 50 arms need twice as many."""
+FULL_STEPS = 600
+"""Updates of the full budget; up to 100 pulls of 50 arms need twice as many."""
 
 PASSES: dict[str, Any] = {"epochs": 2, "minibatches": 8}
 """2 epochs of 8 minibatches: as many gradient steps as 4 epochs of 4, in half the time."""
+
+TOLD: dict[str, Any] = {"expected_rewards": True, "privileged_critic": True, "final_lambda": 0.95}
+"""For 100 pulls and more: advantages know the task, in training only, so lambda can rise late without much noise."""
 
 TEN_PULLS = {"snail": 4e-3, "lstm": 4e-3, "gru": 4e-3, "transformer": 1e-3, "maml": 4e-3}
 """Learning rates for 10 pulls: the best of three on 10 arms at a fifth of the budget, see published/tuning.json."""
 
 HUNDRED_PULLS = {"snail": 4e-3, "lstm": 4e-3}
-"""The same for 100 pulls, tuned on 5 arms at a tenth of the budget."""
+"""The same for 100 pulls, tuned on 5 arms."""
 
 MDPS = {"snail": 2e-3, "gru": 2e-3}
 """The same for MDPs, tuned on 10 episodes."""
@@ -77,7 +83,8 @@ def _bandit(arms: int, pulls: int, **others: AnyAgentConfig) -> Experiment:
     trials = 60_000 if pulls == 10 else 20_000  # an interval of less than 0.3% of the value
     quick = {"batch_size": _quick_trials(pulls, PASSES["minibatches"]), **PASSES}
     demo = meta_rl(190, **PASSES) if pulls == 10 else meta_rl(160, **quick)
-    full = meta_rl(FULL_STEPS[pulls] * (2 if arms > pulls else 1), batch_size=FULL_BATCH[pulls], **PASSES)
+    settings = PASSES if pulls == 10 else PASSES | TOLD
+    full = meta_rl(FULL_STEPS * (2 if arms == 50 and pulls <= 100 else 1), batch_size=FULL_BATCH[pulls], **settings)
     return Experiment(
         f"bandit/n{pulls}-k{arms}",
         f"{pulls} pulls of a {arms}-armed Bernoulli bandit",
