@@ -209,12 +209,13 @@ def _benchmarks() -> str:
 def _machines() -> str:
     """Where and when the records were made."""
     records = [read_record(path) for path in sorted(PUBLISHED.rglob("result.json"))]
-    devices = ", ".join(sorted({r["device"] for r in records}))
+    devices = "; ".join(sorted({r["device"] for r in records}))
     threads = " or ".join(map(str, sorted({r["threads"] for r in records})))
     days = sorted(r["finished"][:10] for r in records)
     return (
-        f"Measured on {devices} with {threads} threads, {' to '.join(sorted({days[0], days[-1]}))}. Times are of "
-        "training only. Each number's record, with its settings, versions and commit, is in `runs/published/`."
+        f"Measured on these processors: {devices}; with {threads} threads, "
+        f"{' to '.join(sorted({days[0], days[-1]}))}. Times are of training only. Each "
+        "number's record, with its settings, versions and commit, is in `runs/published/`."
     )
 
 

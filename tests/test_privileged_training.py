@@ -16,7 +16,7 @@ from runs.algorithms.returns import generalized_advantages, standardized
 from runs.algorithms.rollout import rollout
 from runs.algorithms.schedules import ramp
 from runs.algorithms.trpo import TRPOTraining
-from runs.catalogue import RunConfig
+from runs.catalogue import RunConfig, find
 from runs.system.errors import RunError
 from runs.tasks import BanditTask, MDPTask
 from runs.training import build_learner, evaluate
@@ -192,6 +192,16 @@ def test_lambda_rises_where_it_is_told_to():
     built = learner_of("bandit", gae_lambda=0.3, final_lambda=0.9, lambda_rise=(0.0, 0.5))
     assert [built._lambda(x) for x in (0.0, 0.25, 0.5, 1.0)] == pytest.approx([0.3, 0.6, 0.9, 0.9])
     assert learner_of("bandit")._lambda(1.0) == 0.3
+
+
+@pytest.mark.parametrize("experiment, told", [("bandit/n10-k5", False), ("bandit/n100-k5", True), ("mdp/n10", False)])
+def test_all_agents_of_long_bandits_are_trained_with_it(experiment, told):
+    for agent in ("snail", "lstm", "gru", "transformer", "maml"):
+        training = find(experiment).config(agent).training
+        assert (training.expected_rewards, training.privileged_critic) == (told, told)
+        assert training.final_lambda == (0.95 if told else None)
+    paper = find(experiment).config("snail", algorithm="trpo").training
+    assert not paper.expected_rewards and not paper.privileged_critic and paper.final_lambda is None
 
 
 def test_trust_regions_can_have_it_all():

@@ -53,7 +53,7 @@ PASSES: dict[str, Any] = {"epochs": 2, "minibatches": 8}
 TOLD: dict[str, Any] = {"expected_rewards": True, "privileged_critic": True, "final_lambda": 0.95}
 """For 100 pulls and more: advantages know the task, in training only, so lambda can rise late without much noise."""
 
-TEN_PULLS = {"snail": 4e-3, "lstm": 4e-3, "gru": 4e-3, "transformer": 1e-3, "maml": 4e-3}
+TEN_PULLS = {"snail": 4e-3, "lstm": 4e-3, "gru": 4e-3, "maml": 4e-3}
 """Learning rates for 10 pulls: the best of three on 10 arms at a fifth of the budget, see published/tuning.json."""
 
 HUNDRED_PULLS = {"snail": 4e-3, "lstm": 4e-3}
@@ -62,7 +62,7 @@ HUNDRED_PULLS = {"snail": 4e-3, "lstm": 4e-3}
 MDPS = {"snail": 2e-3, "gru": 2e-3}
 """The same for MDPs, tuned on 10 episodes."""
 
-RECALL = {"snail": 4e-3, "lstm": 2e-3, "gru": 4e-3, "transformer": 1e-3}
+RECALL = {"snail": 4e-3, "lstm": 2e-3, "gru": 4e-3}
 """The same for recall, tuned on 8 pairs."""
 
 FULL_BATCH = {10: 1024, 100: 128, 500: 256, 1000: 128}
