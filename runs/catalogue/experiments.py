@@ -53,7 +53,7 @@ PASSES: dict[str, Any] = {"epochs": 2, "minibatches": 8}
 TOLD: dict[str, Any] = {"expected_rewards": True, "privileged_critic": True, "final_lambda": 0.95}
 """For 100 pulls and more: advantages know the task, in training only, so lambda can rise late without much noise."""
 
-TEN_PULLS = {"snail": 4e-3, "lstm": 4e-3, "gru": 4e-3, "maml": 4e-3}
+TEN_PULLS = {"snail": 4e-3, "lstm": 4e-3, "gru": 4e-3, "transformer": 2e-3, "maml": 4e-3}
 """Learning rates for 10 pulls: the best of three on 10 arms at a fifth of the budget, see published/tuning.json."""
 
 HUNDRED_PULLS = {"snail": 4e-3, "transformer": 2e-3}
