@@ -28,8 +28,8 @@ def sinusoidal_encoding(positions: Tensor, size: int, dtype: torch.dtype = torch
 class PositionEncoding(nn.Module):
     """Adds position encodings to tokens: (B, T, W) and positions -> (B, T, width).
 
-    Tokens to which sinusoidal encodings are added may be scaled by sqrt(width), as in Vaswani et al. 2017, section 3.4:
-    these encodings would be several times as large as new tokens otherwise.
+    Tokens to which sinusoidal encodings are added may be scaled by sqrt(width), as in Vaswani et al. 2017, section 3.4.
+    In new models these encodings are otherwise two to four times as large as the tokens of trials.
     """
 
     def __init__(self, width: int, max_len: int, kind: Positions, combination: Combination, scale_tokens: bool = False):

@@ -28,7 +28,7 @@ def test_the_score_is_of_the_last_tenth_before_the_time_is_over():
 def test_every_agent_has_the_seconds_of_the_first_that_is_done():
     compared = learned_in_full(read_results([PUBLISHED]), PUBLISHED)
     groups = compared["bandit/n10-k5"]
-    assert {"snail", "gru", "lstm", "maml"} <= {group.agent for group in groups}
+    assert {"snail", "gru", "lstm", "transformer", "maml"} <= {group.agent for group in groups}
     assert all(group.budget == "full" for group in groups)
     for experiment, found in compared.items():  # none of its earlier settings
         assert len({group.agent for group in found}) == len(found), experiment

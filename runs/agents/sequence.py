@@ -183,12 +183,12 @@ class TransformerConfig(AttentiveConfig, SequenceAgent):
                 output_size,
                 max_len,
                 width,
-                self.layers,
-                self.heads,
-                self.positions,
-                self.combination,
-                kind,
-                self.scale_tokens,
+                layers=self.layers,
+                heads=self.heads,
+                positions=self.positions,
+                combination=self.combination,
+                kind=kind,
+                scale_tokens=self.scale_tokens,
             )
 
         require_positive(heads=self.heads, layers=self.layers)

@@ -39,7 +39,7 @@ def meta_rl(steps: int, **settings: Any) -> dict[str, Training]:
 
     TRPO, the paper's algorithm, shares all but what the paper did not have.
     """
-    shared = {f.name for f in dataclasses.fields(MetaRLTraining)} - TOLD.keys()
+    shared = {f.name for f in dataclasses.fields(MetaRLTraining)} - PRIVILEGED.keys()
     common = {name: value for name, value in settings.items() if name in shared}
     return {"ppo": PPOTraining(steps, **settings), "trpo": TRPOTraining(steps, **common), "tuning": Tuning()}
 
@@ -50,7 +50,7 @@ FULL_STEPS = 600
 PASSES: dict[str, Any] = {"epochs": 2, "minibatches": 8}
 """2 epochs of 8 minibatches: as many gradient steps as 4 epochs of 4, in half the time."""
 
-TOLD: dict[str, Any] = {"expected_rewards": True, "privileged_critic": True, "final_lambda": 0.95}
+PRIVILEGED: dict[str, Any] = {"expected_rewards": True, "privileged_critic": True, "final_lambda": 0.95}
 """For 100 pulls and more: advantages know the task, in training only, so lambda can rise late without much noise."""
 
 TEN_PULLS = {"snail": 4e-3, "lstm": 4e-3, "gru": 4e-3, "transformer": 2e-3, "maml": 4e-3}
@@ -83,7 +83,7 @@ def _bandit(arms: int, pulls: int, **others: AnyAgentConfig) -> Experiment:
     trials = 60_000 if pulls == 10 else 20_000  # an interval of less than 0.3% of the value
     quick = {"batch_size": _quick_trials(pulls, PASSES["minibatches"]), **PASSES}
     demo = meta_rl(190, **PASSES) if pulls == 10 else meta_rl(160, **quick)
-    settings = PASSES if pulls == 10 else PASSES | TOLD
+    settings = PASSES if pulls == 10 else PASSES | PRIVILEGED
     full = meta_rl(FULL_STEPS * (2 if arms == 50 and pulls <= 100 else 1), batch_size=FULL_BATCH[pulls], **settings)
     return Experiment(
         f"bandit/n{pulls}-k{arms}",
