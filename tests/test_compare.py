@@ -112,6 +112,19 @@ def test_groups_of_the_same_name_are_told_apart_and_have_limits_of_their_own(mad
     assert f"{100 * 5.1 / groups[2].optimum:.2f}%" in describe_groups(groups)
 
 
+def test_many_settings_are_numbered_and_listed_below(made):
+    """Labels stay short however many settings differ, and lists of five groups stand below each other."""
+    for i in range(5):
+        made(
+            "gru", 0, [5.0, 6, 7], name=f"n{i}", learning_rate=0.1 + i, steps=i + 1, clip_eps=0.3 + i, batch_size=8 + i
+        )
+    groups = find_groups(["bandit/n10-k5"], [made.results])
+    assert [g.label for g in groups] == [f"gru full ({i})" for i in range(1, 6)]
+    text = describe_groups(groups)
+    assert max(map(len, text.splitlines())) < 170
+    assert re.search(r"gru full \(3\) +training.batch_size=10, .*training.learning_rate=2.1", text)
+
+
 def test_over_experiments(made):
     """Shares of the optimum of both experiments: an interquartile mean, and how often a run beats another's."""
     for experiment in ("bandit/n10-k5", "bandit/n10-k10"):

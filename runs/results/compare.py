@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, Literal
 
 import numpy as np
@@ -30,6 +31,12 @@ from runs.results.statistics import (
     t_interval,
 )
 from runs.system.errors import RunError
+
+LONGEST_DISTINCTION = 60
+"""Characters of settings in a label; runs that differ in more are numbered, and their settings listed below."""
+
+MOST_COLUMNS = 4
+"""Groups whose settings stand side by side; those of more groups are listed one below the other."""
 
 IntervalOf = Callable[[Sequence[float]], Estimate]
 """Function from samples to their mean with an interval; NaN bounds for a single sample."""
@@ -71,7 +78,7 @@ class Group:
     numbers: tuple[Number, ...]
     seconds: float
     distinction: str = ""
-    """Settings that distinguish it from others of the same agent and budget."""
+    """Settings that distinguish it from others of the same agent and budget, or its number among them."""
 
     @property
     def label(self) -> str:
@@ -153,8 +160,11 @@ def _distinguished(groups: list[Group]) -> list[Group]:
     for group in groups:
         alike = named[group.experiment, group.label]
         differ = _differing([g.settings for g in alike]) if len(alike) > 1 else {}
-        own = ", ".join(f"{key}={values[alike.index(group)]}" for key, values in differ.items())
-        found.append(replace(group, distinction=own))
+        values = zip(*differ.values(), strict=True)
+        own = [", ".join(map("=".join, zip(differ, of_group, strict=True))) for of_group in values]
+        if max(map(len, own), default=0) > LONGEST_DISTINCTION:
+            own = [str(1 + i) for i in range(len(alike))]
+        found.append(replace(group, distinction=own[alike.index(group)] if own else ""))
     return found
 
 
@@ -209,10 +219,16 @@ class Grid:
             csv.writer(buffer, lineterminator="\n").writerows([self.head, *self.rows])
             grid, caption = buffer.getvalue().rstrip("\n"), f"# {self.caption}" if self.caption else ""
         else:
-            grid, caption = tabulate(self.rows, self.head, _STYLES[style], disable_numparse=True), self.caption
+            grid, caption = _table(self.head, self.rows, style), self.caption
             caption += "\n" if caption and style == "markdown" else ""
         note = self.note if style in ("text", "markdown") else ""
         return "\n".join(filter(None, [caption, grid, note and ("\n" * (style == "markdown") + note)]))
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]], style: Format) -> str:
+    if style == "text":
+        rows = [["\n".join(wrap(str(cell), 90)) for cell in row] for row in rows]
+    return tabulate(rows, head, _STYLES[style], disable_numparse=True)
 
 
 def describe_groups(groups: Sequence[Group], over_seeds: IntervalOf = t_interval, style: Format = "text") -> str:
@@ -330,7 +346,13 @@ def _over_experiments(by_experiment: Mapping[str, list[Group]]) -> tuple[str, li
 
 def _settings(groups: Sequence[Group]) -> Grid:
     """The settings in which the groups differ, with their values."""
-    rows = [[name, *values] for name, values in _differing([g.settings for g in groups]).items()]
+    differ = _differing([g.settings for g in groups])
+    if len(groups) > MOST_COLUMNS:
+        first, *others = groups
+        lists = [[f"{k}={v[i]}" for k, v in differ.items() if v[i] not in (v[0], "-")] for i in range(1, len(groups))]
+        rows = [[g.label, ", ".join(own) or "only the seed"] for g, own in zip(others, lists, strict=True)]
+        return Grid(["agent", f"what differs from {first.label}"], rows)
+    rows = [[name, *values] for name, values in differ.items()]
     rows = rows or [["only the seed", *("" for _ in groups)]]
     return Grid(["what differs", *(g.label for g in groups)], rows)
 
