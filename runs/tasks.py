@@ -24,6 +24,7 @@ from envs.mdps import TabularMDPVectorEnv
 from envs.recall import AssociativeRecallVectorEnv
 from envs.trials import TrialVectorEnv
 from runs.agents.embeddings import OMNIGLOT_EMBEDDING, EmbeddingConfig
+from runs.algorithms.beliefs import bandit_belief, bandit_belief_size, mdp_belief, mdp_belief_size
 from runs.config.serialization import options_of, renamed
 from snail.actions import ActionHead, Gaussian
 from snail.observations import RunningNormalizer
@@ -86,6 +87,26 @@ class TrialTask(Task):
         """Privileged task information for the critic, hidden from agents: tasks, (B, T) -> (B, T, F)."""
         raise ValueError(f"{type(self).__name__} has no privileged information; give --training.no-privileged-critic")
 
+    belief_size: int = 0
+    """Channels F of `belief`; 0: it has none."""
+
+    def belief(self, tasks: Tensor, observations: Tensor, actions: Tensor, rewards: Tensor) -> Tensor:
+        """Features of belief states and the hidden task, for a critic without memory: see `runs.algorithms.beliefs`.
+
+        Args:
+            tasks: (B, ...), as in `envs.trials.TrialVectorEnv.tasks`.
+            observations: (B, T) integers.
+            actions: (B, T) integers.
+            rewards: (B, T) of these actions.
+
+        Returns:
+            (B, T, F), before each action.
+
+        Raises:
+            ValueError: if the task has no such features.
+        """
+        raise ValueError(f"{type(self).__name__} has no belief states; give --training.no-belief-critic")
+
 
 @dataclass(frozen=True)
 class BanditTask(TrialTask):
@@ -115,6 +136,15 @@ class BanditTask(TrialTask):
         """Success probabilities of all arms, and that of the best: (B, T, K + 1)."""
         told = torch.cat([tasks, tasks.amax(1, keepdim=True)], dim=1)  # (B, K + 1)
         return told[:, None].expand(-1, observations.shape[1], -1)
+
+    @property
+    def belief_size(self) -> int:  # type: ignore[override]
+        """Channels of the belief states of bandits."""
+        return bandit_belief_size(self.arms)
+
+    def belief(self, tasks: Tensor, observations: Tensor, actions: Tensor, rewards: Tensor) -> Tensor:
+        """Pulls and posterior means of the arms, and their success probabilities."""
+        return bandit_belief(tasks, actions, rewards)
 
     def optimum(self) -> float | None:
         """Expected total reward of the Bayes-optimal agent, or None if it is infeasible to compute."""
@@ -168,6 +198,15 @@ class MDPTask(TrialTask):
         values, means = q[rows, steps, observations], tasks[rows, observations, :, -1]  # (B, T, A)
         episode = q[:, 0, 0].amax(-1)[:, None, None].expand(-1, len(steps), 1)  # (B, T, 1)
         return torch.cat([values / self.episode_length, means, episode / self.episode_length], dim=-1)
+
+    @property
+    def belief_size(self) -> int:  # type: ignore[override]
+        """Channels of the belief states of MDPs."""
+        return mdp_belief_size(self.actions)
+
+    def belief(self, tasks: Tensor, observations: Tensor, actions: Tensor, rewards: Tensor) -> Tensor:
+        """Values of plans in the real and in the mean MDP of the posterior, and visits."""
+        return mdp_belief(tasks, observations, actions, rewards, self.episode_length)
 
     def optimum(self) -> float | None:
         """Unknown: the oracle's expected return over random MDPs has no closed form."""

@@ -12,6 +12,28 @@ from snail.observations import OneHot, RunningNormalizer
 from snail.sequence import SequenceModel
 
 
+class BeliefCritic(nn.Module):
+    """A value network without memory: two hidden layers that read only the last ``belief`` of ``input_size`` channels.
+
+    These must say all that the value depends on, such as the hidden task and what the agent can know of it.
+    """
+
+    def __init__(self, input_size: int, belief: int, hidden_size: int = 256):
+        super().__init__()
+        self.input_size, self.output_size, self.belief = input_size, 1, belief
+        self.layers = nn.Sequential(
+            nn.Linear(belief, hidden_size),
+            nn.ReLU(),
+            nn.Linear(hidden_size, hidden_size),
+            nn.ReLU(),
+            nn.Linear(hidden_size, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, input_size) -> (B, T, 1)."""
+        return self.layers(x[..., -self.belief :])
+
+
 class ActorCritic(nn.Module):
     """Policy and value function of an agent whose input includes its previous action and reward.
 
@@ -33,7 +55,7 @@ class ActorCritic(nn.Module):
     def __init__(
         self,
         policy: SequenceModel,
-        value: SequenceModel | None,
+        value: SequenceModel | BeliefCritic | None,
         observations: int | OneHot | RunningNormalizer,
         actions: int | ActionHead,
     ):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 from tiny_runs import BANDIT, CPU
 
+import runs.algorithms.beliefs
 import runs.tasks
+from baselines.mdps import Statistics
+from baselines.planning import policy_value, value_iteration
 from runs.agents import GRUConfig, SNAILConfig
 from runs.algorithms.meta_rl import MetaRLLearner, TrialTest
 from runs.algorithms.ppo import PPOLearner, PPOTraining
@@ -18,16 +22,17 @@ from runs.algorithms.schedules import ramp
 from runs.algorithms.trpo import TRPOTraining
 from runs.catalogue import RunConfig, find
 from runs.system.errors import RunError
-from runs.tasks import BanditTask, MDPTask
+from runs.tasks import BanditTask, MDPTask, RecallTask
 from runs.training import build_learner, evaluate
 
 TOLD = PPOTraining(4, 16, minibatches=2, expected_rewards=True, privileged_critic=True)
 MDP = MDPTask(episodes=2, states=3, actions=2, episode_length=4)
+BELIEF = PPOTraining(4, 16, minibatches=2, expected_rewards=True, belief_critic=True)
 TASKS = {"bandit": BanditTask(arms=3, pulls=5), "mdp": MDP}
 
 
-def learner_of(task: str = "mdp", model=GRUConfig(8), **changes) -> PPOLearner:  # noqa: B008
-    config = replace(BANDIT, task=TASKS[task], model=model, training=replace(TOLD, **changes), test=TrialTest(50))
+def learner_of(task: str = "mdp", model=GRUConfig(8), training=TOLD, **changes) -> PPOLearner:  # noqa: B008
+    config = replace(BANDIT, task=TASKS[task], model=model, training=replace(training, **changes), test=TrialTest(50))
     built = build_learner(config, CPU)
     assert isinstance(built, PPOLearner)
     return built
@@ -91,15 +96,72 @@ def test_critics_of_bandits_are_told_the_arms():
     assert torch.equal(told, torch.tensor([0.25, 0.75, 0.5, 0.75]).expand(1, 5, 4))
 
 
+def test_belief_states_of_bandits_say_what_is_known_of_each_arm_before_each_pull():
+    tasks = torch.tensor([[0.25, 0.75, 0.5]])
+    actions, rewards = torch.tensor([[1, 1, 0, 1]]), torch.tensor([[1.0, 0.0, 0.0, 1.0]])
+    found = TASKS["bandit"].belief(tasks, torch.zeros_like(actions), actions, rewards)
+    assert found.shape == (1, 4, TASKS["bandit"].belief_size)
+
+    def arm(chance: float, pulls: int, wins: int) -> list[float]:
+        return [chance, (wins + 1) / (pulls + 2), pulls / 4, math.log(pulls + 1) / math.log(5)]
+
+    best = [arm(0.75, 0, 0), arm(0.75, 1, 1), arm(0.75, 2, 1), arm(0.75, 2, 1)]
+    worst = [arm(0.25, 0, 0)] * 3 + [arm(0.25, 1, 0)]
+    for t in range(4):
+        expected = torch.tensor([*best[t], *arm(0.5, 0, 0), *worst[t], t / 4])
+        torch.testing.assert_close(found[0, t], expected)
+
+
+def test_belief_states_of_mdps_are_those_of_planning_step_by_step(monkeypatch):
+    """The features of all steps at once, in parts, against a loop that counts and plans before each step."""
+    monkeypatch.setattr(runs.algorithms.beliefs, "STEPS_AT_ONCE", 24)
+    trials, states = played(learner_of())
+    found = MDP.belief(trials.tasks, states, trials.actions, trials.rewards)
+    (B, T), H = states.shape, 4
+    assert found.shape == (B, T, MDP.belief_size)
+    chances, means = trials.tasks[..., :-1], trials.tasks[..., -1]
+    seen, rows, optimal = Statistics.none(trials.tasks), torch.arange(B), value_iteration(chances, means, H)
+    for t in range(T):
+        h, now = t % H, states[:, t]
+        believed = value_iteration(seen.mean_chances(), seen.mean_rewards(prior_mean=1.0), H)
+        earned = policy_value(chances, means, believed.argmax(-1))
+        expected = [
+            *(optimal[rows, h, now] / H, believed[rows, h, now] / H, means[rows, now]),
+            seen.visits[rows, now].log1p() / math.log1p(T),
+            torch.stack([earned[rows, h, now], earned[:, 0, 0], optimal[:, 0, 0].amax(-1)], dim=1) / H,
+            (seen.visits > 0).float().mean((1, 2))[:, None],
+            torch.tensor([h / H, t / T]).expand(B, 2),
+        ]
+        torch.testing.assert_close(found[:, t], torch.cat(expected, dim=1))
+        seen.add(now, trials.actions[:, t], trials.rewards[:, t], states[:, t + 1] if h < H - 1 else None)
+
+
 @pytest.mark.parametrize("task", TASKS)
-def test_neither_acting_nor_testing_sees_it(task, monkeypatch):
+def test_a_belief_critic_reads_belief_states_alone(task):
+    built = learner_of(task, training=BELIEF, epochs=1, minibatches=1)
+    trials, seen = played(built)
+    batch, _ = built._compute_advantages(trials, 0.3)
+    assert torch.equal(batch.privileged, TASKS[task].belief(trials.tasks, seen, trials.actions, trials.rewards))
+    _, values = built.model(batch.inputs, batch.privileged)
+    assert torch.equal(values, built.model(torch.randn_like(batch.inputs), batch.privileged)[1])
+    assert not torch.allclose(values, built.model(batch.inputs, batch.privileged + 1)[1])
+    loss, _ = built._losses(batch, torch.tensor(0.0))
+    found = torch.autograd.grad(loss, list(built.model.value.parameters()))
+    by_hand = torch.autograd.grad(0.5 * (values - batch.targets).square().mean(), list(built.model.value.parameters()))
+    assert all(x.abs().max() > 0 for x in found)
+    torch.testing.assert_close(found, by_hand)
+
+
+@pytest.mark.parametrize("training", [TOLD, BELIEF], ids=["privileged", "belief"])
+@pytest.mark.parametrize("task", TASKS)
+def test_neither_acting_nor_testing_sees_it(task, training, monkeypatch):
     """Test returns are the same where asking for it is an error; and a policy never reads what the critic is told."""
-    built = learner_of(task)
+    built = learner_of(task, training=training)
     built.update(0)
     plain = build_learner(
         replace(
-            BANDIT, task=TASKS[task], training=replace(TOLD, expected_rewards=False, privileged_critic=False),
-            test=TrialTest(50), model=GRUConfig(8),
+            BANDIT, task=TASKS[task], test=TrialTest(50), model=GRUConfig(8),
+            training=replace(training, expected_rewards=False, privileged_critic=False, belief_critic=False),
         ),
         CPU,
     )  # fmt: skip
@@ -109,11 +171,12 @@ def test_neither_acting_nor_testing_sees_it(task, monkeypatch):
         raise AssertionError("asked for what no agent may see")
 
     for kind in (BanditTask, MDPTask):
-        for name in ("expected_rewards", "privileged"):
+        for name in ("expected_rewards", "privileged", "belief"):
             monkeypatch.setattr(kind, name, forbidden)
     trials, _ = played(built)
     assert trials.inputs.shape[2] == built.model.policy.input_size
-    assert built.model.value.input_size == built.model.policy.input_size + TASKS[task].privileged_size
+    told = TASKS[task].belief_size if training.belief_critic else TASKS[task].privileged_size
+    assert built.model.value.input_size == built.model.policy.input_size + told
     found = [m.samples for m in evaluate(built, quiet=True)]
     assert all(torch.equal(a, m.samples) for a, m in zip(found, evaluate(plain, quiet=True), strict=True))
     with pytest.raises(AssertionError, match="no agent may see"):
@@ -226,6 +289,9 @@ class _Silent(runs.tasks.BanditTask):
             replace(BANDIT, task=_Silent(3, 4), training=TOLD),
             "_Silent has no privileged information; give --training.no-privileged",
         ),
+        (replace(BANDIT, training=replace(BELIEF, shared_trunk=True)), "a shared trunk acts as well.*no-belief-critic"),
+        (replace(BANDIT, training=replace(BELIEF, privileged_critic=True)), "give --training.no-privileged-critic"),
+        (replace(BANDIT, task=RecallTask(2, 2), training=BELIEF), "RecallTask has no belief states"),
         (replace(BANDIT, training=replace(TOLD, lambda_rise=(0.5, 0.5))), "two rising fractions"),
     ],
 )

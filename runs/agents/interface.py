@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
 
 from snail.actions import ActionHead, Categorical
-from snail.actor_critic import ActorCritic
+from snail.actor_critic import ActorCritic, BeliefCritic
 from snail.classifier import EpisodeModel, SequenceClassifier
 from snail.observations import OneHot, RunningNormalizer
 from snail.sequence import SequenceModel
@@ -38,6 +39,7 @@ class ActorCriticSpec:
     shared: whether policy and value share one trunk.
     predicts_rewards: whether the policy predicts the reward of every discrete action.
     privileged: channels of privileged task information for the value network.
+    belief: whether these are all that the value network reads.
     """
 
     observations: int | OneHot | RunningNormalizer
@@ -46,6 +48,15 @@ class ActorCriticSpec:
     shared: bool = False
     predicts_rewards: bool = False
     privileged: int = 0
+    belief: bool = False
+
+    def value(self, channels: int, build: Callable[[int], SequenceModel]) -> SequenceModel | BeliefCritic:
+        """The value network of a policy that reads this number of channels.
+
+        ``build`` makes a sequence model with a number of inputs and one output.
+        """
+        inputs = channels + self.privileged
+        return BeliefCritic(inputs, self.privileged) if self.belief else build(inputs)
 
 
 class TrialAgent(ABC):
@@ -74,5 +85,5 @@ class SequenceAgent(FewShotAgent, TrialAgent):
         channels = ActorCritic.input_size(spec.observations, head)
         outputs = head.outputs + spec.predicts_rewards * head.predictable + spec.shared
         policy = self.build("policy", channels, outputs, spec.horizon)
-        value = None if spec.shared else self.build("value", channels + spec.privileged, 1, spec.horizon)
+        value = None if spec.shared else spec.value(channels, lambda n: self.build("value", n, 1, spec.horizon))
         return ActorCritic(policy, value, spec.observations, head)

@@ -55,5 +55,5 @@ class MAMLPolicyConfig(TrialAgent):
             discount=self.inner_discount,
             first_order=self.first_order,
         )
-        value = GRUConfig().build("value", policy.input_size + spec.privileged, 1, spec.horizon)
+        value = spec.value(policy.input_size, lambda n: GRUConfig().build("value", n, 1, spec.horizon))
         return ActorCritic(policy, value, encoder, head)

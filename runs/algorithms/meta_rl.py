@@ -185,6 +185,9 @@ class MetaRLTraining(Training):
     """Compute advantages from expected instead of sampled rewards; the agent still sees the sampled ones."""
     privileged_critic: bool = False
     """Give the value network, which only training uses, the task: success probabilities, or an MDP's optimal values."""
+    belief_critic: bool = False
+    """Estimate values by a small network without memory, which reads the task and what can be known after the trial so
+    far, such as pulls and successes of each arm, instead of by another network like the agent's."""
     bfloat16: bool = False
     """Train with bfloat16 autocast, on devices with instructions for it; parameters, losses and rollouts stay in
     float32."""
@@ -222,14 +225,7 @@ class MetaRLLearner(ABC):
             raise ValueError(f"lambda_rise must be two rising fractions of the training, got {begin} and {end}")
         if test.trials < 2:
             raise ValueError(f"an interval needs at least 2 trials, got {test.trials}")
-        privileged = task.privileged_size if training.privileged_critic else 0
-        if training.privileged_critic and (shared_trunk or not privileged):
-            why = (
-                "a shared trunk acts as well"
-                if shared_trunk
-                else f"{type(task).__name__} has no privileged information"
-            )
-            raise ValueError(f"the critic cannot be privileged: {why}; give --training.no-privileged-critic")
+        privileged = self._check_critic(training, task, shared_trunk)
         if task.one_process:
             machine.group.require_single_process("Gymnasium environments are stepped by their own worker processes")
         self.training, self.task, self.test, self.machine, self.group = training, task, test, machine, machine.group
@@ -238,7 +234,9 @@ class MetaRLLearner(ABC):
         self.horizon, self.episodes = env.horizon, env.horizon // env.episode_length
         torch.manual_seed(seed)
         agent = cast(TrialAgent, run.model)
-        spec = ActorCriticSpec(*task.encodings(env), env.horizon, shared_trunk, predicts_rewards, privileged)
+        spec = ActorCriticSpec(
+            *task.encodings(env), env.horizon, shared_trunk, predicts_rewards, privileged, training.belief_critic
+        )
         model = agent.build_actor_critic(spec)
         use_distributed_layers(model, self.group)
         self.model = model.to(machine.device)
@@ -256,6 +254,27 @@ class MetaRLLearner(ABC):
             batch: trials of the current policy, with advantages and targets.
             left: the remaining fraction of the training, from 1 down to 0, for schedules.
         """
+
+    @staticmethod
+    def _check_critic(training: MetaRLTraining, task: TrialTask, shared_trunk: bool) -> int:
+        """Channels of privileged information for the critic.
+
+        Raises:
+            ValueError: if the task has none, or the critic cannot read it.
+        """
+        if training.privileged_critic and training.belief_critic:
+            raise ValueError("a critic of belief states is told the task anyway; give --training.no-privileged-critic")
+        for wanted, size, option in (
+            (training.privileged_critic, task.privileged_size, "privileged-critic"),
+            (training.belief_critic, task.belief_size, "belief-critic"),
+        ):
+            if wanted and (shared_trunk or not size):
+                missing = "privileged information" if option == "privileged-critic" else "belief states"
+                why = "a shared trunk acts as well" if shared_trunk else f"{type(task).__name__} has no {missing}"
+                raise ValueError(f"the critic cannot be privileged: {why}; give --training.no-{option}")
+            if wanted:
+                return size
+        return 0
 
     def update(self, step: int) -> dict[str, Tensor]:
         """Collect a batch of trials, compute advantages, improve."""
@@ -318,11 +337,13 @@ class MetaRLLearner(ABC):
         The difference is a free check: the policy is still the one that acted, so it can only be rounding.
         """
         training, privileged, expected = self.training, None, trials.rewards
-        if training.expected_rewards or training.privileged_critic:
+        if training.expected_rewards or training.privileged_critic or training.belief_critic:
             seen = self.model.observations(trials.inputs)  # (B, T)
             if training.expected_rewards:
                 expected = self.task.expected_rewards(trials.tasks, seen, trials.actions)
-            if training.privileged_critic:
+            if training.belief_critic:
+                privileged = self.task.belief(trials.tasks, seen, trials.actions, trials.rewards)
+            elif training.privileged_critic:
                 privileged = self.task.privileged(trials.tasks, seen)
         rows = max(1, STEPS_AT_ONCE // trials.inputs.shape[1])
         inputs = trials.inputs.split(rows)

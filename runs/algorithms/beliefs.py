@@ -1,0 +1,120 @@
+"""Features of belief states: what a critic without memory needs to know of a trial so far, and of its hidden task.
+
+An agent's inputs tell it only its history. The value of what it will do depends on the task and on what can be known
+after this history, so a small network that reads both predicts it better than a memory that has to be learned, and
+takes a fraction of the time. Only the critic of training reads them. Critics that know more than the agent: Pinto et
+al. (2018), "Asymmetric actor critic for image-based robot learning", arXiv:1710.06542.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from baselines.mdps import Statistics
+from baselines.planning import policy_value, value_iteration
+
+STEPS_AT_ONCE = 4096
+"""Steps of MDPs planned in at the same time."""
+
+
+def bandit_belief_size(arms: int) -> int:
+    """Channels of `bandit_belief`."""
+    return 4 * arms + 1
+
+
+def bandit_belief(tasks: Tensor, actions: Tensor, rewards: Tensor) -> Tensor:
+    """The belief states of Bernoulli bandits before each pull.
+
+    Of each arm, from the best to the worst: its success probability, the posterior mean of it under a uniform prior,
+    the pulls so far divided by N, and their logarithm divided by that of N. Last, the fraction of the trial that has
+    passed.
+
+    Args:
+        tasks: (B, K) success probabilities.
+        actions: (B, N) arms pulled.
+        rewards: (B, N) their rewards.
+
+    Returns:
+        (B, N, 4 K + 1).
+    """
+    (B, N), K = actions.shape, tasks.shape[1]
+    pulled = functional.one_hot(actions, K).to(rewards.dtype)  # (B, N, K)
+    won = pulled * rewards[..., None]
+    pulls, wins = pulled.cumsum(1) - pulled, won.cumsum(1) - won
+    means = (1 + wins) / (2 + pulls)
+    features = [tasks[:, None].expand(B, N, K), means, pulls / N, pulls.log1p() / math.log1p(N)]
+    of_arms = torch.stack(features, dim=-1)  # (B, N, K, 4)
+    order = tasks.argsort(dim=1, descending=True)[:, None, :, None].expand_as(of_arms)
+    passed = torch.arange(N, device=actions.device)[:, None].expand(B, N, 1) / N
+    return torch.cat([of_arms.gather(2, order).flatten(2), passed], dim=-1)
+
+
+def mdp_belief_size(actions: int) -> int:
+    """Channels of `mdp_belief`."""
+    return 4 * actions + 6
+
+
+def mdp_belief(tasks: Tensor, states: Tensor, actions: Tensor, rewards: Tensor, episode_length: int) -> Tensor:
+    """The belief states of tabular MDPs before each step, summarised by planning.
+
+    Of each action in the current state: its optimal value in the MDP, its optimal value in the mean MDP of the
+    posterior (with the priors of `baselines.mdps`), its mean reward, and the logarithm of the times it was taken,
+    divided by that of the trial's length. Then what the plan that is optimal in the mean MDP earns in the real one,
+    from here to the end of the episode and in a whole episode; the optimal value of an episode; the fraction of states
+    and actions that were tried; and the fractions of the episode and of the trial that have passed. Values are divided
+    by the length of an episode.
+
+    Args:
+        tasks: (B, S, A, S + 1) transition probabilities, then mean rewards.
+        states: (B, T) states.
+        actions: (B, T) actions taken in them.
+        rewards: (B, T) their rewards.
+        episode_length: steps H of an inner episode.
+
+    Returns:
+        (B, T, 4 A + 6).
+    """
+    # a part of the trials at a time, since each step of each trial has statistics of its own
+    parts = torch.arange(len(states), device=states.device).split(max(1, STEPS_AT_ONCE // states.shape[1]))
+    found = [_mdp_belief(tasks[rows], states[rows], actions[rows], rewards[rows], episode_length) for rows in parts]
+    return torch.cat(found)
+
+
+def _mdp_belief(tasks: Tensor, states: Tensor, actions: Tensor, rewards: Tensor, H: int) -> Tensor:
+    B, T = states.shape
+    step = torch.arange(T, device=tasks.device)
+    before = _seen_before(tasks, states, actions, rewards, H)
+    believed = value_iteration(before.mean_chances(), before.mean_rewards(prior_mean=1.0), H)  # (B T, H, S, A)
+    earned = policy_value(before.tasks[..., :-1], before.tasks[..., -1], believed.argmax(-1))  # (B T, H, S)
+    optimal = value_iteration(tasks[..., :-1], tasks[..., -1], H)  # (B, H, S, A)
+    rows, now, h = torch.arange(B * T, device=tasks.device), states.flatten(), (step % H).repeat(B)
+    trial = rows // T
+    of_actions = [optimal[trial, h, now] / H, believed[rows, h, now] / H, tasks[trial, now, :, -1]]
+    of_actions += [before.visits[rows, now].log1p() / math.log1p(T)]
+    values = torch.stack([earned[rows, h, now], earned[:, 0, 0], optimal[trial, 0, 0].amax(-1)], dim=1) / H
+    tried = (before.visits > 0).to(rewards.dtype).mean((1, 2))
+    last = torch.stack([tried, h / H, step.repeat(B) / T], dim=1)
+    return torch.cat([*of_actions, values, last], dim=1).view(B, T, -1)
+
+
+def _seen_before(tasks: Tensor, states: Tensor, actions: Tensor, rewards: Tensor, H: int) -> Statistics:
+    """What was seen before each step, as B T rows."""
+    (B, T), (S, A, _) = states.shape, tasks.shape[1:]
+    pair = functional.one_hot(states * A + actions, S * A).to(rewards.dtype)  # (B, T, S A)
+    following = functional.one_hot(states.roll(-1, dims=1), S).to(rewards.dtype)  # (B, T, S)
+    following[:, H - 1 :: H] = 0  # an episode's last step shows no next state
+    transitions = pair[..., None] * following[:, :, None]  # (B, T, S A, S)
+
+    def before(x: Tensor, *shape: int) -> Tensor:
+        return (x.cumsum(1) - x).view(B * T, *shape)
+
+    return Statistics(
+        before(transitions, S, A, S),
+        before(pair, S, A),
+        before(pair * rewards[..., None], S, A),
+        tasks.repeat_interleave(T, dim=0),
+    )
