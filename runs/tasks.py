@@ -80,6 +80,15 @@ class TrialTask(Task):
         """
         raise ValueError(f"{type(self).__name__} has no expected rewards; give --training.no-expected-rewards")
 
+    def regrets(self, tasks: Tensor, observations: Tensor, actions: Tensor) -> Tensor:
+        """What the actions lose in expectation, to one who knows the task and acts optimally afterwards.
+
+            V*(s) - Q*(s, a), at least 0
+
+        Arguments, result and error are those of `expected_rewards`.
+        """
+        raise ValueError(f"{type(self).__name__} has no regrets; give --training.no-regrets")
+
     privileged_size: int = 0
     """Channels F of `privileged`; 0: no privileged information."""
 
@@ -126,6 +135,10 @@ class BanditTask(TrialTask):
     def expected_rewards(self, tasks: Tensor, observations: Tensor, actions: Tensor) -> Tensor:
         """The success probabilities of the arms pulled."""
         return tasks.gather(1, actions)
+
+    def regrets(self, tasks: Tensor, observations: Tensor, actions: Tensor) -> Tensor:
+        """How much less the arms pulled pay than the best one."""
+        return tasks.amax(1, keepdim=True) - tasks.gather(1, actions)
 
     @property
     def privileged_size(self) -> int:  # type: ignore[override]
@@ -180,6 +193,17 @@ class MDPTask(TrialTask):
         """Mean rewards of the visited states and actions."""
         rows = torch.arange(len(tasks), device=tasks.device)[:, None]
         return tasks[rows, observations, actions, -1]
+
+    def regrets(self, tasks: Tensor, observations: Tensor, actions: Tensor) -> Tensor:
+        """By value iteration, for the rest of each episode."""
+        q = self._optimal(tasks, observations)
+        return q.amax(-1) - q.gather(-1, actions[..., None])[..., 0]
+
+    def _optimal(self, tasks: Tensor, observations: Tensor) -> Tensor:
+        """Optimal values of all actions at each step: (B, T, A)."""
+        q = value_iteration(tasks[..., :-1], tasks[..., -1], self.episode_length)  # (B, H, S, A)
+        steps = torch.arange(observations.shape[1], device=tasks.device) % self.episode_length
+        return q[torch.arange(len(tasks), device=tasks.device)[:, None], steps, observations]
 
     @property
     def privileged_size(self) -> int:  # type: ignore[override]

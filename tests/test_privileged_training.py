@@ -90,6 +90,35 @@ def test_critics_of_mdps_are_told_optimal_values():
             torch.testing.assert_close(told[b, t], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_regrets_are_losses_against_optimal_values():
+    trials, seen = played(learner_of())
+    found = MDP.regrets(trials.tasks, seen, trials.actions)
+    for b in range(3):
+        for t in range(8):
+            values = best(trials.tasks[b], int(seen[b, t]), 4 - t % 4)
+            assert float(found[b, t]) == pytest.approx(max(values) - values[int(trials.actions[b, t])], abs=1e-5)
+    tasks, actions = torch.tensor([[0.25, 0.75, 0.5]]), torch.tensor([[0, 1, 2]])
+    assert TASKS["bandit"].regrets(tasks, actions * 0, actions).tolist() == [[0.5, 0.0, 0.25]]
+
+
+def test_regrets_and_expected_rewards_add_up_to_the_optimum():
+    """Over many trials of random actions in one MDP: so learning from either has the same expected gradient."""
+    env = MDP.make_env(4000, "cpu")
+    one = env.sample_tasks(1, torch.Generator().manual_seed(1)).expand(4000, *env.task_shape)
+    now, _ = env.reset(seed=0, options={"tasks": one})
+    states, actions = [], torch.randint(2, (4000, 8), generator=torch.Generator().manual_seed(2))
+    for t in range(8):
+        states.append(now)
+        now = env.step(actions[:, t])[0]
+    seen = torch.stack(states, dim=1)
+    earned = MDP.expected_rewards(one, seen, actions).sum(1)
+    lost = MDP.regrets(one, seen, actions).sum(1)
+    optimum = 2 * max(best(one[0], 0, 4))
+    sums = earned + lost
+    assert abs(sums.mean() - optimum) < 4 * sums.std() / 4000**0.5
+    assert earned.std() > 0.1 and lost.std() > 0.1
+
+
 def test_critics_of_bandits_are_told_the_arms():
     tasks = torch.tensor([[0.25, 0.75, 0.5]])
     told = TASKS["bandit"].privileged(tasks, torch.zeros(1, 5, dtype=torch.long))
@@ -171,7 +200,7 @@ def test_neither_acting_nor_testing_sees_it(task, training, monkeypatch):
         raise AssertionError("asked for what no agent may see")
 
     for kind in (BanditTask, MDPTask):
-        for name in ("expected_rewards", "privileged", "belief"):
+        for name in ("expected_rewards", "regrets", "privileged", "belief"):
             monkeypatch.setattr(kind, name, forbidden)
     trials, _ = played(built)
     assert trials.inputs.shape[2] == built.model.policy.input_size
@@ -205,6 +234,18 @@ def test_actions_are_judged_by_expected_rewards_and_told_values(gae_lambda):
     advantages = generalized_advantages(expected, values, 1.0, gae_lambda)
     torch.testing.assert_close(batch.advantages, standardized(advantages))
     torch.testing.assert_close(batch.expected, expected)
+
+
+def test_actions_are_judged_by_regrets_and_rewards_are_predicted():
+    built = learner_of(training=BELIEF, regrets=True)
+    trials, seen = played(built)
+    batch, _ = built._compute_advantages(trials, 0.9)
+    with torch.no_grad():
+        _, values = built.model(trials.inputs, batch.privileged)
+    regrets = MDP.regrets(trials.tasks, seen, trials.actions)
+    torch.testing.assert_close(batch.advantages, standardized(generalized_advantages(-regrets, values, 1.0, 0.9)))
+    assert torch.equal(batch.expected, MDP.expected_rewards(trials.tasks, seen, trials.actions))
+    assert torch.equal(batch.rewards, trials.rewards)
 
 
 @pytest.mark.parametrize("expected_rewards", [False, True])
@@ -278,6 +319,7 @@ def test_trust_regions_can_have_it_all():
 class _Silent(runs.tasks.BanditTask):
     privileged_size = 0
     privileged = runs.tasks.TrialTask.privileged
+    regrets = runs.tasks.TrialTask.regrets
     expected_rewards = runs.tasks.TrialTask.expected_rewards
 
 
@@ -292,6 +334,7 @@ class _Silent(runs.tasks.BanditTask):
         (replace(BANDIT, training=replace(BELIEF, shared_trunk=True)), "a shared trunk acts as well.*no-belief-critic"),
         (replace(BANDIT, training=replace(BELIEF, privileged_critic=True)), "give --training.no-privileged-critic"),
         (replace(BANDIT, task=RecallTask(2, 2), training=BELIEF), "RecallTask has no belief states"),
+        (replace(BANDIT, training=replace(BELIEF, regrets=True, discount=0.9)), "regrets need discount 1, got 0.9"),
         (replace(BANDIT, training=replace(TOLD, lambda_rise=(0.5, 0.5))), "two rising fractions"),
     ],
 )
@@ -304,3 +347,6 @@ def test_a_task_without_means_says_so():
     config = replace(BANDIT, task=_Silent(3, 4), training=replace(TOLD, privileged_critic=False))
     with pytest.raises(ValueError, match="_Silent has no expected rewards"):
         build_learner(config, CPU).update(0)
+    training = replace(TOLD, privileged_critic=False, expected_rewards=False, regrets=True)
+    with pytest.raises(ValueError, match="_Silent has no regrets"):
+        build_learner(replace(config, training=training), CPU).update(0)

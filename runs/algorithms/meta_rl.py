@@ -183,6 +183,10 @@ class MetaRLTraining(Training):
     """Lambda of the value function's targets; 1: Monte Carlo returns."""
     expected_rewards: bool = False
     """Compute advantages from expected instead of sampled rewards; the agent still sees the sampled ones."""
+    regrets: bool = False
+    """Compute advantages from regrets: what an action loses against the best one for who knows the task. They differ
+    from rewards by optimal values, which no policy can change, so the expected gradient (with lambda 1) is the same and
+    most of its noise is gone."""
     privileged_critic: bool = False
     """Give the value network, which only training uses, the task: success probabilities, or an MDP's optimal values."""
     belief_critic: bool = False
@@ -223,6 +227,8 @@ class MetaRLLearner(ABC):
         begin, end = training.lambda_rise
         if not 0 <= begin < end <= 1:
             raise ValueError(f"lambda_rise must be two rising fractions of the training, got {begin} and {end}")
+        if training.regrets and training.discount != 1:
+            raise ValueError(f"regrets need discount 1, got {training.discount}; give --training.no-regrets")
         if test.trials < 2:
             raise ValueError(f"an interval needs at least 2 trials, got {test.trials}")
         privileged = self._check_critic(training, task, shared_trunk)
@@ -337,10 +343,13 @@ class MetaRLLearner(ABC):
         The difference is a free check: the policy is still the one that acted, so it can only be rounding.
         """
         training, privileged, expected = self.training, None, trials.rewards
-        if training.expected_rewards or training.privileged_critic or training.belief_critic:
+        earned = expected
+        if training.expected_rewards or training.regrets or training.privileged_critic or training.belief_critic:
             seen = self.model.observations(trials.inputs)  # (B, T)
             if training.expected_rewards:
-                expected = self.task.expected_rewards(trials.tasks, seen, trials.actions)
+                earned = expected = self.task.expected_rewards(trials.tasks, seen, trials.actions)
+            if training.regrets:
+                earned = -self.task.regrets(trials.tasks, seen, trials.actions)
             if training.belief_critic:
                 privileged = self.task.belief(trials.tasks, seen, trials.actions, trials.rewards)
             elif training.privileged_critic:
@@ -355,11 +364,11 @@ class MetaRLLearner(ABC):
         trials, valid = trials.gathered(self.group), trials.valid
         if valid is not None:  # no value after a trial's last step
             values, log_probs = torch.where(valid, values, 0.0), torch.where(valid, log_probs, trials.log_probs)
-        expected = self.group.gather(expected)
+        expected, earned = self.group.gather(expected), self.group.gather(earned)
         privileged = None if privileged is None else self.group.gather(privileged)
 
         def advantages(gae_lambda: float) -> Tensor:
-            return generalized_advantages(expected, values, training.discount, gae_lambda)
+            return generalized_advantages(earned, values, training.discount, gae_lambda)
 
         returns = advantages(training.value_lambda) + values  # (B, T)
         self.return_normalizer.update(returns, valid)
