@@ -50,13 +50,19 @@ FULL_STEPS = 600
 PASSES: dict[str, Any] = {"epochs": 2, "minibatches": 8}
 """2 epochs of 8 minibatches: as many gradient steps as 4 epochs of 4, in half the time."""
 
-PRIVILEGED: dict[str, Any] = {"expected_rewards": True, "privileged_critic": True, "final_lambda": 0.95}
-"""For 100 pulls and more: advantages know the task, in training only, so lambda can rise late without much noise."""
+PRIVILEGED: dict[str, Any] = {
+    "expected_rewards": True,
+    "regrets": True,
+    "belief_critic": True,
+    "final_lambda": 0.95,
+    "lambda_rise": (0.05, 0.25),
+}
+"""For 100 pulls and more: advantages know the task, in training only, so lambda can rise early without much noise."""
 
 TEN_PULLS = {"snail": 4e-3, "lstm": 4e-3, "gru": 4e-3, "transformer": 2e-3, "maml": 4e-3}
 """Learning rates for 10 pulls: the best of three on 10 arms at a fifth of the budget, see published/tuning.json."""
 
-HUNDRED_PULLS = {"snail": 4e-3, "transformer": 2e-3}
+HUNDRED_PULLS: dict[str, float] = {}
 """The same for 100 pulls, tuned on 5 arms."""
 
 MDPS = {"snail": 2e-3, "gru": 2e-3}
