@@ -22,7 +22,7 @@ from runs.tasks import BanditTask
 def test_a_step_of_ppo_reads_nothing_back_to_the_host(agent, monkeypatch):
     """Tensors without numbers go through all of it: anything that depended on one would fail."""
     monkeypatch.setattr(ppo, "require_finite", lambda *_: None)  # which looks, on a processor alone
-    training = PPOTraining(1, batch_size=8, minibatches=2, privileged_critic=True, expected_rewards=True)
+    training = PPOTraining(1, batch_size=8, minibatches=2, belief_critic=True, expected_rewards=True, regrets=True)
     learner = learner_for(training, BanditTask(3, 5), AGENTS[agent], TrialTest(10), 0, Machine(torch.device("cpu")))
     batch, _ = learner._compute_advantages(learner._play(), 0.3)
     before = [p.clone() for p in learner.model.parameters()]

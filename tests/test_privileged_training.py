@@ -302,10 +302,10 @@ def test_lambda_rises_where_it_is_told_to():
 def test_all_agents_of_long_bandits_are_trained_with_it(experiment, told):
     for agent in ("snail", "lstm", "gru", "transformer", "maml"):
         training = find(experiment).config(agent).training
-        assert (training.expected_rewards, training.privileged_critic) == (told, told)
+        assert (training.expected_rewards, training.regrets, training.belief_critic) == (told, told, told)
         assert training.final_lambda == (0.95 if told else None)
     paper = find(experiment).config("snail", algorithm="trpo").training
-    assert not paper.expected_rewards and not paper.privileged_critic and paper.final_lambda is None
+    assert not (paper.expected_rewards or paper.regrets or paper.belief_critic) and paper.final_lambda is None
 
 
 def test_trust_regions_can_have_it_all():

@@ -62,7 +62,9 @@ FEWSHOT = RunConfig(
 )
 PRIVILEGED = replace(
     BANDIT,
-    training=replace(BANDIT.training, expected_rewards=True, privileged_critic=True, final_lambda=0.9, bfloat16=True),
+    training=replace(
+        BANDIT.training, expected_rewards=True, regrets=True, belief_critic=True, final_lambda=0.9, bfloat16=True
+    ),
 )
 LOOPS: dict[str, tuple[RunConfig, type]] = {
     "bandit": (BANDIT, PPOLearner),
