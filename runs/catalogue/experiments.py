@@ -62,7 +62,7 @@ PRIVILEGED: dict[str, Any] = {
 TEN_PULLS = {"snail": 4e-3, "lstm": 4e-3, "gru": 4e-3, "transformer": 2e-3, "maml": 4e-3}
 """Learning rates for 10 pulls: the best of three on 10 arms at a fifth of the budget, see published/tuning.json."""
 
-HUNDRED_PULLS = {"snail": 2e-3}
+HUNDRED_PULLS = {"snail": 2e-3, "lstm": 4e-3, "gru": 4e-3, "maml": 4e-3}
 """The same for 100 pulls, tuned on 5 arms."""
 
 MDPS = {"snail": 2e-3, "gru": 2e-3}
