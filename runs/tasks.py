@@ -14,6 +14,7 @@ from gymnasium.spaces import Discrete
 from torch import Tensor
 
 from baselines.bayes_optimal import bayes_optimal_value, feasible
+from baselines.beliefs import bandit_belief, bandit_belief_size, mdp_belief, mdp_belief_size
 from baselines.planning import value_iteration
 from envs.bandits import BernoulliBanditVectorEnv
 from envs.control import Goal, Locomotion
@@ -24,7 +25,6 @@ from envs.mdps import TabularMDPVectorEnv
 from envs.recall import AssociativeRecallVectorEnv
 from envs.trials import TrialVectorEnv
 from runs.agents.embeddings import OMNIGLOT_EMBEDDING, EmbeddingConfig
-from runs.algorithms.beliefs import bandit_belief, bandit_belief_size, mdp_belief, mdp_belief_size
 from runs.config.serialization import options_of, renamed
 from snail.actions import ActionHead, Gaussian
 from snail.observations import RunningNormalizer
@@ -100,7 +100,7 @@ class TrialTask(Task):
     """Channels F of `belief`; 0: it has none."""
 
     def belief(self, tasks: Tensor, observations: Tensor, actions: Tensor, rewards: Tensor) -> Tensor:
-        """Features of belief states and the hidden task, for a critic without memory: see `runs.algorithms.beliefs`.
+        """Features of belief states and the hidden task, for a critic without memory: see `baselines.beliefs`.
 
         Args:
             tasks: (B, ...), as in `envs.trials.TrialVectorEnv.tasks`.

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_runs import BANDIT, CPU
 
-import runs.algorithms.beliefs
+import baselines.beliefs
 import runs.tasks
 from baselines.mdps import Statistics
 from baselines.planning import policy_value, value_iteration
@@ -143,7 +143,7 @@ def test_belief_states_of_bandits_say_what_is_known_of_each_arm_before_each_pull
 
 def test_belief_states_of_mdps_are_those_of_planning_step_by_step(monkeypatch):
     """The features of all steps at once, in parts, against a loop that counts and plans before each step."""
-    monkeypatch.setattr(runs.algorithms.beliefs, "STEPS_AT_ONCE", 24)
+    monkeypatch.setattr(baselines.beliefs, "STEPS_AT_ONCE", 24)
     trials, states = played(learner_of())
     found = MDP.belief(trials.tasks, states, trials.actions, trials.rewards)
     (B, T), H = states.shape, 4
