@@ -109,7 +109,10 @@ def test_groups_of_the_same_name_are_told_apart_and_have_limits_of_their_own(mad
         f"gru full (task.arms=2, training.learning_rate={RATE})",
     ]
     assert groups[0].optimum == pytest.approx(6.66, abs=0.001) and groups[2].optimum < 6.3
-    assert f"{100 * 5.1 / groups[2].optimum:.2f}%" in describe_groups(groups)
+    text = describe_groups(groups)
+    assert f"{100 * 5.1 / groups[2].optimum:.2f}%" in text
+    assert re.search(r"gru full \(task.arms=2, .*\) +another task$", text, re.MULTILINE)
+    assert re.search(r"gru full \(.*learning_rate=0.01\) +\+1 ", text)
 
 
 def test_many_settings_are_numbered_and_listed_below(made):

@@ -289,7 +289,12 @@ def _final(name: str, having: list[tuple[Group, Number]], over_seeds: IntervalOf
 def _differences(having: list[tuple[Group, Number]]) -> Grid:
     """The first group against each of the others."""
     (first, ours), *others = having
-    rows = [[group.label, *_difference(ours, theirs), _improvement(ours, theirs)] for group, theirs in others]
+    rows = [
+        [group.label, *_difference(ours, theirs), _improvement(ours, theirs)]
+        if group.settings.get("task") == first.settings.get("task")
+        else [group.label, "", "", "another task", ""]
+        for group, theirs in others
+    ]
     head = [f"{first.label} minus", "difference, 95% CI", "p", "test", "P(better)"]
     return Grid(head, rows, note=ABOUT_P if any(row[2] for row in rows) else "")
 
