@@ -1,8 +1,8 @@
 """Features of belief states: what a critic without memory needs to know of a trial so far, and of its hidden task.
 
 An agent's inputs tell it only its history. The value of what it will do depends on the task and on what can be known
-after this history, so a small network that reads both predicts it better than a memory that has to be learned, and
-takes a fraction of the time. Only the critic of training reads them. Critics that know more than the agent: Pinto et
+after this history, so a small network that reads both can replace a second memory that has to be learned. Only the
+critic of training reads them. Critics that know more than the agent: Pinto et
 al. (2018), "Asymmetric actor critic for image-based robot learning", arXiv:1710.06542.
 """
 

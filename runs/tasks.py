@@ -15,7 +15,7 @@ from torch import Tensor
 
 from baselines.bayes_optimal import bayes_optimal_value, feasible
 from baselines.beliefs import bandit_belief, bandit_belief_size, mdp_belief, mdp_belief_size
-from baselines.planning import value_iteration
+from baselines.planning import optimal_value, value_iteration
 from envs.bandits import BernoulliBanditVectorEnv
 from envs.control import Goal, Locomotion
 from envs.fewshot.datasets.base import ImageClasses
@@ -216,11 +216,9 @@ class MDPTask(TrialTask):
         (B, T, 2 A + 1): optimal values of the actions in the current state, by value iteration, their mean rewards,
         and the optimal value of an episode; values are divided by the length of an episode.
         """
-        q = value_iteration(tasks[..., :-1], tasks[..., -1], self.episode_length)  # (B, H, S, A)
-        steps = torch.arange(observations.shape[1], device=tasks.device) % self.episode_length
-        rows = torch.arange(len(tasks), device=tasks.device)[:, None]
-        values, means = q[rows, steps, observations], tasks[rows, observations, :, -1]  # (B, T, A)
-        episode = q[:, 0, 0].amax(-1)[:, None, None].expand(-1, len(steps), 1)  # (B, T, 1)
+        values, rows = self._optimal(tasks, observations), torch.arange(len(tasks), device=tasks.device)[:, None]
+        means = tasks[rows, observations, :, -1]  # (B, T, A)
+        episode = optimal_value(tasks, self.episode_length)[:, None, None].expand(*observations.shape, 1)
         return torch.cat([values / self.episode_length, means, episode / self.episode_length], dim=-1)
 
     @property

@@ -308,9 +308,10 @@ def test_all_agents_of_long_bandits_are_trained_with_it(experiment, told):
     assert not (paper.expected_rewards or paper.regrets or paper.belief_critic) and paper.final_lambda is None
 
 
-def test_trust_regions_can_have_it_all():
+@pytest.mark.parametrize("critic", [{"privileged_critic": True}, {"belief_critic": True, "regrets": True}])
+def test_trust_regions_can_have_it_all(critic):
     training = TRPOTraining(
-        2, 16, minibatches=2, cg_steps=2, expected_rewards=True, privileged_critic=True, final_lambda=0.9, bfloat16=True
+        2, 16, minibatches=2, cg_steps=2, expected_rewards=True, final_lambda=0.9, bfloat16=True, **critic
     )
     built = build_learner(replace(BANDIT, task=MDP, training=training, model=SNAILConfig(width=0.25)), CPU)
     assert all(x.isfinite().all() for step in range(2) for x in built.update(step).values())
