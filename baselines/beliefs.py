@@ -1,9 +1,13 @@
-"""Features of belief states: what a critic without memory needs to know of a trial so far, and of its hidden task.
+"""Belief states: what Bayes' rule makes of a trial so far.
 
-An agent's inputs tell it only its history. The value of what it will do depends on the task and on what can be known
-after this history, so a small network that reads both can replace a second memory that has to be learned. Only the
-critic of training reads them. Critics that know more than the agent: Pinto et
-al. (2018), "Asymmetric actor critic for image-based robot learning", arXiv:1710.06542.
+The value of what an agent will do depends on the task and on what can be known after its history, so a small network
+that reads features of both can replace a second memory that has to be learned. Only the critic of training reads
+them. Critics that know more than the agent: Pinto et al. (2018), "Asymmetric actor critic for image-based robot
+learning", arXiv:1710.06542.
+
+Posterior means of rewards are also targets of an auxiliary task: an agent that predicts them has learned to remember
+what matters. Beliefs as targets: Humplik et al. (2019), "Meta reinforcement learning as task inference",
+arXiv:1905.06424.
 """
 
 from __future__ import annotations
@@ -19,6 +23,50 @@ from baselines.planning import policy_value, value_iteration
 
 STEPS_AT_ONCE = 4096
 """Steps of MDPs planned in at the same time."""
+
+
+def bandit_posterior_means(actions: Tensor, rewards: Tensor, arms: int) -> Tensor:
+    """Posterior means of the success probabilities of Bernoulli bandits before each pull, under a uniform prior.
+
+    Args:
+        actions: (B, N) arms pulled.
+        rewards: (B, N) their rewards.
+        arms: K.
+
+    Returns:
+        (B, N, K).
+    """
+    pulls, wins = _pulls_and_wins(actions, rewards, arms)
+    return (1 + wins) / (2 + pulls)
+
+
+def _pulls_and_wins(actions: Tensor, rewards: Tensor, arms: int) -> tuple[Tensor, Tensor]:
+    """Of each arm, before each pull: (B, N, K) each."""
+    pulled = functional.one_hot(actions, arms).to(rewards.dtype)  # (B, N, K)
+    won = pulled * rewards[..., None]
+    return pulled.cumsum(1) - pulled, won.cumsum(1) - won
+
+
+def mdp_posterior_means(states: Tensor, actions: Tensor, rewards: Tensor, num_states: int, num_actions: int) -> Tensor:
+    """Posterior means of the mean rewards of all actions in the current state of an MDP, before each step.
+
+    The prior of mean rewards is normal with mean and variance 1, and so is the noise of rewards: `envs.mdps`.
+
+    Args:
+        states: (B, T) states.
+        actions: (B, T) actions taken in them.
+        rewards: (B, T) their rewards.
+        num_states: S.
+        num_actions: A.
+
+    Returns:
+        (B, T, A).
+    """
+    pair = functional.one_hot(states * num_actions + actions, num_states * num_actions).to(rewards.dtype)
+    earned = pair * rewards[..., None]
+    visits, sums = pair.cumsum(1) - pair, earned.cumsum(1) - earned  # (B, T, S A)
+    means = ((1 + sums) / (1 + visits)).unflatten(-1, (num_states, num_actions))
+    return means.gather(2, states[..., None, None].expand(*states.shape, 1, num_actions))[:, :, 0]
 
 
 def bandit_belief_size(arms: int) -> int:
@@ -42,11 +90,8 @@ def bandit_belief(tasks: Tensor, actions: Tensor, rewards: Tensor) -> Tensor:
         (B, N, 4 K + 1).
     """
     (B, N), K = actions.shape, tasks.shape[1]
-    pulled = functional.one_hot(actions, K).to(rewards.dtype)  # (B, N, K)
-    won = pulled * rewards[..., None]
-    pulls, wins = pulled.cumsum(1) - pulled, won.cumsum(1) - won
-    means = (1 + wins) / (2 + pulls)
-    features = [tasks[:, None].expand(B, N, K), means, pulls / N, pulls.log1p() / math.log1p(N)]
+    pulls, wins = _pulls_and_wins(actions, rewards, K)
+    features = [tasks[:, None].expand(B, N, K), (1 + wins) / (2 + pulls), pulls / N, pulls.log1p() / math.log1p(N)]
     of_arms = torch.stack(features, dim=-1)  # (B, N, K, 4)
     order = tasks.argsort(dim=1, descending=True)[:, None, :, None].expand_as(of_arms)
     passed = torch.arange(N, device=actions.device)[:, None].expand(B, N, 1) / N

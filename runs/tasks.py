@@ -14,7 +14,14 @@ from gymnasium.spaces import Discrete
 from torch import Tensor
 
 from baselines.bayes_optimal import bayes_optimal_value, feasible
-from baselines.beliefs import bandit_belief, bandit_belief_size, mdp_belief, mdp_belief_size
+from baselines.beliefs import (
+    bandit_belief,
+    bandit_belief_size,
+    bandit_posterior_means,
+    mdp_belief,
+    mdp_belief_size,
+    mdp_posterior_means,
+)
 from baselines.planning import optimal_value, value_iteration
 from envs.bandits import BernoulliBanditVectorEnv
 from envs.control import Goal, Locomotion
@@ -116,6 +123,22 @@ class TrialTask(Task):
         """
         raise ValueError(f"{type(self).__name__} has no belief states; give --training.no-belief-critic")
 
+    def posterior_rewards(self, observations: Tensor, actions: Tensor, rewards: Tensor) -> Tensor:
+        """Expected rewards of all actions given the trial so far, by Bayes' rule.
+
+        Args:
+            observations: (B, T) integers.
+            actions: (B, T) integers.
+            rewards: (B, T) of these actions.
+
+        Returns:
+            (B, T, A), before each action.
+
+        Raises:
+            ValueError: if the task has no such rule.
+        """
+        raise ValueError(f"{type(self).__name__} has no posterior rewards; give --training.no-posterior-rewards")
+
 
 @dataclass(frozen=True)
 class BanditTask(TrialTask):
@@ -158,6 +181,10 @@ class BanditTask(TrialTask):
     def belief(self, tasks: Tensor, observations: Tensor, actions: Tensor, rewards: Tensor) -> Tensor:
         """Pulls and posterior means of the arms, and their success probabilities."""
         return bandit_belief(tasks, actions, rewards)
+
+    def posterior_rewards(self, observations: Tensor, actions: Tensor, rewards: Tensor) -> Tensor:
+        """Posterior means of the success probabilities."""
+        return bandit_posterior_means(actions, rewards, self.arms)
 
     def optimum(self) -> float | None:
         """Expected total reward of the Bayes-optimal agent, or None if it is infeasible to compute."""
@@ -229,6 +256,10 @@ class MDPTask(TrialTask):
     def belief(self, tasks: Tensor, observations: Tensor, actions: Tensor, rewards: Tensor) -> Tensor:
         """Values of plans in the real and in the mean MDP of the posterior, and visits."""
         return mdp_belief(tasks, observations, actions, rewards, self.episode_length)
+
+    def posterior_rewards(self, observations: Tensor, actions: Tensor, rewards: Tensor) -> Tensor:
+        """Posterior means of the mean rewards in the current state."""
+        return mdp_posterior_means(observations, actions, rewards, self.states, self.actions)
 
     def optimum(self) -> float | None:
         """Unknown: the oracle's expected return over random MDPs has no closed form."""

@@ -166,7 +166,7 @@ def test_what_comes_after_a_trial_changes_nothing(training):
             inputs=batch.inputs + garbage * outside[..., None],
             targets=batch.targets + garbage * outside,
             log_probs=batch.log_probs + garbage * outside,
-            expected=batch.expected + garbage * outside,
+            predictable=batch.predictable + garbage * outside,
         )
         logs = learner.improve(spoiled, 1.0)
         found.append(([p.detach().clone() for p in learner.model.parameters()], logs))

@@ -146,6 +146,7 @@ def test_belief_states_of_mdps_are_those_of_planning_step_by_step(monkeypatch):
     monkeypatch.setattr(baselines.beliefs, "STEPS_AT_ONCE", 24)
     trials, states = played(learner_of())
     found = MDP.belief(trials.tasks, states, trials.actions, trials.rewards)
+    posterior = MDP.posterior_rewards(states, trials.actions, trials.rewards)
     (B, T), H = states.shape, 4
     assert found.shape == (B, T, MDP.belief_size)
     chances, means = trials.tasks[..., :-1], trials.tasks[..., -1]
@@ -162,7 +163,34 @@ def test_belief_states_of_mdps_are_those_of_planning_step_by_step(monkeypatch):
             torch.tensor([h / H, t / T]).expand(B, 2),
         ]
         torch.testing.assert_close(found[:, t], torch.cat(expected, dim=1))
+        torch.testing.assert_close(posterior[:, t], seen.mean_rewards(prior_mean=1.0)[rows, now])
         seen.add(now, trials.actions[:, t], trials.rewards[:, t], states[:, t + 1] if h < H - 1 else None)
+
+
+def test_posterior_means_of_bandits_count_successes_before_each_pull():
+    actions, rewards = torch.tensor([[1, 1, 0, 1]]), torch.tensor([[1.0, 0.0, 0.0, 1.0]])
+    found = TASKS["bandit"].posterior_rewards(torch.zeros_like(actions), actions, rewards)
+    expected = [[1 / 2, 1 / 2, 1 / 2], [1 / 2, 2 / 3, 1 / 2], [1 / 2, 2 / 4, 1 / 2], [1 / 3, 2 / 4, 1 / 2]]
+    torch.testing.assert_close(found, torch.tensor([expected]))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_posterior_means_are_the_best_prediction_of_the_environments_rewards(name):
+    """Nothing is left in the true means, less their posterior means, that these could predict."""
+    task = TASKS[name]
+    env = task.make_env(20_000, "cpu")
+    learner = learner_of(name)
+    env.reset(seed=0)
+    trials = rollout(learner.model, env, learner.generator)
+    seen = learner.model.observations(trials.inputs)
+    found = task.posterior_rewards(seen, trials.actions, trials.rewards)
+    rows = torch.arange(len(seen))[:, None]
+    true = trials.tasks[:, None].expand_as(found) if name == "bandit" else trials.tasks[rows, seen, :, -1]
+    left = (true - found)[:, -1]  # (B, A), before the last step
+    for product in (left, left * found[:, -1]):
+        error = product.std(0) / len(product) ** 0.5
+        assert (product.mean(0).abs() < 4 * error).all()
+    assert (left.var(0) < 0.98 * true[:, -1].var(0)).all()
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -219,7 +247,7 @@ def test_agents_get_and_logs_show_the_rewards_that_were_drawn():
     shown = trials.inputs[:, 1:, -2]  # the previous reward
     assert torch.equal(shown, trials.rewards[:, :-1])
     batch, _ = built._compute_advantages(trials, 0.3)
-    assert torch.equal(batch.rewards, trials.rewards) and not torch.equal(batch.expected, trials.rewards)
+    assert torch.equal(batch.rewards, trials.rewards) and not torch.equal(batch.predictable, trials.rewards)
 
 
 @pytest.mark.parametrize("gae_lambda", [0.3, 0.95])
@@ -233,7 +261,7 @@ def test_actions_are_judged_by_expected_rewards_and_told_values(gae_lambda):
     batch, _ = built._compute_advantages(trials, gae_lambda)
     advantages = generalized_advantages(expected, values, 1.0, gae_lambda)
     torch.testing.assert_close(batch.advantages, standardized(advantages))
-    torch.testing.assert_close(batch.expected, expected)
+    torch.testing.assert_close(batch.predictable, expected)
 
 
 def test_actions_are_judged_by_regrets_and_rewards_are_predicted():
@@ -244,13 +272,14 @@ def test_actions_are_judged_by_regrets_and_rewards_are_predicted():
         _, values = built.model(trials.inputs, batch.privileged)
     regrets = MDP.regrets(trials.tasks, seen, trials.actions)
     torch.testing.assert_close(batch.advantages, standardized(generalized_advantages(-regrets, values, 1.0, 0.9)))
-    assert torch.equal(batch.expected, MDP.expected_rewards(trials.tasks, seen, trials.actions))
+    assert torch.equal(batch.predictable, MDP.expected_rewards(trials.tasks, seen, trials.actions))
     assert torch.equal(batch.rewards, trials.rewards)
 
 
-@pytest.mark.parametrize("expected_rewards", [False, True])
-def test_gradients_of_the_loss_are_those_of_its_definition(expected_rewards):
-    built = learner_of("bandit", expected_rewards=expected_rewards, epochs=1, minibatches=1, max_grad_norm=1e9)
+@pytest.mark.parametrize("predicted_are", ["drawn", "expected", "posterior"])
+def test_gradients_of_the_loss_are_those_of_its_definition(predicted_are):
+    known = {"expected_rewards": predicted_are == "expected", "posterior_rewards": predicted_are == "posterior"}
+    built = learner_of("bandit", **known, epochs=1, minibatches=1, max_grad_norm=1e9)
     batch, _ = built._compute_advantages(built._play(), 0.3)
     loss, _ = built._losses(batch, torch.tensor(built.training.entropy_coef))
     names, parameters = zip(*built.model.named_parameters(), strict=True)
@@ -260,8 +289,12 @@ def test_gradients_of_the_loss_are_those_of_its_definition(expected_rewards):
     chosen = p.gather(-1, batch.actions[..., None])[..., 0]
     surrogate = (chosen / chosen.detach() * batch.advantages).mean()  # nothing is clipped where the policy is the same
     entropy = -(p * p.log()).sum(-1).mean()
-    predicted = y[..., A : 2 * A].gather(-1, batch.actions[..., None])[..., 0]
-    rewards = batch.expected if expected_rewards else batch.rewards
+    predicted, rewards = y[..., A : 2 * A], batch.rewards
+    if predicted_are == "posterior":
+        rewards = TASKS["bandit"].posterior_rewards(batch.actions * 0, batch.actions, batch.rewards)  # (B, T, A)
+    else:
+        predicted = predicted.gather(-1, batch.actions[..., None])[..., 0]
+        rewards = batch.predictable if predicted_are == "expected" else rewards
     v = built.model.value(torch.cat([batch.inputs, batch.privileged], dim=-1))[..., 0]
     by_hand = -surrogate - 0.02 * entropy + (predicted - rewards).square().mean()
     by_hand = by_hand + 0.5 * (v - batch.targets).square().mean()
@@ -351,3 +384,6 @@ def test_a_task_without_means_says_so():
     training = replace(TOLD, privileged_critic=False, expected_rewards=False, regrets=True)
     with pytest.raises(ValueError, match="_Silent has no regrets"):
         build_learner(replace(config, training=training), CPU).update(0)
+    config = replace(BANDIT, task=RecallTask(2, 2), training=PPOTraining(4, 16, posterior_rewards=True))
+    with pytest.raises(ValueError, match="RecallTask has no posterior rewards; give --training"):
+        build_learner(config, CPU).update(0)

@@ -40,7 +40,7 @@ class Batch:
 
     inputs: (B, T, C); actions, log_probs: (B, T), as in `Trajectories`, of all processes.
     rewards: (B, T) as the agent received them.
-    expected: (B, T) rewards that advantages are computed from: their expectations if the training uses these.
+    predictable: (B, T) or (B, T, A) targets of reward prediction.
     privileged: (B, T, F) privileged task information for the critic; None: nothing.
     advantages: (B, T) standardised.
     targets: (B, T) normalised targets of the value function.
@@ -51,7 +51,7 @@ class Batch:
     actions: Tensor
     log_probs: Tensor
     rewards: Tensor
-    expected: Tensor
+    predictable: Tensor
     privileged: Tensor | None
     advantages: Tensor
     targets: Tensor
@@ -354,6 +354,7 @@ class MetaRLLearner(ABC):
                 privileged = self.task.belief(trials.tasks, seen, trials.actions, trials.rewards)
             elif training.privileged_critic:
                 privileged = self.task.privileged(trials.tasks, seen)
+        predictable = self._predictable(trials, expected)
         rows = max(1, STEPS_AT_ONCE // trials.inputs.shape[1])
         inputs = trials.inputs.split(rows)
         pieces = zip(inputs, [None] * len(inputs) if privileged is None else privileged.split(rows), strict=True)
@@ -364,7 +365,7 @@ class MetaRLLearner(ABC):
         trials, valid = trials.gathered(self.group), trials.valid
         if valid is not None:  # no value after a trial's last step
             values, log_probs = torch.where(valid, values, 0.0), torch.where(valid, log_probs, trials.log_probs)
-        expected, earned = self.group.gather(expected), self.group.gather(earned)
+        predictable, earned = self.group.gather(predictable), self.group.gather(earned)
         privileged = None if privileged is None else self.group.gather(privileged)
 
         def advantages(gae_lambda: float) -> Tensor:
@@ -377,13 +378,17 @@ class MetaRLLearner(ABC):
             trials.actions,
             log_probs,
             trials.rewards,
-            expected,
+            predictable,
             privileged,
             standardized(advantages(gae_lambda), valid),
             self.return_normalizer.normalize(returns),
             valid,
         )
         return batch, (log_probs - trials.log_probs).abs().max()
+
+    def _predictable(self, trials: Trajectories, expected: Tensor) -> Tensor:
+        """What an auxiliary task may predict, given expected rewards of the actions taken."""
+        return expected
 
     def validate(self) -> dict[str, float]:
         """Nothing: the training returns are already out of sample."""

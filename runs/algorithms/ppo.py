@@ -14,6 +14,7 @@ from runs.algorithms.finite import require_finite
 from runs.algorithms.learner import RunConfig
 from runs.algorithms.meta_rl import Batch, MetaRLLearner, MetaRLTraining
 from runs.algorithms.returns import clipped_surrogate_loss, mean_over
+from runs.algorithms.rollout import Trajectories
 from runs.config.serialization import renamed
 from runs.system.machine import Machine
 
@@ -34,6 +35,9 @@ class PPOTraining(MetaRLTraining):
     """Initial weight of the entropy bonus; it decays linearly to 0."""
     reward_prediction: float = 1.0
     """Weight of reward prediction, an auxiliary task of the policy network; 0: none."""
+    posterior_rewards: bool = False
+    """Predict the posterior mean rewards of all actions, given the trial so far, instead of the reward of the action
+    taken: the same in expectation, without noise. Agents that do have learned to remember what matters."""
     max_grad_norm: float = renamed("gradient_clip", 1.0)
     """Maximum gradient norm, of the policy and the value network each."""
     shared_trunk: bool = False
@@ -78,6 +82,12 @@ class PPOLearner(MetaRLLearner):
         means = {name: torch.stack(xs).mean() for name, xs in logs.items()}
         return means | {"learning_rate": torch.tensor(training.learning_rate * left)}
 
+    def _predictable(self, trials: Trajectories, expected: Tensor) -> Tensor:
+        """Targets of reward prediction: of all actions, (B, T, A), or of those taken."""
+        if not self.training.posterior_rewards:
+            return expected
+        return self.task.posterior_rewards(self.model.observations(trials.inputs), trials.actions, trials.rewards)
+
     def _step(self, entropy_weight: Tensor, *minibatch: Tensor) -> dict[str, Tensor]:
         """One optimiser step on a minibatch, given as the fields of a `Batch`; returns scalars to log."""
         batch, model = Batch(*minibatch), self.model
@@ -105,8 +115,9 @@ class PPOLearner(MetaRLLearner):
         loss = policy_loss + value_loss - entropy_weight * spread
         found = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": spread}
         if self.model.num_predicted:
-            predicted = predicted.gather(-1, batch.actions[..., None])[..., 0]  # (B, T), of the actions taken
-            found["reward_error"] = mean_over((predicted - batch.expected).square(), batch.valid)
+            if not training.posterior_rewards:
+                predicted = predicted.gather(-1, batch.actions[..., None])[..., 0]  # (B, T), of the actions taken
+            found["reward_error"] = mean_over((predicted - batch.predictable).square(), batch.valid)
             loss = loss + training.reward_prediction * found["reward_error"]
         with torch.no_grad():
             kl = mean_over(log_ratio.exp() - 1 - log_ratio, batch.valid)
