@@ -107,14 +107,14 @@ def _bandit(arms: int, pulls: int, **others: AnyAgentConfig) -> Experiment:
 def _mdp(episodes: int) -> Experiment:
     task = MDPTask(episodes)
     batch_size = {10: 128, 25: 64}.get(episodes, 256)  # 13,000 to 16,000 steps for a CPU, more for a GPU
-    settings: dict[str, Any] = {"epochs": 2, "minibatches": 16, "learning_rate": 1e-3}
+    settings: dict[str, Any] = {"epochs": 2, "minibatches": 16, "learning_rate": 1e-3, "posterior_rewards": True}
     quick = {"batch_size": _quick_trials(10 * episodes, settings["minibatches"]), **settings}
     return Experiment(
         f"mdp/n{episodes}",
         f"{episodes} episodes of 10 steps in a random MDP of 10 states and 5 actions",
         {**TRIAL_AGENTS, **MDP_METHODS},
         {
-            "full": Budget(task, meta_rl(1600, batch_size=batch_size, **settings), TrialTest(trials=10_000), MDPS),
+            "full": Budget(task, meta_rl(800, batch_size=batch_size, **settings), TrialTest(trials=10_000), MDPS),
             "demo": Budget(task, meta_rl(160, **quick), TrialTest(trials=2000)),
             "short": Budget(task, meta_rl(40, **quick), TrialTest(trials=2000)),
             "smoke": Budget(task, meta_rl(4, batch_size=32), TrialTest(trials=200)),
