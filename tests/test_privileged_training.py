@@ -332,13 +332,15 @@ def test_lambda_rises_where_it_is_told_to():
 
 
 @pytest.mark.parametrize("experiment, told", [("bandit/n10-k5", False), ("bandit/n100-k5", True), ("mdp/n10", False)])
-def test_all_agents_of_long_bandits_are_trained_with_it(experiment, told):
+def test_all_agents_of_a_task_are_trained_alike(experiment, told):
     for agent in ("snail", "lstm", "gru", "transformer", "maml"):
         training = find(experiment).config(agent).training
         assert (training.expected_rewards, training.regrets, training.belief_critic) == (told, told, told)
         assert training.final_lambda == (0.95 if told else None)
+        assert training.posterior_rewards == experiment.startswith("mdp")
     paper = find(experiment).config("snail", algorithm="trpo").training
     assert not (paper.expected_rewards or paper.regrets or paper.belief_critic) and paper.final_lambda is None
+    assert not hasattr(paper, "posterior_rewards")
 
 
 @pytest.mark.parametrize("critic", [{"privileged_critic": True}, {"belief_critic": True, "regrets": True}])

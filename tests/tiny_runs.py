@@ -63,7 +63,13 @@ FEWSHOT = RunConfig(
 PRIVILEGED = replace(
     BANDIT,
     training=replace(
-        BANDIT.training, expected_rewards=True, regrets=True, belief_critic=True, final_lambda=0.9, bfloat16=True
+        BANDIT.training,
+        expected_rewards=True,
+        regrets=True,
+        belief_critic=True,
+        posterior_rewards=True,
+        final_lambda=0.9,
+        bfloat16=True,
     ),
 )
 LOOPS: dict[str, tuple[RunConfig, type]] = {
