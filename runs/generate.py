@@ -21,7 +21,7 @@ from runs.commands.demo import AGENTS
 from runs.commands.listing import LISTING, digest, listing
 from runs.results.compare import Group
 from runs.results.equal_seconds import learned_in_full, render_equal_seconds
-from runs.results.findings import findings, render_findings
+from runs.results.findings import findings, measured_optima, render_findings
 from runs.results.folder import writing
 from runs.results.plots import learning_curves
 from runs.results.records import PUBLISHED, Result, read_results
@@ -73,7 +73,8 @@ def pages(results: Sequence[Result]) -> dict[Path, str]:
     }
     learned = learned_in_full(results, PUBLISHED)
     found[Path("results/curves.md")] = _curves(learned)
-    found[Path("results/findings.md")] = FINDINGS.format(found=render_findings(list(findings(learned))))
+    compared = list(findings(learned, measured_optima(results)))
+    found[Path("results/findings.md")] = FINDINGS.format(found=render_findings(compared))
     if transfers():
         found[Path("results/table-transfer.md")] = f"# Transfer\n\n{render_transfer(transfers())}\n"
     for name, table in _measured(results).items():

@@ -8,7 +8,7 @@ from scipy import stats
 from tiny_runs import result
 
 from runs.results.compare import Group, Number
-from runs.results.findings import findings, render_findings
+from runs.results.findings import findings, measured_optima, render_findings
 from runs.results.records import Result
 
 BASE = result(budget="full")
@@ -33,8 +33,8 @@ def group(agent: str, *seeds: np.ndarray, metric="return", task_set="tasks") -> 
     return Group(BASE.experiment, agent, "full", {"task": None}, (), (Number(results[0].name, tuple(results)),), 1.0)
 
 
-def found(*groups: Group):
-    return list(findings({BASE.experiment: list(groups)}))
+def found(*groups: Group, optima=None):
+    return list(findings({BASE.experiment: list(groups)}, optima or {}))
 
 
 NOISE = np.random.default_rng(0).normal(size=400)
@@ -66,6 +66,15 @@ def test_other_tasks_and_other_numbers_are_not_compared():
     first = "return_episode1"  # a finding is of the whole trial
     assert found(group("snail", NOISE, metric=first), group("gru", NOISE, metric=first)) == []
     assert found(group("lstm", NOISE), group("gru", NOISE)) == []
+
+
+def test_an_unknown_optimum_is_the_measured_one_of_the_best_method():
+    known = [result(agent="finite-gittins", budget="full", mean=4.0), result(agent="gittins", budget="full", mean=9.0)]
+    optima = measured_optima([*known, result(agent="oracle", budget="demo", mean=9.0)])
+    (finding,) = found(group("snail", NOISE[::-1] + 0.1), group("gru", NOISE), optima=optima)
+    assert finding.optimum == 4.0 and "| +2.50 " in render_findings([finding])
+    (finding,) = found(group("snail", NOISE[::-1] + 0.1), group("gru", NOISE))
+    assert finding.optimum is None
 
 
 def test_the_text_counts_and_lists():

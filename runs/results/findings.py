@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,11 +11,15 @@ import scipy  # scipy.stats is imported on use, which takes a second
 from tabulate import tabulate
 
 from runs.results.compare import Group, Number
+from runs.results.records import Result
 from runs.results.statistics import Estimate, paired_difference
 
 Word = Literal["better", "worse", "not significant"]
 REPORTED = ("return", "accuracy")
 """The measured numbers by which agents are compared."""
+
+OPTIMAL = ("finite-gittins", "oracle")
+"""Methods whose results take the place of an unknown optimum."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +44,28 @@ class Finding:
         return "worse" if self.difference.high < 0 else "not significant"
 
 
-def findings(compared: Mapping[str, Sequence[Group]], agent: str = "snail") -> Iterator[Finding]:
-    """The agent against every other one of the same setting; ``compared`` as of `learned_in_full`."""
+def measured_optima(results: Iterable[Result]) -> dict[str, float]:
+    """By experiment, what a method of `OPTIMAL` earned in the full test."""
+    return {r.experiment: r.mean for r in results if r.agent in OPTIMAL and r.budget == "full" and r.metric == "return"}
+
+
+def findings(
+    compared: Mapping[str, Sequence[Group]], optima: Mapping[str, float], agent: str = "snail"
+) -> Iterator[Finding]:
+    """The agent against every other one of the same setting.
+
+    Args:
+        compared: as of `learned_in_full`.
+        optima: as of `measured_optima`, for experiments whose optimum is unknown.
+        agent: the one to compare with the others.
+    """
     for experiment, groups in compared.items():
         for ours in (g for g in groups if g.agent == agent):
             for theirs in (g for g in groups if g.agent != agent):
                 for number, other in _shared(ours, theirs):
                     if found := _difference(number, other):
-                        yield Finding(experiment, number.name, theirs.agent, *found, ours.optimum)
+                        optimum = optima.get(experiment) if ours.optimum is None else ours.optimum
+                        yield Finding(experiment, number.name, theirs.agent, *found, optimum)
 
 
 def _shared(ours: Group, theirs: Group) -> Iterator[tuple[Number, Number]]:
