@@ -342,18 +342,8 @@ class MetaRLLearner(ABC):
 
         The difference is a free check: the policy is still the one that acted, so it can only be rounding.
         """
-        training, privileged, expected = self.training, None, trials.rewards
-        earned = expected
-        if training.expected_rewards or training.regrets or training.privileged_critic or training.belief_critic:
-            seen = self.model.observations(trials.inputs)  # (B, T)
-            if training.expected_rewards:
-                earned = expected = self.task.expected_rewards(trials.tasks, seen, trials.actions)
-            if training.regrets:
-                earned = -self.task.regrets(trials.tasks, seen, trials.actions)
-            if training.belief_critic:
-                privileged = self.task.belief(trials.tasks, seen, trials.actions, trials.rewards)
-            elif training.privileged_critic:
-                privileged = self.task.privileged(trials.tasks, seen)
+        training = self.training
+        earned, expected, privileged = self._known(trials)
         predictable = self._predictable(trials, expected)
         rows = max(1, STEPS_AT_ONCE // trials.inputs.shape[1])
         inputs = trials.inputs.split(rows)
@@ -385,6 +375,27 @@ class MetaRLLearner(ABC):
             valid,
         )
         return batch, (log_probs - trials.log_probs).abs().max()
+
+    def _known(self, trials: Trajectories) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What training knows of the trials' tasks, as its settings ask for.
+
+        Returns:
+            (B, T) what advantages are computed from, (B, T) expected rewards, (B, T, F) what the critic is told.
+        """
+        training, task = self.training, self.task
+        earned = expected = trials.rewards
+        privileged = None
+        if training.expected_rewards or training.regrets or training.privileged_critic or training.belief_critic:
+            seen = self.model.observations(trials.inputs)  # (B, T)
+            if training.expected_rewards:
+                earned = expected = task.expected_rewards(trials.tasks, seen, trials.actions)
+            if training.regrets:
+                earned = -task.regrets(trials.tasks, seen, trials.actions)
+            if training.belief_critic:
+                privileged = task.belief(trials.tasks, seen, trials.actions, trials.rewards)
+            elif training.privileged_critic:
+                privileged = task.privileged(trials.tasks, seen)
+        return earned, expected, privileged
 
     def _predictable(self, trials: Trajectories, expected: Tensor) -> Tensor:
         """What an auxiliary task may predict, given expected rewards of the actions taken."""
