@@ -371,6 +371,10 @@ class _Silent(runs.tasks.BanditTask):
         (replace(BANDIT, training=replace(BELIEF, privileged_critic=True)), "give --training.no-privileged-critic"),
         (replace(BANDIT, task=RecallTask(2, 2), training=BELIEF), "RecallTask has no belief states"),
         (replace(BANDIT, training=replace(BELIEF, regrets=True, discount=0.9)), "regrets need discount 1, got 0.9"),
+        (
+            replace(BANDIT, training=PPOTraining(4, 16, posterior_rewards=True, reward_prediction=0.0)),
+            "posterior rewards need reward prediction",
+        ),
         (replace(BANDIT, training=replace(TOLD, lambda_rise=(0.5, 0.5))), "two rising fractions"),
     ],
 )

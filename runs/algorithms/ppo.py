@@ -59,6 +59,8 @@ class PPOLearner(MetaRLLearner):
             raise ValueError(
                 f"batch_size must be a multiple of minibatches, got {training.batch_size} and {training.minibatches}"
             )
+        if training.posterior_rewards and not training.reward_prediction:
+            raise ValueError("posterior rewards need reward prediction; give --training.reward-prediction 1")
         super().__init__(training, run, machine, training.shared_trunk, training.reward_prediction > 0)
         self._check_parts(training.minibatches)
         on_gpu = machine.device.type == "cuda"
@@ -84,7 +86,7 @@ class PPOLearner(MetaRLLearner):
 
     def _predictable(self, trials: Trajectories, expected: Tensor) -> Tensor:
         """Targets of reward prediction: of all actions, (B, T, A), or of those taken."""
-        if not self.training.posterior_rewards:
+        if not (self.training.posterior_rewards and self.model.num_predicted):
             return expected
         return self.task.posterior_rewards(self.model.observations(trials.inputs), trials.actions, trials.rewards)
 
