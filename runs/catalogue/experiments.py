@@ -45,7 +45,7 @@ def meta_rl(steps: int, **settings: Any) -> dict[str, Training]:
 
 
 FULL_STEPS = 600
-"""Updates of the full budget; up to 100 pulls of 50 arms need twice as many."""
+"""Updates of the full budget; 10 pulls of 50 arms have twice as many."""
 
 PASSES: dict[str, Any] = {"epochs": 2, "minibatches": 8}
 """2 epochs of 8 minibatches: as many gradient steps as 4 epochs of 4, in half the time."""
@@ -63,7 +63,7 @@ TEN_PULLS = {"snail": 4e-3, "lstm": 4e-3, "gru": 4e-3, "transformer": 2e-3, "mam
 """Learning rates for 10 pulls: the best of three on 10 arms at a fifth of the budget, see published/tuning.json."""
 
 HUNDRED_PULLS = {"snail": 2e-3, "lstm": 4e-3, "gru": 4e-3, "maml": 4e-3}
-"""The same for 100 pulls, tuned on 5 arms."""
+"""The same for 100 pulls and more, tuned on 100 pulls of 5 arms."""
 
 MDPS = {"snail": 4e-3}
 """The same for MDPs, tuned on 10 episodes."""
@@ -71,8 +71,11 @@ MDPS = {"snail": 4e-3}
 RECALL = {"snail": 4e-3, "lstm": 2e-3, "gru": 4e-3}
 """The same for recall, tuned on 8 pairs."""
 
-FULL_BATCH = {10: 1024, 100: 128, 500: 256, 1000: 128}
-"""Trials per update of the full budget, by pulls: about 10,000 steps if meant for a CPU, 128,000 for a GPU."""
+FULL_BATCH = {10: 1024, 100: 128, 500: 24, 1000: 16}
+"""Trials per update of the full budget, by pulls: 10,000 to 16,000 steps, a few seconds of one core."""
+
+MDP_BATCH = {10: 128, 25: 64, 50: 32, 75: 16, 100: 16}
+"""The same for MDPs, by episodes."""
 
 
 QUICK_STEPS = 13_000
@@ -90,13 +93,13 @@ def _bandit(arms: int, pulls: int, **others: AnyAgentConfig) -> Experiment:
     quick = {"batch_size": _quick_trials(pulls, PASSES["minibatches"]), **PASSES}
     demo = meta_rl(190, **PASSES) if pulls == 10 else meta_rl(160, **quick)
     settings = PASSES if pulls == 10 else PASSES | PRIVILEGED
-    full = meta_rl(FULL_STEPS * (2 if arms == 50 and pulls <= 100 else 1), batch_size=FULL_BATCH[pulls], **settings)
+    full = meta_rl(FULL_STEPS * (2 if (pulls, arms) == (10, 50) else 1), batch_size=FULL_BATCH[pulls], **settings)
     return Experiment(
         f"bandit/n{pulls}-k{arms}",
         f"{pulls} pulls of a {arms}-armed Bernoulli bandit",
         {**AGENTS, "maml": MAMLPolicyConfig(hidden_size=32, layers=1), **MEMORIES, **others, **BANDIT_METHODS},
         {
-            "full": Budget(task, full, TrialTest(trials), {10: TEN_PULLS, 100: HUNDRED_PULLS}.get(pulls, {})),
+            "full": Budget(task, full, TrialTest(trials), TEN_PULLS if pulls == 10 else HUNDRED_PULLS),
             "demo": Budget(task, demo, TrialTest()),
             "short": Budget(task, meta_rl(40, **quick), TrialTest()),
             "smoke": Budget(task, meta_rl(4, batch_size=4 * max(2, 640 // pulls)), TrialTest(trials=2000)),
@@ -106,7 +109,6 @@ def _bandit(arms: int, pulls: int, **others: AnyAgentConfig) -> Experiment:
 
 def _mdp(episodes: int) -> Experiment:
     task = MDPTask(episodes)
-    batch_size = {10: 128, 25: 64}.get(episodes, 256)  # 13,000 to 16,000 steps for a CPU, more for a GPU
     settings: dict[str, Any] = {"epochs": 2, "minibatches": 16, "learning_rate": 1e-3, "posterior_rewards": True}
     quick = {"batch_size": _quick_trials(10 * episodes, settings["minibatches"]), **settings}
     return Experiment(
@@ -114,7 +116,7 @@ def _mdp(episodes: int) -> Experiment:
         f"{episodes} episodes of 10 steps in a random MDP of 10 states and 5 actions",
         {**TRIAL_AGENTS, **MDP_METHODS},
         {
-            "full": Budget(task, meta_rl(800, batch_size=batch_size, **settings), TrialTest(trials=10_000), MDPS),
+            "full": Budget(task, meta_rl(800, batch_size=MDP_BATCH[episodes], **settings), TrialTest(trials=10_000), MDPS),
             "demo": Budget(task, meta_rl(160, **quick), TrialTest(trials=2000)),
             "short": Budget(task, meta_rl(40, **quick), TrialTest(trials=2000)),
             "smoke": Budget(task, meta_rl(4, batch_size=32), TrialTest(trials=200)),
