@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -36,15 +37,61 @@ def bandit_posterior_means(actions: Tensor, rewards: Tensor, arms: int) -> Tenso
     Returns:
         (B, N, K).
     """
-    pulls, wins = _pulls_and_wins(actions, rewards, arms)
+    pulls, wins = pulls_and_wins(actions, rewards, arms)
     return (1 + wins) / (2 + pulls)
 
 
-def _pulls_and_wins(actions: Tensor, rewards: Tensor, arms: int) -> tuple[Tensor, Tensor]:
-    """Of each arm, before each pull: (B, N, K) each."""
+def pulls_and_wins(actions: Tensor, rewards: Tensor, arms: int) -> tuple[Tensor, Tensor]:
+    """Pulls of each arm of Bernoulli bandits and their successes, before each pull.
+
+    Args:
+        actions: (B, N) arms pulled.
+        rewards: (B, N) their rewards.
+        arms: K.
+
+    Returns:
+        (B, N, K) each.
+    """
     pulled = functional.one_hot(actions, arms).to(rewards.dtype)  # (B, N, K)
     won = pulled * rewards[..., None]
     return pulled.cumsum(1) - pulled, won.cumsum(1) - won
+
+
+def bandit_expected_best(actions: Tensor, rewards: Tensor, arms: int, points: int = 128) -> Tensor:
+    """The posterior mean of the largest success probability of Bernoulli bandits, before each pull.
+
+    ``E[max p] = 1 - integral_0^1 prod_k F_k(x) dx``, by Gauss-Legendre quadrature, where F_k is the distribution
+    function of arm k's posterior, a beta distribution under a uniform prior. One more outcome changes it by
+
+        I_x(a + 1, b) = I_x(a, b) - x^a (1 - x)^b / (a B(a, b))
+        I_x(a, b + 1) = I_x(a, b) + x^a (1 - x)^b / (b B(a, b))
+
+    Args:
+        actions: (B, N) arms pulled.
+        rewards: (B, N) their rewards.
+        arms: K.
+        points: of the quadrature.
+
+    Returns:
+        (B, N).
+    """
+    nodes, weights = (torch.from_numpy(x).to(actions.device) for x in np.polynomial.legendre.leggauss(points))
+    x, weights = (nodes + 1) / 2, weights / 2  # on [0, 1]
+    shape, rows = (len(actions), arms, points), torch.arange(len(actions), device=actions.device)
+    below = x.expand(shape).clone()  # I_x(a, b)
+    change = (x * (1 - x)).expand(shape).clone()  # x^a (1 - x)^b / B(a, b)
+    a, b = (torch.ones(shape[:2], dtype=x.dtype, device=x.device) for _ in range(2))
+    found = []
+    for arm, won in zip(actions.T, (rewards.T > 0).to(x.dtype), strict=True):
+        found.append(1 - below.prod(1) @ weights)
+        now = (rows, arm)
+        won = won[:, None]
+        wins, losses, size = a[now][:, None], b[now][:, None], change[now]
+        below[now] += torch.where(won > 0, -size / wins, size / losses)
+        change[now] = size * (wins + losses) * torch.where(won > 0, x / wins, (1 - x) / losses)
+        a[now] += won[:, 0]
+        b[now] += 1 - won[:, 0]
+    return torch.stack(found, dim=1).to(rewards.dtype)
 
 
 def mdp_posterior_means(states: Tensor, actions: Tensor, rewards: Tensor, num_states: int, num_actions: int) -> Tensor:
@@ -90,7 +137,7 @@ def bandit_belief(tasks: Tensor, actions: Tensor, rewards: Tensor) -> Tensor:
         (B, N, 4 K + 1).
     """
     (B, N), K = actions.shape, tasks.shape[1]
-    pulls, wins = _pulls_and_wins(actions, rewards, K)
+    pulls, wins = pulls_and_wins(actions, rewards, K)
     features = [tasks[:, None].expand(B, N, K), (1 + wins) / (2 + pulls), pulls / N, pulls.log1p() / math.log1p(N)]
     of_arms = torch.stack(features, dim=-1)  # (B, N, K, 4)
     order = tasks.argsort(dim=1, descending=True)[:, None, :, None].expand_as(of_arms)

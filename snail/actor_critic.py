@@ -47,7 +47,7 @@ class ActorCritic(nn.Module):
         policy: reads ``input_size(...)`` channels; writes the outputs of the action head, one for each action if it
             predicts rewards, and one more with a shared trunk.
         value: reads the same, plus privileged information on the task if used; writes 1. None for a trunk shared with
-            the policy, whose last output is then the value.
+            the policy, whose last output is then the value. An algorithm may bring another one, which only it calls.
         observations: their encoder, or the number of discrete observations.
         actions: their distribution, or the number of discrete actions.
     """
@@ -55,7 +55,7 @@ class ActorCritic(nn.Module):
     def __init__(
         self,
         policy: SequenceModel,
-        value: SequenceModel | BeliefCritic | None,
+        value: nn.Module | None,
         observations: int | OneHot | RunningNormalizer,
         actions: int | ActionHead,
     ):

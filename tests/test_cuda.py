@@ -105,7 +105,7 @@ def test_replayed_steps_of_ppo_learn_what_plain_ones_learn():
         training = PPOTraining(4, batch_size=32, minibatches=4, epochs=2)
         config = find("bandit/n10-k5").config("snail", budget="smoke")
         learner = learner_for(training, config.task, config.model, TrialTest(10), 0, Machine.named("cuda"))
-        learner._replayed_step.graphs = graphs
+        learner.passes.replayed.graphs = graphs
         logs = [learner.update(step) for step in range(4)]
         return [*learner.model.parameters(), *(x["loss"] for x in logs)]
 

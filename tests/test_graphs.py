@@ -10,7 +10,7 @@ from tiny_runs import learner_for
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from runs.agents import AGENTS
-from runs.algorithms import ppo
+from runs.algorithms import passes
 from runs.algorithms.cuda_graphs import WARM_UP, ReplayedStep
 from runs.algorithms.meta_rl import TrialTest
 from runs.algorithms.ppo import PPOTraining
@@ -21,13 +21,13 @@ from runs.tasks import BanditTask
 @pytest.mark.parametrize("agent", AGENTS)
 def test_a_step_of_ppo_reads_nothing_back_to_the_host(agent, monkeypatch):
     """Tensors without numbers go through all of it: anything that depended on one would fail."""
-    monkeypatch.setattr(ppo, "require_finite", lambda *_: None)  # which looks, on a processor alone
+    monkeypatch.setattr(passes, "require_finite", lambda *_: None)  # which looks, on a processor alone
     training = PPOTraining(1, batch_size=8, minibatches=2, belief_critic=True, expected_rewards=True, regrets=True)
     learner = learner_for(training, BanditTask(3, 5), AGENTS[agent], TrialTest(10), 0, Machine(torch.device("cpu")))
     batch, _ = learner._compute_advantages(learner._play(), 0.3)
     before = [p.clone() for p in learner.model.parameters()]
     with FakeTensorMode(allow_non_fake_inputs=True):
-        logs = learner._step(torch.tensor(0.1), *vars(batch).values())
+        logs = learner.passes.step(torch.tensor(0.1), *vars(batch).values())
     assert set(logs) == {
         "loss",
         "policy_loss",

@@ -9,7 +9,7 @@ import torch
 from torch.distributions import Categorical
 
 from runs.algorithms.learner import Measurement
-from runs.algorithms.meta_rl import ReturnNormalizer
+from runs.algorithms.policy_gradient import ReturnNormalizer
 from runs.algorithms.returns import (
     clipped_surrogate_loss,
     generalized_advantages,

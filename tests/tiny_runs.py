@@ -16,6 +16,7 @@ from envs.fewshot.augmentation import Augmentation
 from envs.fewshot.datasets.base import ImageClasses
 from runs.agents import GRUConfig
 from runs.algorithms.fewshot import FewShotLearner, FewShotTest, SupervisedTraining
+from runs.algorithms.lookahead import LookaheadLearner, LookaheadTraining
 from runs.algorithms.meta_rl import TrialTest
 from runs.algorithms.ppo import PPOLearner, PPOTraining
 from runs.algorithms.trpo import TRPOLearner, TRPOTraining
@@ -72,9 +73,13 @@ PRIVILEGED = replace(
         bfloat16=True,
     ),
 )
+LOOKAHEAD = replace(
+    BANDIT, training=LookaheadTraining(STEPS, 32, minibatches=2, curriculum=0.5, curriculum_episodes=2, bfloat16=True)
+)
 LOOPS: dict[str, tuple[RunConfig, type]] = {
     "bandit": (BANDIT, PPOLearner),
     "privileged": (PRIVILEGED, PPOLearner),
+    "lookahead": (LOOKAHEAD, LookaheadLearner),
     "trpo": (TRPO, TRPOLearner),
     "few-shot": (FEWSHOT, FewShotLearner),
 }

@@ -23,6 +23,7 @@ from envs.fewshot.datasets.base import ImageClasses
 from runs.agents import GRUConfig, MAMLConfig
 from runs.agents.embeddings import OmniglotEmbeddingConfig, ResidualEmbeddingConfig
 from runs.algorithms.fewshot import FewShotTest, SupervisedTraining
+from runs.algorithms.lookahead import LookaheadTraining
 from runs.algorithms.meta_rl import TrialTest
 from runs.algorithms.ppo import PPOTraining
 from runs.algorithms.trpo import TRPOTraining
@@ -72,6 +73,7 @@ PHOTOGRAPHS = replace(
 CONFIGS = {
     "ppo": BANDIT,
     "trpo": replace(BANDIT, training=TRPOTraining(STEPS, fisher_part=0.2, **TRIALS)),  # 19 trials: uneven parts
+    "lookahead": replace(BANDIT, training=LookaheadTraining(STEPS, **TRIALS)),
     "drawings": DRAWINGS,
     "photographs": PHOTOGRAPHS,  # with dropout
 }

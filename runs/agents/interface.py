@@ -40,6 +40,7 @@ class ActorCriticSpec:
     predicts_rewards: whether the policy predicts the reward of every discrete action.
     privileged: channels of privileged task information for the value network.
     belief: whether these are all that the value network reads.
+    critic: builds a value network of the algorithm's own instead.
     """
 
     observations: int | OneHot | RunningNormalizer
@@ -49,12 +50,15 @@ class ActorCriticSpec:
     predicts_rewards: bool = False
     privileged: int = 0
     belief: bool = False
+    critic: Callable[[], nn.Module] | None = None
 
-    def value(self, channels: int, build: Callable[[int], SequenceModel]) -> SequenceModel | BeliefCritic:
+    def value(self, channels: int, build: Callable[[int], SequenceModel]) -> nn.Module:
         """The value network of a policy that reads this number of channels.
 
         ``build`` makes a sequence model with a number of inputs and one output.
         """
+        if self.critic is not None:
+            return self.critic()
         inputs = channels + self.privileged
         return BeliefCritic(inputs, self.privileged) if self.belief else build(inputs)
 

@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from envs.trials import require_positive
-from runs.algorithms.cuda_graphs import ReplayedStep
-from runs.algorithms.finite import require_finite
 from runs.algorithms.learner import RunConfig
-from runs.algorithms.meta_rl import Batch, MetaRLLearner, MetaRLTraining
+from runs.algorithms.passes import Passes
+from runs.algorithms.policy_gradient import Batch, PolicyGradientLearner, PolicyGradientTraining
 from runs.algorithms.returns import clipped_surrogate_loss, mean_over
 from runs.algorithms.rollout import Trajectories
 from runs.config.serialization import renamed
@@ -20,7 +18,7 @@ from runs.system.machine import Machine
 
 
 @dataclass(frozen=True)
-class PPOTraining(MetaRLTraining):
+class PPOTraining(PolicyGradientTraining):
     """Proximal policy optimisation with generalised advantages, on whole trials."""
 
     epochs: int = 4
@@ -48,61 +46,38 @@ class PPOTraining(MetaRLTraining):
         return PPOLearner(self, run, machine)
 
 
-class PPOLearner(MetaRLLearner):
+class PPOLearner(PolicyGradientLearner):
     """PPO's update: a few epochs of clipped policy gradients and value regression."""
 
     training: PPOTraining
 
     def __init__(self, training: PPOTraining, run: RunConfig, machine: Machine):
-        require_positive(epochs=training.epochs, minibatches=training.minibatches)
-        if training.batch_size % training.minibatches:
-            raise ValueError(
-                f"batch_size must be a multiple of minibatches, got {training.batch_size} and {training.minibatches}"
-            )
         if training.posterior_rewards and not training.reward_prediction:
             raise ValueError("posterior rewards need reward prediction; give --training.reward-prediction 1")
         super().__init__(training, run, machine, training.shared_trunk, training.reward_prediction > 0)
-        self._check_parts(training.minibatches)
-        on_gpu = machine.device.type == "cuda"
-        # on a GPU the rate is a tensor, so that a captured step reads its current value
-        self._rate = torch.tensor(training.learning_rate, device=machine.device) if on_gpu else training.learning_rate
-        self.optimizer = torch.optim.Adam(self.model.parameters(), self._rate, eps=1e-5, fused=True, capturable=on_gpu)
-        self._replayed_step = ReplayedStep(self._step, graphs=on_gpu and self.group.single)
+        model = self.model
+        parts = [[*model.policy.parameters(), *model.actions.parameters()]]
+        parts += [] if model.value is None else [[*model.value.parameters()]]
+        self.passes = Passes(
+            self,
+            parts,
+            self._losses,
+            Batch,
+            epochs=training.epochs,
+            minibatches=training.minibatches,
+            learning_rate=training.learning_rate,
+            max_grad_norm=training.max_grad_norm,
+        )
 
     def improve(self, batch: Batch, left: float) -> dict[str, Tensor]:
         """A few epochs over the batch, in minibatches of whole trials."""
-        training, device = self.training, self.machine.device
-        self._set_rate(training.learning_rate * left)
-        entropy_weight = torch.tensor(training.entropy_coef * left, device=device)
-        logs: dict[str, list[Tensor]] = {}
-        for _ in range(training.epochs):
-            order = torch.randperm(len(batch.inputs), generator=self.generator, device=device)
-            for minibatch in order.chunk(training.minibatches):
-                rows = batch.rows(self.group.shard(minibatch))
-                for name, x in self._replayed_step(entropy_weight, *vars(rows).values()).items():
-                    logs.setdefault(name, []).append(x)
-        means = {name: torch.stack(xs).mean() for name, xs in logs.items()}
-        return means | {"learning_rate": torch.tensor(training.learning_rate * left)}
+        return self.passes(batch, left, torch.tensor(self.training.entropy_coef * left, device=self.machine.device))
 
     def _predictable(self, trials: Trajectories, expected: Tensor) -> Tensor:
         """Targets of reward prediction: of all actions, (B, T, A), or of those taken."""
         if not (self.training.posterior_rewards and self.model.num_predicted):
             return expected
         return self.task.posterior_rewards(self.model.observations(trials.inputs), trials.actions, trials.rewards)
-
-    def _step(self, entropy_weight: Tensor, *minibatch: Tensor) -> dict[str, Tensor]:
-        """One optimiser step on a minibatch, given as the fields of a `Batch`; returns scalars to log."""
-        batch, model = Batch(*minibatch), self.model
-        loss, found = self._losses(batch, entropy_weight)
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.group.average_gradients(model.parameters())
-        parts = [[*model.policy.parameters(), *model.actions.parameters()]]
-        parts += [] if model.value is None else [[*model.value.parameters()]]
-        norms = [nn.utils.clip_grad_norm_(part, self.training.max_grad_norm) for part in parts]
-        require_finite(model, norms, lambda: self._losses(batch, entropy_weight)[0])
-        self.optimizer.step()
-        return {name: x.detach() for name, x in found.items()}
 
     def _losses(self, batch: Batch, entropy_weight: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of some trials, and scalars to log."""
@@ -126,21 +101,11 @@ class PPOLearner(MetaRLLearner):
             clipped = mean_over(((log_ratio.exp() - 1).abs() > training.clip_eps).float(), batch.valid)
         return loss, found | {"loss": loss, "kl": kl, "clip_fraction": clipped}
 
-    def _set_rate(self, rate: float) -> None:
-        if isinstance(self._rate, Tensor):
-            self._rate.fill_(rate)
-        else:
-            self._rate = rate
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._rate
-
     def state_dict(self) -> dict[str, Any]:
         """The state of every learner, and the optimiser's."""
-        return super().state_dict() | {"optimizer": self.optimizer.state_dict()}
+        return super().state_dict() | {"optimizer": self.passes.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state."""
         super().load_state_dict(state)
-        self.optimizer.load_state_dict(state["optimizer"])
-        for group in self.optimizer.param_groups:  # the checkpoint may be from another kind of device
-            group["capturable"] = self.machine.device.type == "cuda"
+        self.passes.load_state_dict(state["optimizer"])

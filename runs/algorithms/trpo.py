@@ -16,14 +16,14 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from envs.trials import require_positive
 from runs.algorithms.finite import require_finite
 from runs.algorithms.learner import RunConfig
-from runs.algorithms.meta_rl import Batch, MetaRLLearner, MetaRLTraining
+from runs.algorithms.policy_gradient import Batch, PolicyGradientLearner, PolicyGradientTraining
 from runs.algorithms.returns import mean_over
 from runs.config.serialization import renamed
 from runs.system.machine import Machine
 
 
 @dataclass(frozen=True)
-class TRPOTraining(MetaRLTraining):
+class TRPOTraining(PolicyGradientTraining):
     """Trust region policy optimisation with generalised advantages, on whole trials."""
 
     max_kl: float = 0.01
@@ -50,7 +50,7 @@ class TRPOTraining(MetaRLTraining):
         return TRPOLearner(self, run, machine)
 
 
-class TRPOLearner(MetaRLLearner):
+class TRPOLearner(PolicyGradientLearner):
     """TRPO's update: a natural-gradient step within the trust region, then value regression."""
 
     training: TRPOTraining
@@ -59,13 +59,12 @@ class TRPOLearner(MetaRLLearner):
         require_positive(
             cg_steps=training.cg_steps,
             backtracks=training.backtracks,
-            minibatches=training.minibatches,
             value_epochs=training.value_epochs,
         )
         if not 0 < training.fisher_part <= 1:
             raise ValueError(f"fisher_part must be above 0 and at most 1, got {training.fisher_part}")
         super().__init__(training, run, machine)
-        self._check_parts(training.minibatches)
+        self.check_minibatches(training.minibatches)
         if (trials := max(1, round(training.fisher_part * training.batch_size))) < self.group.size:
             raise ValueError(f"fisher_part leaves too few trials for the processes, got {trials} and {self.group.size}")
         assert self.model.value is not None  # no shared trunk: fitting the value function would change the policy

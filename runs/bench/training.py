@@ -9,7 +9,8 @@ from torch import Tensor
 
 from runs.agents import SNAILConfig
 from runs.algorithms.learner import RunConfig
-from runs.algorithms.meta_rl import Batch, TrialTest
+from runs.algorithms.meta_rl import TrialTest
+from runs.algorithms.policy_gradient import Batch
 from runs.algorithms.ppo import PPOLearner, PPOTraining
 from runs.bench.measure import Benchmark, Candidate, Sizes, measure
 from runs.bench.recurrent_ppo import RecurrentPPO, bandit

@@ -44,9 +44,10 @@ class Experiment:
     agents: Mapping[str, AnyAgentConfig]
     budgets: Mapping[str, Budget]
 
-    def algorithms(self, agent: str) -> tuple[str, ...]:
-        """The training algorithms of an agent, the default first; some agents have their own."""
-        algorithms = dict.fromkeys(name for b in self.budgets.values() for name in b.algorithms)
+    def algorithms(self, agent: str, budget: str | None = None) -> tuple[str, ...]:
+        """The training algorithms of an agent, the default of a budget first; some agents have their own."""
+        budgets = self.budgets.values() if budget is None else (self.budgets[budget],)
+        algorithms = dict.fromkeys(name for b in budgets for name in b.algorithms)
         model = self.agents[agent]
         own = {name for name, kind in _OWN_ALGORITHMS.items() if isinstance(model, kind)}
         possible = (name for name in algorithms if (name in own if own else name not in _OWN_ALGORITHMS))
@@ -65,7 +66,7 @@ class Experiment:
         for what, name, known in (("agent", agent, self.agents), ("budget", budget, self.budgets)):
             if name not in known:
                 raise RunError(unknown(what, name, tuple(known)) + f" for {self.id}")
-        algorithms = self.algorithms(agent)
+        algorithms = self.algorithms(agent, budget)
         if algorithm is not None and algorithm not in algorithms:
             raise RunError(unknown("algorithm", algorithm, algorithms) + f" for {agent} on {self.id}")
         b = self.budgets[budget]

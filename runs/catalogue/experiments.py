@@ -26,7 +26,9 @@ from runs.agents import (
 from runs.agents.embeddings import OMNIGLOT_EMBEDDING, RESIDUAL_EMBEDDING, EmbeddingConfig, ResidualEmbeddingConfig
 from runs.algorithms.fewshot import FewShotTest, SupervisedTraining
 from runs.algorithms.learner import Training
-from runs.algorithms.meta_rl import MetaRLTraining, TrialTest
+from runs.algorithms.lookahead import LookaheadTraining
+from runs.algorithms.meta_rl import TrialTest
+from runs.algorithms.policy_gradient import PolicyGradientTraining
 from runs.algorithms.ppo import PPOTraining
 from runs.algorithms.trpo import TRPOTraining
 from runs.algorithms.tuning import Tuning
@@ -37,27 +39,18 @@ from runs.tasks import BanditTask, ControlTask, FewShotTask, MDPTask, RecallTask
 def meta_rl(steps: int, **settings: Any) -> dict[str, Training]:
     """PPO and TRPO on the same trials, and the tuning of classical agents; ``settings`` are for PPO.
 
-    TRPO, the paper's algorithm, shares all but what the paper did not have.
+    TRPO, the paper's algorithm, has those settings that both know.
     """
-    shared = {f.name for f in dataclasses.fields(MetaRLTraining)} - PRIVILEGED.keys()
+    shared = {f.name for f in dataclasses.fields(PolicyGradientTraining)}
     common = {name: value for name, value in settings.items() if name in shared}
     return {"ppo": PPOTraining(steps, **settings), "trpo": TRPOTraining(steps, **common), "tuning": Tuning()}
 
 
-FULL_STEPS = 600
-"""Updates of the full budget; 10 pulls of 50 arms have twice as many."""
+LOOKAHEAD_STEPS = 100
+"""Updates of the full budget for 100 pulls and more, which are trained by lookahead."""
 
 PASSES: dict[str, Any] = {"epochs": 2, "minibatches": 8}
 """2 epochs of 8 minibatches: as many gradient steps as 4 epochs of 4, in half the time."""
-
-PRIVILEGED: dict[str, Any] = {
-    "expected_rewards": True,
-    "regrets": True,
-    "belief_critic": True,
-    "final_lambda": 0.95,
-    "lambda_rise": (0.05, 0.25),
-}
-"""For 100 pulls and more: advantages know the task, in training only, so lambda can rise early without much noise."""
 
 TEN_PULLS = {"snail": 4e-3, "lstm": 4e-3, "gru": 4e-3, "transformer": 2e-3, "maml": 4e-3}
 """Learning rates for 10 pulls: the best of three on 10 arms at a fifth of the budget, see published/tuning.json."""
@@ -91,18 +84,25 @@ def _bandit(arms: int, pulls: int, **others: AnyAgentConfig) -> Experiment:
     task = BanditTask(arms, pulls)
     trials = 60_000 if pulls == 10 else 20_000  # an interval of less than 0.3% of the value
     quick = {"batch_size": _quick_trials(pulls, PASSES["minibatches"]), **PASSES}
+    batch, rates = FULL_BATCH[pulls], TEN_PULLS if pulls == 10 else HUNDRED_PULLS
+    full = meta_rl(1200 if (pulls, arms) == (10, 50) else 600, batch_size=batch, **PASSES)
     demo = meta_rl(190, **PASSES) if pulls == 10 else meta_rl(160, **quick)
-    settings = PASSES if pulls == 10 else PASSES | PRIVILEGED
-    full = meta_rl(FULL_STEPS * (2 if (pulls, arms) == (10, 50) else 1), batch_size=FULL_BATCH[pulls], **settings)
+    short, smoke = meta_rl(40, **quick), meta_rl(4, batch_size=4 * max(2, 640 // pulls))
+    if pulls >= 100:
+        lookahead = LookaheadTraining(LOOKAHEAD_STEPS, batch, value_states=3200 if arms == 50 else 16_000)
+        full = {"lookahead": lookahead, **full}
+        demo = {"lookahead": replace(lookahead, steps=LOOKAHEAD_STEPS // 2), **demo}
+        short |= {"lookahead": replace(lookahead, steps=20)}  # PPO is the default: its records compare all memories
+        smoke |= {"lookahead": LookaheadTraining(4, 16)}
     return Experiment(
         f"bandit/n{pulls}-k{arms}",
         f"{pulls} pulls of a {arms}-armed Bernoulli bandit",
         {**AGENTS, "maml": MAMLPolicyConfig(hidden_size=32, layers=1), **MEMORIES, **others, **BANDIT_METHODS},
         {
-            "full": Budget(task, full, TrialTest(trials), TEN_PULLS if pulls == 10 else HUNDRED_PULLS),
+            "full": Budget(task, full, TrialTest(trials), rates),
             "demo": Budget(task, demo, TrialTest()),
-            "short": Budget(task, meta_rl(40, **quick), TrialTest()),
-            "smoke": Budget(task, meta_rl(4, batch_size=4 * max(2, 640 // pulls)), TrialTest(trials=2000)),
+            "short": Budget(task, short, TrialTest()),
+            "smoke": Budget(task, smoke, TrialTest(trials=2000)),
         },
     )
 
@@ -110,13 +110,14 @@ def _bandit(arms: int, pulls: int, **others: AnyAgentConfig) -> Experiment:
 def _mdp(episodes: int) -> Experiment:
     task = MDPTask(episodes)
     settings: dict[str, Any] = {"epochs": 2, "minibatches": 16, "learning_rate": 1e-3, "posterior_rewards": True}
+    full = meta_rl(800, batch_size=MDP_BATCH[episodes], **settings)
     quick = {"batch_size": _quick_trials(10 * episodes, settings["minibatches"]), **settings}
     return Experiment(
         f"mdp/n{episodes}",
         f"{episodes} episodes of 10 steps in a random MDP of 10 states and 5 actions",
         {**TRIAL_AGENTS, **MDP_METHODS},
         {
-            "full": Budget(task, meta_rl(800, batch_size=MDP_BATCH[episodes], **settings), TrialTest(trials=10_000), MDPS),
+            "full": Budget(task, full, TrialTest(trials=10_000), MDPS),
             "demo": Budget(task, meta_rl(160, **quick), TrialTest(trials=2000)),
             "short": Budget(task, meta_rl(40, **quick), TrialTest(trials=2000)),
             "smoke": Budget(task, meta_rl(4, batch_size=32), TrialTest(trials=200)),

@@ -89,7 +89,7 @@ def _check_runs(experiment: Experiment, agent: str) -> None:
     if not re.fullmatch(_NAME, agent):
         raise RunError(f"an agent's name must be of a-z, 0-9 and hyphens, got {agent!r}")
     for name, budget in experiment.budgets.items():
-        ways = [way for way in experiment.algorithms(agent) if way in budget.algorithms]
+        ways = experiment.algorithms(agent, name)
         if not ways:
             known = ", ".join(budget.algorithms) or "none"
             raise RunError(f"{where}: the {name} budget has no algorithm for this agent, got {known}")

@@ -34,7 +34,7 @@ def train_command(config: RunConfig, file: Path) -> str:
 def _options(config: RunConfig) -> list[str] | None:
     """The arguments of ``snail train`` for the configuration; None if options cannot express it."""
     usual = find(config.experiment)
-    algorithms = usual.algorithms(config.agent)
+    algorithms = usual.algorithms(config.agent, config.budget)
     for algorithm in (None, *algorithms[1:]):
         base = usual.config(config.agent, config.seed, config.budget, algorithm)
         settings = _changes(to_dict(config), to_dict(base))

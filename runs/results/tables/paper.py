@@ -185,9 +185,9 @@ def paper_tables() -> dict[str, Table]:
                 "tasks.",
                 "The papers' numbers are means of about 1000 trials, so they can exceed the optimum. "
                 "The SNAIL paper's LSTM is RL^2's GRU, except for N=1000.",
-                "The full training for N=100 and more uses the arms' probabilities: the value network reads them, with "
-                "the pulls and successes of each arm, and advantages are computed from regrets. Agents never see them, "
-                "in training or testing.",
+                "The full training for N=100 and more knows the prior: agents learn from one step of lookahead in the "
+                "pulls and successes of each arm (`--algorithm lookahead`), by Bayes' rule. These counts are not shown "
+                "to the agents, in training or testing.",
             ),
         ),
         "4": Table(
