@@ -121,7 +121,7 @@ def test_records_are_read_back(finished):
     records = [json.loads((finished[loop] / "result.json").read_text()) for loop in LOOPS]
     expected = [(r["metric"], r.get("shots"), r["mean"], r["ci95"]) for record in records for r in record["results"]]
     assert [(r.metric, r.shots, r.mean, r.ci95) for r in results] == expected
-    assert len(expected) == 5
+    assert len(expected) == 6
 
 
 PPO_LOGS = {f"train/{name}" for name in ("loss", "policy_loss", "return", "kl", "clip_fraction", "learning_rate")}
@@ -138,6 +138,7 @@ def test_metrics_lines(finished, loop):
         rate, logged = {
             "bandit": ("env_steps", PPO_LOGS),
             "privileged": ("env_steps", PPO_LOGS),
+            "lookahead": ("env_steps", {"train/loss", "train/return", "train/regret", "train/expected_improvement"}),
             "trpo": ("env_steps", {"train/policy_loss", "train/return", "train/kl", "diagnostics/step_scale"}),
             "few-shot": ("episodes", {"train/loss", "train/accuracy", "train/learning_rate"}),
         }[loop]
@@ -149,7 +150,7 @@ def test_metrics_lines(finished, loop):
 
 def test_the_streaming_and_the_parallel_policy_agree(finished):
     """Before the first update of a batch the importance ratio is 1."""
-    for loop in ("bandit", "trpo"):
+    for loop in ("bandit", "lookahead", "trpo"):
         assert all(line["diagnostics/step_forward_mismatch"] < 1e-5 for line in untimed_metrics(finished[loop]))
 
 
