@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from tiny_runs import BANDIT, STEPS, go
+from tiny_runs import BANDIT, LOOKAHEAD, STEPS, go
 
 from runs.catalogue import find
 from runs.catalogue.experiments import HUNDRED_PULLS, MDPS, RECALL, TEN_PULLS
@@ -60,3 +60,10 @@ def test_an_outcome_is_of_the_last_tenth_of_training(tmp_path):
         found["score"] == lines[-1]["train/return"] and found["metric"] == "train/return" and found["updates"] == STEPS
     )
     assert found["learning_rate"] == BANDIT.training.learning_rate
+
+
+def test_less_regret_is_a_higher_score(tmp_path):
+    go(LOOKAHEAD, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    found = outcome(RunFolder(tmp_path))
+    assert found["metric"] == "train/regret" and found["score"] == -lines[-1]["train/regret"] < 0

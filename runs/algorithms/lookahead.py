@@ -277,7 +277,7 @@ def chosen(x: Tensor, actions: Tensor) -> Tensor:
 
 
 def control_variate_returns(expected: Tensor, estimated: Tensor, costs: Tensor, lam: float) -> Tensor:
-    """Lambda-returns whose noise of choices and outcomes is reduced by a control variate.
+    """Lambda-returns whose noise from the choice of actions is reduced by a control variate.
 
         G_t = V_t + lambda (c_t + G_{t+1} - Q_t),   V_t = sum_a pi(a) Q(s_t, a)
 

@@ -29,6 +29,9 @@ from runs.tasks import Task, TrialTask
 from snail.attention.selection import recording
 from snail.observations import OneHot
 
+VALUE = "value."
+"""Prefix of the weights of the value network, which only training needs."""
+
 Play = Callable[[TrialVectorEnv, torch.Generator, Tensor], Tensor]
 """Plays a trial on each of the given tasks: env, generator, tasks (B, ...) -> rewards (B, T)."""
 
@@ -265,5 +268,6 @@ class MetaRLLearner(ABC):
         self.env.generator.set_state(state["env_generator"])
 
     def load_weights(self, state: dict[str, Any]) -> None:
-        """Restore the weights that testing needs, from any device."""
-        self.model.load_state_dict(state["model"])
+        """Restore the weights that testing needs, from any device; those of the value network may be missing."""
+        value = {name: x for name, x in self.model.state_dict().items() if name.startswith(VALUE)}
+        self.model.load_state_dict(value | state["model"])

@@ -67,13 +67,15 @@ def main_metric(lines: Sequence[Mapping[str, Any]]) -> str:
     return next((name for name in names if name.startswith("validation/")), "train/return")
 
 
-def training_score(lines: Sequence[Mapping[str, Any]]) -> tuple[str, float]:
+def training_score(lines: Sequence[Mapping[str, Any]], metric: str | None = None) -> tuple[str, float]:
     """The main metric and its mean over the last tenth of what is logged: what settings are chosen by, never the test.
+
+    metric: another one.
 
     Raises:
         ValueError: if nothing of it is logged.
     """
-    metric = main_metric(lines)
+    metric = metric or main_metric(lines)
     values = [line[metric] for line in lines if metric in line]
     if not values:
         raise ValueError(f"no {metric} is logged")

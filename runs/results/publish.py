@@ -1,7 +1,8 @@
 """Publishes runs: ``python -m runs.results.publish results`` copies finished runs to the published records.
 
 For runs of the full, demo or short budget with the catalogue's settings: record, samples and metrics, and, for seed 0
-of the full budget, the weights that were tested, as safetensors, so that anyone can test or use them.
+of the full budget, the weights that were tested, as safetensors, so that anyone can test or use them: not those of
+value networks, which only training needs.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from pathlib import Path
 
 from safetensors.torch import save
 
+from runs.algorithms.meta_rl import VALUE
 from runs.results.folder import RunFolder, find_runs, writing
 from runs.results.records import PUBLISHED
+from runs.tasks import TrialTask
 
 
 def publish(folder: RunFolder, target: RunFolder) -> bool:
@@ -28,10 +31,11 @@ def publish(folder: RunFolder, target: RunFolder) -> bool:
     if target.result_path.exists() and (record["budget"] == "short" or target.result() == record):
         return False
     config = folder.config()
-    weights = None
+    weights, in_trials = None, isinstance(config.task, TrialTask)
     if config.seed == 0 and config.budget == "full" and folder.checkpoint_path.exists():
-        tested = {name: x.contiguous() for name, x in folder.tested_weights(config).items()}
-        weights = save(tested, {"finished": record["finished"]})
+        tested = folder.tested_weights(config).items()
+        kept = {name: x.contiguous() for name, x in tested if not (in_trials and name.startswith(VALUE))}
+        weights = save(kept, {"finished": record["finished"]})
     target.path.mkdir(parents=True, exist_ok=True)
     if weights is not None:
         with writing(target.weights_path) as file:

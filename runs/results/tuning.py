@@ -2,7 +2,7 @@
 
 All agents of a task are tuned alike: the same learning rates, the same fraction of the full budget, one seed. Rates are
 compared by the mean over the last tenth of training, of the return on training tasks or of the accuracy on validation
-classes; never by the test.
+classes; never by the test. Where the expected regret is logged, it takes the place of the return: it has less noise.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from runs.results.metrics import training_score
 from runs.results.records import PUBLISHED
 from runs.results.stored import read_json
 
+REGRET = "train/regret"
+
 OUTCOME = PUBLISHED / "tuning.json"
 
 
@@ -26,7 +28,12 @@ def outcome(folder: RunFolder) -> dict[str, Any] | None:
     record = folder.result()
     if record is None:
         return None
-    metric, score = training_score(folder.metrics())
+    lines = folder.metrics()
+    if any(REGRET in line for line in lines):
+        metric, regret = training_score(lines, REGRET)
+        score = -regret
+    else:
+        metric, score = training_score(lines)
     training = record["config"]["training"]
     return {
         "experiment": record["config"]["experiment"],
