@@ -46,7 +46,7 @@ def meta_rl(steps: int, **settings: Any) -> dict[str, Training]:
     return {"ppo": PPOTraining(steps, **settings), "trpo": TRPOTraining(steps, **common), "tuning": Tuning()}
 
 
-LOOKAHEAD_STEPS = 100
+LOOKAHEAD_STEPS = 150
 """Updates of the full budget for 100 pulls and more, which are trained by lookahead."""
 
 PASSES: dict[str, Any] = {"epochs": 2, "minibatches": 8}
@@ -55,7 +55,7 @@ PASSES: dict[str, Any] = {"epochs": 2, "minibatches": 8}
 TEN_PULLS = {"snail": 4e-3, "lstm": 4e-3, "gru": 4e-3, "transformer": 2e-3, "maml": 4e-3}
 """Learning rates for 10 pulls: the best of three on 10 arms at a fifth of the budget, see published/tuning.json."""
 
-HUNDRED_PULLS = {"snail": 2e-3, "lstm": 4e-3, "gru": 4e-3, "maml": 4e-3}
+HUNDRED_PULLS = {"snail": 4e-3, "lstm": 4e-3, "gru": 4e-3, "maml": 4e-3}
 """The same for 100 pulls and more, tuned on 100 pulls of 5 arms."""
 
 MDPS = {"snail": 4e-3}
