@@ -12,7 +12,9 @@ from baselines.flash import kernels
 from baselines.linear_attention import read_and_write, unit
 from runs.agents import AGENTS, ActorCriticSpec
 from runs.algorithms.fewshot import FewShotTest, SupervisedTraining
+from runs.algorithms.lookahead import LookaheadTraining
 from runs.algorithms.meta_rl import TrialTest
+from runs.algorithms.passes import Passes
 from runs.algorithms.ppo import PPOTraining
 from runs.algorithms.rollout import RecordedRollout, rollout
 from runs.catalogue import find
@@ -100,12 +102,17 @@ def test_the_recorded_rollout_plays_what_the_plain_one_plays(agent, experiment):
     assert torch.equal(plain[2].get_state(), recorded[2].get_state())
 
 
-def test_replayed_steps_of_ppo_learn_what_plain_ones_learn():
+@pytest.mark.parametrize(
+    "training",
+    [PPOTraining(4, batch_size=32, minibatches=4, epochs=2), LookaheadTraining(4, 32, minibatches=4)],
+    ids=["ppo", "lookahead"],
+)
+def test_replayed_steps_learn_what_plain_ones_learn(training):
     def weights(graphs):
-        training = PPOTraining(4, batch_size=32, minibatches=4, epochs=2)
         config = find("bandit/n10-k5").config("snail", budget="smoke")
         learner = learner_for(training, config.task, config.model, TrialTest(10), 0, Machine.named("cuda"))
-        learner.passes.replayed.graphs = graphs
+        for passes in (x for x in vars(learner).values() if isinstance(x, Passes)):
+            passes.replayed.graphs = graphs
         logs = [learner.update(step) for step in range(4)]
         return [*learner.model.parameters(), *(x["loss"] for x in logs)]
 
