@@ -13,14 +13,14 @@ from snail.sequence import SequenceModel
 
 
 class BeliefCritic(nn.Module):
-    """A value network without memory: two hidden layers that read only the last ``belief`` of ``input_size`` channels.
+    """A value network without memory: two hidden layers that read only the last ``belief`` channels.
 
     These must say all that the value depends on, such as the hidden task and what the agent can know of it.
     """
 
-    def __init__(self, input_size: int, belief: int, hidden_size: int = 256):
+    def __init__(self, belief: int, hidden_size: int = 256):
         super().__init__()
-        self.input_size, self.output_size, self.belief = input_size, 1, belief
+        self.belief = belief
         self.layers = nn.Sequential(
             nn.Linear(belief, hidden_size),
             nn.ReLU(),
@@ -30,7 +30,7 @@ class BeliefCritic(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, input_size) -> (B, T, 1)."""
+        """(B, T, C) -> (B, T, 1)."""
         return self.layers(x[..., -self.belief :])
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 from torch import nn
 
 from snail.actions import ActionHead, Categorical
-from snail.actor_critic import ActorCritic, BeliefCritic
+from snail.actor_critic import ActorCritic
 from snail.classifier import EpisodeModel, SequenceClassifier
 from snail.observations import OneHot, RunningNormalizer
 from snail.sequence import SequenceModel
@@ -39,8 +39,7 @@ class ActorCriticSpec:
     shared: whether policy and value share one trunk.
     predicts_rewards: whether the policy predicts the reward of every discrete action.
     privileged: channels of privileged task information for the value network.
-    belief: whether these are all that the value network reads.
-    critic: builds a value network of the algorithm's own instead.
+    critic: builds the value network, if it is not like the policy.
     """
 
     observations: int | OneHot | RunningNormalizer
@@ -49,7 +48,6 @@ class ActorCriticSpec:
     shared: bool = False
     predicts_rewards: bool = False
     privileged: int = 0
-    belief: bool = False
     critic: Callable[[], nn.Module] | None = None
 
     def value(self, channels: int, build: Callable[[int], SequenceModel]) -> nn.Module:
@@ -57,10 +55,7 @@ class ActorCriticSpec:
 
         ``build`` makes a sequence model with a number of inputs and one output.
         """
-        if self.critic is not None:
-            return self.critic()
-        inputs = channels + self.privileged
-        return BeliefCritic(inputs, self.privileged) if self.belief else build(inputs)
+        return build(channels + self.privileged) if self.critic is None else self.critic()
 
 
 class TrialAgent(ABC):

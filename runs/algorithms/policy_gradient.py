@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -17,6 +18,7 @@ from runs.algorithms.rollout import Trajectories
 from runs.algorithms.schedules import ramp
 from runs.system.machine import Machine
 from runs.tasks import TrialTask
+from snail.actor_critic import BeliefCritic
 
 STEPS_AT_ONCE = 32_768
 """Steps per forward pass over collected trials, which bounds memory."""
@@ -138,14 +140,15 @@ class PolicyGradientLearner(MetaRLLearner):
             raise ValueError(f"lambda_rise must be two rising fractions of the training, got {begin} and {end}")
         if training.regrets and training.discount != 1:
             raise ValueError(f"regrets need discount 1, got {training.discount}; give --training.no-regrets")
+        told = self._check_critic(training, cast(TrialTask, run.task), shared_trunk)
         super().__init__(
             training,
             run,
             machine,
             shared=shared_trunk,
             predicts_rewards=predicts_rewards,
-            privileged=self._check_critic(training, cast(TrialTask, run.task), shared_trunk),
-            belief=training.belief_critic,
+            privileged=told,
+            critic=partial(BeliefCritic, told) if training.belief_critic else None,
         )
         self.return_normalizer = ReturnNormalizer(self.horizon).to(machine.device)
 
