@@ -232,8 +232,10 @@ def test_neither_acting_nor_testing_sees_it(task, training, monkeypatch):
             monkeypatch.setattr(kind, name, forbidden)
     trials, _ = played(built)
     assert trials.inputs.shape[2] == built.model.policy.input_size
-    told = TASKS[task].belief_size if training.belief_critic else TASKS[task].privileged_size
-    assert built.model.value.input_size == built.model.policy.input_size + told
+    if training.belief_critic:
+        assert built.model.value.belief == TASKS[task].belief_size
+    else:
+        assert built.model.value.input_size == built.model.policy.input_size + TASKS[task].privileged_size
     found = [m.samples for m in evaluate(built, quiet=True)]
     assert all(torch.equal(a, m.samples) for a, m in zip(found, evaluate(plain, quiet=True), strict=True))
     with pytest.raises(AssertionError, match="no agent may see"):
@@ -331,16 +333,20 @@ def test_lambda_rises_where_it_is_told_to():
     assert learner_of("bandit")._lambda(1.0) == 0.3
 
 
-@pytest.mark.parametrize("experiment, told", [("bandit/n10-k5", False), ("bandit/n100-k5", True), ("mdp/n10", False)])
-def test_all_agents_of_a_task_are_trained_alike(experiment, told):
+@pytest.mark.parametrize(
+    "experiment, algorithm", [("bandit/n10-k5", "ppo"), ("bandit/n100-k5", "lookahead"), ("mdp/n10", "ppo")]
+)
+def test_all_agents_of_a_task_are_trained_alike(experiment, algorithm):
+    def shared(agent, **choice):
+        return replace(find(experiment).config(agent, **choice).training, learning_rate=0.0)
+
+    expected = find(experiment).budgets["full"].algorithms[algorithm]
     for agent in ("snail", "lstm", "gru", "transformer", "maml"):
-        training = find(experiment).config(agent).training
-        assert (training.expected_rewards, training.regrets, training.belief_critic) == (told, told, told)
-        assert training.final_lambda == (0.95 if told else None)
-        assert training.posterior_rewards == experiment.startswith("mdp")
-    paper = find(experiment).config("snail", algorithm="trpo").training
-    assert not (paper.expected_rewards or paper.regrets or paper.belief_critic) and paper.final_lambda is None
-    assert not hasattr(paper, "posterior_rewards")
+        assert shared(agent) == replace(expected, learning_rate=0.0)
+        for training in (shared(agent, algorithm="ppo"), find(experiment).config(agent, algorithm="trpo").training):
+            assert not (training.expected_rewards or training.regrets or training.belief_critic)
+            assert training.final_lambda is None
+        assert shared(agent, algorithm="ppo").posterior_rewards == experiment.startswith("mdp")
 
 
 @pytest.mark.parametrize("critic", [{"privileged_critic": True}, {"belief_critic": True, "regrets": True}])
