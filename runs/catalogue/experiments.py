@@ -55,7 +55,7 @@ PASSES: dict[str, Any] = {"epochs": 2, "minibatches": 8}
 TEN_PULLS = {"snail": 4e-3, "lstm": 4e-3, "gru": 4e-3, "transformer": 2e-3, "maml": 4e-3}
 """Learning rates for 10 pulls: the best of three on 10 arms at a fifth of the budget, see published/tuning.json."""
 
-HUNDRED_PULLS = {"snail": 4e-3, "lstm": 4e-3, "gru": 4e-3, "maml": 4e-3}
+HUNDRED_PULLS = {"snail": 4e-3, "lstm": 4e-3, "gru": 4e-3, "transformer": 1e-3, "maml": 4e-3}
 """The same for 100 pulls and more, tuned on 100 pulls of 5 arms."""
 
 MDPS = {"snail": 4e-3}
