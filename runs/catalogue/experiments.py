@@ -83,26 +83,31 @@ def _quick_trials(horizon: int, minibatches: int) -> int:
 def _bandit(arms: int, pulls: int, **others: AnyAgentConfig) -> Experiment:
     task = BanditTask(arms, pulls)
     trials = 60_000 if pulls == 10 else 20_000  # an interval of less than 0.3% of the value
+    long = pulls >= 100
     quick = {"batch_size": _quick_trials(pulls, PASSES["minibatches"]), **PASSES}
-    batch, rates = FULL_BATCH[pulls], TEN_PULLS if pulls == 10 else HUNDRED_PULLS
-    full = meta_rl(1200 if (pulls, arms) == (10, 50) else 600, batch_size=batch, **PASSES)
-    demo = meta_rl(190, **PASSES) if pulls == 10 else meta_rl(160, **quick)
+    full = meta_rl(1200 if (pulls, arms) == (10, 50) else 600, batch_size=FULL_BATCH[pulls], **PASSES)
+    demo = meta_rl(160, **quick) if long else meta_rl(190, **PASSES)
     short, smoke = meta_rl(40, **quick), meta_rl(4, batch_size=4 * max(2, 640 // pulls))
-    if pulls >= 100:
-        lookahead = LookaheadTraining(LOOKAHEAD_STEPS, batch, value_states=3200 if arms == 50 else 16_000)
-        full = {"lookahead": lookahead, **full}
-        demo = {"lookahead": replace(lookahead, steps=LOOKAHEAD_STEPS // 2), **demo}
-        short |= {"lookahead": replace(lookahead, steps=20)}  # PPO is the default: its records compare all memories
-        smoke |= {"lookahead": LookaheadTraining(4, 16)}
+    lookahead = LookaheadTraining(LOOKAHEAD_STEPS, FULL_BATCH[pulls], value_states=3200 if arms == 50 else 16_000)
+
+    def and_lookahead(others: dict[str, Training], steps: int, default: bool = False) -> dict[str, Training]:
+        also = {"lookahead": replace(lookahead, steps=steps)}
+        return also | others if default else others | also
+
     return Experiment(
         f"bandit/n{pulls}-k{arms}",
         f"{pulls} pulls of a {arms}-armed Bernoulli bandit",
         {**AGENTS, "maml": MAMLPolicyConfig(hidden_size=32, layers=1), **MEMORIES, **others, **BANDIT_METHODS},
         {
-            "full": Budget(task, full, TrialTest(trials), rates),
-            "demo": Budget(task, demo, TrialTest()),
-            "short": Budget(task, short, TrialTest()),
-            "smoke": Budget(task, smoke, TrialTest(trials=2000)),
+            "full": Budget(
+                task,
+                and_lookahead(full, LOOKAHEAD_STEPS, default=long),
+                TrialTest(trials),
+                HUNDRED_PULLS if long else TEN_PULLS,
+            ),
+            "demo": Budget(task, and_lookahead(demo, LOOKAHEAD_STEPS // 2, default=long), TrialTest()),
+            "short": Budget(task, and_lookahead(short, 20), TrialTest()),  # its records of all memories are by PPO
+            "smoke": Budget(task, and_lookahead(smoke, 4), TrialTest(trials=2000)),
         },
     )
 
