@@ -109,7 +109,9 @@ class MetaRLLearner(ABC):
     A subclass defines `learn`, and adds its own state to `state_dict` and `load_state_dict`.
 
     Args:
-        training, run, machine: what to train, and where.
+        training: the algorithm's settings.
+        run: task, agent, seed and test.
+        machine: where to train.
         critic: optional fields of `ActorCriticSpec`: what kind of value network the algorithm needs.
     """
 
