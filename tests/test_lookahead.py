@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy.integrate import quad
 from scipy.stats import beta
-from tiny_runs import BANDIT, CPU, LOOPS, learner_for
+from tiny_runs import BANDIT, CPU, learner_for
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import runs.algorithms.lookahead
@@ -248,7 +248,3 @@ def test_bad_settings_are_refused(changes, message):
 def test_other_tasks_have_no_such_belief_states():
     with pytest.raises(RunError, match="lookahead needs belief states of bandits, not MDPTask; give --algorithm ppo"):
         build_learner(replace(BANDIT, task=MDPTask(2), training=TRAINING), CPU)
-
-
-def test_it_is_among_the_loops_that_resume():
-    assert LOOPS["lookahead"][1] is LookaheadLearner
