@@ -179,9 +179,11 @@ def mdp_belief(tasks: Tensor, states: Tensor, actions: Tensor, rewards: Tensor, 
 def _mdp_belief(tasks: Tensor, states: Tensor, actions: Tensor, rewards: Tensor, H: int) -> Tensor:
     B, T = states.shape
     step = torch.arange(T, device=tasks.device)
-    before = _seen_before(tasks, states, actions, rewards, H)
+    S, A = tasks.shape[1:3]
+    before = seen_before(states, actions, rewards, S, A, H)
+    repeated = tasks.repeat_interleave(T, dim=0)
     believed = value_iteration(before.mean_chances(), before.mean_rewards(prior_mean=1.0), H)  # (B T, H, S, A)
-    earned = policy_value(before.tasks[..., :-1], before.tasks[..., -1], believed.argmax(-1))  # (B T, H, S)
+    earned = policy_value(repeated[..., :-1], repeated[..., -1], believed.argmax(-1))  # (B T, H, S)
     optimal = value_iteration(tasks[..., :-1], tasks[..., -1], H)  # (B, H, S, A)
     rows, now, h = torch.arange(B * T, device=tasks.device), states.flatten(), (step % H).repeat(B)
     trial = rows // T
@@ -193,20 +195,26 @@ def _mdp_belief(tasks: Tensor, states: Tensor, actions: Tensor, rewards: Tensor,
     return torch.cat([*of_actions, values, last], dim=1).view(B, T, -1)
 
 
-def _seen_before(tasks: Tensor, states: Tensor, actions: Tensor, rewards: Tensor, H: int) -> Statistics:
-    """What was seen before each step, as B T rows."""
-    (B, T), (S, A, _) = states.shape, tasks.shape[1:]
+def seen_before(
+    states: Tensor, actions: Tensor, rewards: Tensor, num_states: int, num_actions: int, episode_length: int
+) -> Statistics:
+    """What was seen of an MDP before each step, as B T rows.
+
+    Args:
+        states: (B, T) states.
+        actions: (B, T) actions taken in them.
+        rewards: (B, T) their rewards.
+        num_states: S.
+        num_actions: A.
+        episode_length: steps H of an inner episode, whose last step shows no next state.
+    """
+    (B, T), S, A, H = states.shape, num_states, num_actions, episode_length
     pair = functional.one_hot(states * A + actions, S * A).to(rewards.dtype)  # (B, T, S A)
     following = functional.one_hot(states.roll(-1, dims=1), S).to(rewards.dtype)  # (B, T, S)
-    following[:, H - 1 :: H] = 0  # an episode's last step shows no next state
+    following[:, H - 1 :: H] = 0
     transitions = pair[..., None] * following[:, :, None]  # (B, T, S A, S)
 
     def before(x: Tensor, *shape: int) -> Tensor:
         return (x.cumsum(1) - x).view(B * T, *shape)
 
-    return Statistics(
-        before(transitions, S, A, S),
-        before(pair, S, A),
-        before(pair * rewards[..., None], S, A),
-        tasks.repeat_interleave(T, dim=0),
-    )
+    return Statistics(before(transitions, S, A, S), before(pair, S, A), before(pair * rewards[..., None], S, A))

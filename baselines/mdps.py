@@ -41,7 +41,7 @@ class Statistics:
     """(B, S, A) rewards seen. More than transitions: an inner episode's last step shows no next state."""
     reward_sums: Tensor
     """(B, S, A) sums of these rewards."""
-    tasks: Tensor
+    tasks: Tensor | None = None
     """(B, S, A, S + 1) the MDPs themselves, for `Oracle` alone."""
 
     @classmethod
@@ -300,6 +300,7 @@ class Oracle(MDPMethod):
 
     def plan(self, seen: Statistics, horizon: int, generator: torch.Generator) -> Tensor:
         """Solve the true MDP."""
+        assert seen.tasks is not None
         return _best(value_iteration(seen.tasks[..., :-1], seen.tasks[..., -1], horizon), generator)
 
 

@@ -334,7 +334,7 @@ def test_lambda_rises_where_it_is_told_to():
 
 
 @pytest.mark.parametrize(
-    "experiment, algorithm", [("bandit/n10-k5", "ppo"), ("bandit/n100-k5", "lookahead"), ("mdp/n10", "ppo")]
+    "experiment, algorithm", [("bandit/n10-k5", "ppo"), ("bandit/n100-k5", "lookahead"), ("mdp/n10", "lookahead")]
 )
 def test_all_agents_of_a_task_are_trained_alike(experiment, algorithm):
     def shared(agent, **choice):

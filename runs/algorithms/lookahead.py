@@ -1,18 +1,14 @@
-"""Policy improvement by one step of lookahead in belief states, for Bernoulli bandits.
+"""Policy improvement by lookahead in belief states, for bandits and tabular MDPs.
 
-What an agent knows of a bandit is the number of pulls and successes of each arm; with a uniform prior, Bayes' rule says
-how likely each outcome of each arm is. So the value of every arm follows from the values of the states after it, which
-a network estimates, and neither the choice of an arm nor its outcome adds noise:
+What can be known of a task after what was seen of it, Bayes' rule says: `runs.algorithms.belief_values` estimates from
+that the values Q(s, a) of all actions in each state of a trial, so that the choice of an action adds no noise. The
+agent, which sees none of this, learns to choose from the improved policy
 
-    Q(s, a) = E[max p | s] - E[p_a | s] + E[R(s')]        expected regret, where s' follows arm a in state s
-
-The agent, which sees no counts, learns to choose in each state of its trials from the improved policy
-
-    pi'(a | h) ~ pi(a | h) exp(A / temperature),   A = sum_b pi(b | h) Q(s, b) - Q(s, a)
+    pi'(a | h) ~ pi(a | h) exp(A / temperature),   A = Q(s, a) - sum_b pi(b | h) Q(s, b)
 
 which is mirror descent (Tomar et al. 2020, arXiv:2005.09814) with a model, as in Muesli (Hessel et al. 2021,
-arXiv:2104.06159). Here the model is exact. R is regressed on lambda-returns of expected regrets, with Q as a control
-variate.
+arXiv:2104.06159). Here the model is exact. The network in Q is fitted to lambda-returns of expected rewards, with Q as
+a control variate.
 """
 
 from __future__ import annotations
@@ -21,28 +17,24 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from baselines.beliefs import bandit_expected_best, bandit_posterior_means, pulls_and_wins
-from baselines.regret_network import RegretNetwork
 from envs.trials import require_positive
+from runs.algorithms.belief_values import STEPS_AT_ONCE, Beliefs, belief_values, chosen
 from runs.algorithms.learner import RunConfig
 from runs.algorithms.meta_rl import MetaRLLearner, MetaRLTraining
 from runs.algorithms.passes import Passes, TrialBatch
 from runs.algorithms.rollout import Trajectories
 from runs.system.machine import Machine
-from runs.tasks import BanditTask
+from runs.tasks import TrialTask
 
 T = TypeVar("T", bound=TrialBatch)
-
-STEPS_AT_ONCE = 65_536
-"""Arms times steps per evaluation of the lookahead, which bounds memory."""
 
 
 @dataclass(frozen=True)
 class LookaheadTraining(MetaRLTraining):
-    """Policy improvement by one step of lookahead in belief states, for bandits."""
+    """Policy improvement by lookahead in belief states, for bandits and tabular MDPs."""
 
     epochs: int = 2
     """Passes over the batch in each update."""
@@ -53,17 +45,17 @@ class LookaheadTraining(MetaRLTraining):
     max_grad_norm: float = 1.0
     """Maximum gradient norm of the policy."""
     reward_prediction: float = 1.0
-    """Weight of predicting the posterior mean rewards of all arms, an auxiliary task of the policy network; 0: none."""
+    """Weight of predicting the posterior mean rewards of all actions, an auxiliary task of the policy; 0: none."""
     temperature: float = 0.2
     """Temperature of the improved policy, in units of reward: higher is a smaller step."""
     value_lambda: float = 0.9
-    """Lambda of the regret network's targets; 1: Monte Carlo."""
+    """Lambda of the value network's targets; 1: Monte Carlo."""
     value_epochs: int = 8
-    """Passes over the states that fit the regret network."""
+    """Passes over the states that fit the value network."""
     value_states: int = 16_000
-    """States of each update that the regret network is fitted to, at most: with many arms they take time."""
+    """States of each update that the value network is fitted to, at most: with many arms they take time."""
     value_learning_rate: float = 2e-3
-    """Adam's initial learning rate for the regret network; it decays linearly to 0."""
+    """Adam's initial learning rate for the value network; it decays linearly to 0."""
 
     def learner(self, run: RunConfig, machine: Machine) -> LookaheadLearner:
         """The learner that trains and tests the run's agent."""
@@ -71,37 +63,12 @@ class LookaheadTraining(MetaRLTraining):
 
 
 @dataclass(frozen=True)
-class States(TrialBatch):
-    """The states of trials: of one process, or of all.
-
-    inputs: (B, N, C) as in `Trajectories`.
-    actions: (B, N) arms pulled.
-    pulls, wins: (B, N, K) before each pull.
-    means: (B, N, K) posterior means of the arms.
-    best: (B, N) posterior mean of the best arm's.
-    log_policy: (B, N, K).
-    """
-
-    inputs: Tensor
-    actions: Tensor
-    pulls: Tensor
-    wins: Tensor
-    means: Tensor
-    best: Tensor
-    log_policy: Tensor
-
-    def regrets(self) -> Tensor:
-        """Expected regret of the next pull, of each arm: (B, N, K)."""
-        return self.best[..., None] - self.means
-
-
-@dataclass(frozen=True)
 class Improved(TrialBatch):
     """What the policy learns.
 
-    inputs: (B, N, C).
-    policy: (B, N, K) probabilities of the improved policy.
-    means: (B, N, K) posterior means of the arms.
+    inputs: (B, T, C) as in `Trajectories`.
+    policy: (B, T, A) probabilities of the improved policy.
+    means: (B, T, A) posterior means of the actions' rewards.
     """
 
     inputs: Tensor
@@ -109,42 +76,27 @@ class Improved(TrialBatch):
     means: Tensor
 
 
-@dataclass(frozen=True)
-class Regrets(TrialBatch):
-    """What the regret network learns, of M states.
-
-    pulls, wins: (M, K) of each arm so far.
-    left: (M,) pulls that are left.
-    targets: (M,) regrets to go.
-    """
-
-    pulls: Tensor
-    wins: Tensor
-    left: Tensor
-    targets: Tensor
-
-
 class LookaheadLearner(MetaRLLearner):
-    """Learns the regret network, then the improved policy."""
+    """Fits the values, then learns the improved policy."""
 
     training: LookaheadTraining
-    task: BanditTask
 
     def __init__(self, training: LookaheadTraining, run: RunConfig, machine: Machine):
-        if not isinstance(run.task, BanditTask):
-            kind = type(run.task).__name__
-            raise ValueError(f"lookahead needs belief states of bandits, not {kind}; give --algorithm ppo")
         require_positive(value_states=training.value_states)
         if not training.temperature > 0:
             raise ValueError(f"temperature must be above 0, got {training.temperature}")
-        predicts, pulls = training.reward_prediction > 0, run.task.pulls
-        super().__init__(training, run, machine, predicts_rewards=predicts, critic=lambda: RegretNetwork(pulls))
-        self.regret_network = cast(RegretNetwork, self.model.value)
-        self.fit_regrets = Passes(
+        build = belief_values(cast(TrialTask, run.task))
+
+        def critic() -> nn.Module:
+            self.values = build()
+            return self.values.network
+
+        super().__init__(training, run, machine, predicts_rewards=training.reward_prediction > 0, critic=critic)
+        self.fit_values = Passes(
             self,
-            [self.regret_network.parameters()],
-            self._regret_losses,
-            Regrets,
+            [self.values.network.parameters()],
+            self._value_losses,
+            self.values.examples,
             epochs=training.value_epochs,
             minibatches=training.minibatches,
             learning_rate=training.value_learning_rate,
@@ -161,20 +113,23 @@ class LookaheadLearner(MetaRLLearner):
         )
 
     def learn(self, trials: Trajectories, fraction: float) -> dict[str, Tensor]:
-        """Fit the regret network, improve the policy in all states of the trials, and learn it."""
+        """Fit the values, improve the policy in all states of the trials, and learn it."""
         group, left = self.group, 1 - fraction
-        states, mismatch = self._states(trials)
-        logs = self.fit_regrets(self._some(self._gathered(self._regret_targets(states))), left)
-        improved, gain = self._improved(states)
+        log_policy = self._log_policy(trials.inputs)
+        beliefs = self.values.beliefs(self.model.observations(trials.inputs), trials.actions, trials.rewards)
+        examples = self._examples(beliefs, trials.actions, log_policy)
+        logs = self.fit_values(self._some(self._gathered(examples)), left)
+        improved, gain = self._improved(trials.inputs, beliefs, log_policy)
         logs |= self.fit_policy(self._gathered(improved), left)
-        policy = states.log_policy.exp()
+        policy = log_policy.exp()
         found = {
             "return": trials.rewards.sum(1),
-            "regret": (policy * states.regrets()).sum((1, 2)),
-            "entropy": -(policy * states.log_policy).sum(-1).mean(1),
+            self.values.name: (policy * beliefs.rewards).sum((1, 2)) * self.values.sign,
+            "entropy": -(policy * log_policy).sum(-1).mean(1),
             "expected_improvement": gain,
         }
         logs |= {name: group.gather(x).mean() for name, x in found.items()}
+        mismatch = (chosen(log_policy, trials.actions) - trials.log_probs).abs()  # streaming and parallel: rounding
         return logs | {"step_forward_mismatch": group.gather(mismatch).max()}
 
     def _gathered(self, batch: T) -> T:
@@ -182,68 +137,43 @@ class LookaheadLearner(MetaRLLearner):
         return type(batch)(*map(self.group.gather, vars(batch).values()))
 
     @torch.no_grad()
-    def _states(self, trials: Trajectories) -> tuple[States, Tensor]:
-        """The states of the trials, and (B, N) differences between streaming and parallel form: rounding."""
-        arms, played = self.task.arms, (trials.actions, trials.rewards)
+    def _log_policy(self, inputs: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, A)."""
+        at_once = max(1, STEPS_AT_ONCE // (inputs.shape[1] * self.model.actions.outputs))
         with self._autocast():
-            log_policy = torch.cat([self._outputs(trials.inputs[rows])[0] for rows in self._pieces(trials.inputs)])
-        states = States(
-            trials.inputs,
-            trials.actions,
-            *pulls_and_wins(*played, arms),
-            bandit_posterior_means(*played, arms),
-            bandit_expected_best(*played, arms),
-            log_policy,
-        )
-        return states, (chosen(log_policy, trials.actions) - trials.log_probs).abs()
+            return torch.cat([self._outputs(x)[0] for x in inputs.split(at_once)])
 
     @torch.no_grad()
-    def _regrets(self, states: States) -> Tensor:
-        """Regret from here on after each arm, by one step of lookahead: (B, N, K)."""
-        parts = (states.rows(rows) for rows in self._pieces(states.inputs))
-        later = [self.regret_network.after_pulls(s.pulls, s.wins, self._left(s.pulls)) for s in parts]
-        return states.regrets() + torch.cat(later)
-
-    def _regret_targets(self, states: States) -> Regrets:
-        """What the regret network should say of all states."""
-        regrets = self._regrets(states)
-        targets = control_variate_returns(
-            (states.log_policy.exp() * regrets).sum(-1),
-            chosen(regrets, states.actions),
-            chosen(states.regrets(), states.actions),
+    def _examples(self, beliefs: Beliefs, actions: Tensor, log_policy: Tensor) -> TrialBatch:
+        """What the value network should say of all states."""
+        values = self.values.action_values(beliefs)
+        returns = control_variate_returns(
+            (log_policy.exp() * values).sum(-1),
+            chosen(values, actions),
+            chosen(beliefs.rewards, actions),
             self.training.value_lambda,
         )
-        return Regrets(*(x.flatten(0, 1) for x in (states.pulls, states.wins, self._left(states.pulls), targets)))
+        return self.values.to_fit(beliefs, actions, returns)
 
-    def _some(self, regrets: Regrets) -> Regrets:
+    def _some(self, examples: T) -> T:
         """As many states as are used, at random."""
         training = self.training
         parts = training.minibatches * self.group.size
-        n = max(1, min(training.value_states, len(regrets)) // parts) * parts
-        return regrets.rows(torch.randperm(len(regrets), generator=self.generator, device=self.machine.device)[:n])
+        n = max(1, min(training.value_states, len(examples)) // parts) * parts
+        return examples.rows(torch.randperm(len(examples), generator=self.generator, device=self.machine.device)[:n])
 
-    def _improved(self, states: States) -> tuple[Improved, Tensor]:
-        """The improved policies, and what the network expects of them: (B,) regret saved per trial."""
-        regrets, policy = self._regrets(states), states.log_policy.exp()
-        advantages = (policy * regrets).sum(-1, keepdim=True) - regrets
-        improved = (states.log_policy + advantages / self.training.temperature).softmax(-1)
-        return Improved(states.inputs, improved, states.means), (improved * advantages).sum((1, 2))
-
-    def _pieces(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Rows of trials, a part at a time."""
-        at_once = max(1, STEPS_AT_ONCE // (x.shape[1] * self.task.arms))
-        return torch.arange(len(x), device=x.device).split(at_once)
-
-    @staticmethod
-    def _left(pulls: Tensor) -> Tensor:
-        """Pulls that are left at each step: (B, N, K) -> (B, N)."""
-        B, N, _ = pulls.shape
-        return torch.arange(N, 0, -1, dtype=pulls.dtype, device=pulls.device).expand(B, N)
+    @torch.no_grad()
+    def _improved(self, inputs: Tensor, beliefs: Beliefs, log_policy: Tensor) -> tuple[Improved, Tensor]:
+        """The improved policies, and what the network expects of them: (B,) reward per trial."""
+        values = self.values.action_values(beliefs)
+        advantages = values - (log_policy.exp() * values).sum(-1, keepdim=True)
+        improved = (log_policy + advantages / self.training.temperature).softmax(-1)
+        return Improved(inputs, improved, beliefs.means), (improved * advantages).sum((1, 2))
 
     def _outputs(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and predicted rewards of all arms: (B, N, C) -> (B, N, K), (B, N, K or 0)."""
-        outputs, K = self.model.policy(inputs), self.task.arms
-        return outputs[..., :K].float().log_softmax(-1), outputs[..., K : K + self.model.num_predicted]
+        """Log-probabilities and predicted rewards of all actions: (B, T, C) -> (B, T, A), (B, T, A or 0)."""
+        outputs, A = self.model.policy(inputs), self.model.actions.outputs
+        return outputs[..., :A].float().log_softmax(-1), outputs[..., A : A + self.model.num_predicted]
 
     def _policy_losses(self, batch: Improved) -> tuple[Tensor, dict[str, Tensor]]:
         with self._autocast():
@@ -255,25 +185,20 @@ class LookaheadLearner(MetaRLLearner):
             loss = loss + self.training.reward_prediction * found["reward_error"]
         return loss, found | {"loss": loss}
 
-    def _regret_losses(self, batch: Regrets) -> tuple[Tensor, dict[str, Tensor]]:
-        loss = (self.regret_network(batch.pulls, batch.wins, batch.left) - batch.targets).square().mean()
+    def _value_losses(self, examples: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = self.values.errors(examples).square().mean()
         return loss, {"value_loss": loss}
 
     def state_dict(self) -> dict[str, Any]:
         """The state of every learner, and the optimisers'."""
-        optimizers = {"optimizer": self.fit_policy.state_dict(), "value_optimizer": self.fit_regrets.state_dict()}
+        optimizers = {"optimizer": self.fit_policy.state_dict(), "value_optimizer": self.fit_values.state_dict()}
         return super().state_dict() | optimizers
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state."""
         super().load_state_dict(state)
         self.fit_policy.load_state_dict(state["optimizer"])
-        self.fit_regrets.load_state_dict(state["value_optimizer"])
-
-
-def chosen(x: Tensor, actions: Tensor) -> Tensor:
-    """Entries of the actions taken: (B, N, K), (B, N) -> (B, N)."""
-    return x.gather(-1, actions[..., None])[..., 0]
+        self.fit_values.load_state_dict(state["value_optimizer"])
 
 
 def control_variate_returns(expected: Tensor, estimated: Tensor, costs: Tensor, lam: float) -> Tensor:

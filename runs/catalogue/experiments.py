@@ -47,7 +47,7 @@ def meta_rl(steps: int, **settings: Any) -> dict[str, Training]:
 
 
 LOOKAHEAD_STEPS = 150
-"""Updates of the full budget for 100 pulls and more, which are trained by lookahead."""
+"""Updates of the full budget for MDPs and for 100 pulls and more, which are trained by lookahead."""
 
 PASSES: dict[str, Any] = {"epochs": 2, "minibatches": 8}
 """2 epochs of 8 minibatches: as many gradient steps as 4 epochs of 4, in half the time."""
@@ -80,6 +80,14 @@ def _quick_trials(horizon: int, minibatches: int) -> int:
     return max(1, QUICK_STEPS // horizon // minibatches) * minibatches
 
 
+def and_lookahead(
+    others: dict[str, Training], training: LookaheadTraining, steps: int = LOOKAHEAD_STEPS, default: bool = False
+) -> dict[str, Training]:
+    """Other algorithms and that one, with this number of updates."""
+    also = {"lookahead": replace(training, steps=steps)}
+    return also | others if default else others | also
+
+
 def _bandit(arms: int, pulls: int, **others: AnyAgentConfig) -> Experiment:
     task = BanditTask(arms, pulls)
     trials = 60_000 if pulls == 10 else 20_000  # an interval of less than 0.3% of the value
@@ -90,10 +98,6 @@ def _bandit(arms: int, pulls: int, **others: AnyAgentConfig) -> Experiment:
     short, smoke = meta_rl(40, **quick), meta_rl(4, batch_size=4 * max(2, 640 // pulls))
     lookahead = LookaheadTraining(LOOKAHEAD_STEPS, FULL_BATCH[pulls], value_states=3200 if arms == 50 else 16_000)
 
-    def and_lookahead(others: dict[str, Training], steps: int, default: bool = False) -> dict[str, Training]:
-        also = {"lookahead": replace(lookahead, steps=steps)}
-        return also | others if default else others | also
-
     return Experiment(
         f"bandit/n{pulls}-k{arms}",
         f"{pulls} pulls of a {arms}-armed Bernoulli bandit",
@@ -101,13 +105,14 @@ def _bandit(arms: int, pulls: int, **others: AnyAgentConfig) -> Experiment:
         {
             "full": Budget(
                 task,
-                and_lookahead(full, LOOKAHEAD_STEPS, default=long),
+                and_lookahead(full, lookahead, default=long),
                 TrialTest(trials),
                 HUNDRED_PULLS if long else TEN_PULLS,
             ),
-            "demo": Budget(task, and_lookahead(demo, LOOKAHEAD_STEPS // 2, default=long), TrialTest()),
-            "short": Budget(task, and_lookahead(short, 20), TrialTest()),  # its records of all memories are by PPO
-            "smoke": Budget(task, and_lookahead(smoke, 4), TrialTest(trials=2000)),
+            "demo": Budget(task, and_lookahead(demo, lookahead, LOOKAHEAD_STEPS // 2, default=long), TrialTest()),
+            # its records of all memories are by PPO
+            "short": Budget(task, and_lookahead(short, lookahead, 20), TrialTest()),
+            "smoke": Budget(task, and_lookahead(smoke, lookahead, 4), TrialTest(trials=2000)),
         },
     )
 
@@ -117,15 +122,19 @@ def _mdp(episodes: int) -> Experiment:
     settings: dict[str, Any] = {"epochs": 2, "minibatches": 16, "learning_rate": 1e-3, "posterior_rewards": True}
     full = meta_rl(800, batch_size=MDP_BATCH[episodes], **settings)
     quick = {"batch_size": _quick_trials(10 * episodes, settings["minibatches"]), **settings}
+    demo, short, smoke = meta_rl(160, **quick), meta_rl(40, **quick), meta_rl(4, batch_size=32)
+    lookahead = LookaheadTraining(LOOKAHEAD_STEPS, MDP_BATCH[episodes], minibatches=16, temperature=0.3)
     return Experiment(
         f"mdp/n{episodes}",
         f"{episodes} episodes of 10 steps in a random MDP of 10 states and 5 actions",
         {**TRIAL_AGENTS, **MDP_METHODS},
         {
-            "full": Budget(task, full, TrialTest(trials=10_000), MDPS),
-            "demo": Budget(task, meta_rl(160, **quick), TrialTest(trials=2000)),
-            "short": Budget(task, meta_rl(40, **quick), TrialTest(trials=2000)),
-            "smoke": Budget(task, meta_rl(4, batch_size=32), TrialTest(trials=200)),
+            "full": Budget(task, and_lookahead(full, lookahead, default=True), TrialTest(trials=10_000), MDPS),
+            "demo": Budget(
+                task, and_lookahead(demo, lookahead, LOOKAHEAD_STEPS // 2, default=True), TrialTest(trials=2000)
+            ),
+            "short": Budget(task, and_lookahead(short, lookahead, 20), TrialTest(trials=2000)),
+            "smoke": Budget(task, and_lookahead(smoke, lookahead, 4), TrialTest(trials=200)),
         },
     )
 

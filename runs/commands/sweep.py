@@ -43,7 +43,7 @@ class Sweep(LaunchOptions):
     budget: str | None = None
     """Training budget: full, demo, short or smoke; None: that of the file, else full."""
     algorithm: str | None = None
-    """Training algorithm for trials: ppo, trpo, or lookahead for bandits; None: that of the file, else the default."""
+    """For trials: ppo, trpo, or lookahead for bandits and MDPs; None: that of the file, else the default."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """An option of `snail train` with a value, or several for a grid: --set training.learning-rate=1e-3,3e-3 --set
     model.heads=1,4. Lists are values in brackets: task.shots=[1],[1,5]."""

@@ -47,7 +47,7 @@ class Train(TrackerOptions, RunConfig):
     """Start from this config.json instead of the catalogue's settings: any run's, or one with the same keys. Its key
     "extend" may name Python files as --extend does."""
     algorithm: str | None = None
-    """Training algorithm for trials: ppo, trpo, or lookahead for bandits; None: the default."""
+    """Training algorithm for trials: ppo, trpo, or lookahead for bandits and MDPs; None: the default."""
     time_budget: str | None = None
     """Stop with a checkpoint within this time, such as 90s, 25m or 1h30m, to --resume later; None: train to the end."""
     results: Path = RESULTS
