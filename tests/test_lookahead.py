@@ -13,6 +13,7 @@ from scipy.integrate import quad
 from scipy.stats import beta
 from tiny_runs import BANDIT, CPU, learner_for
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributions import Categorical, kl_divergence
 
 import baselines.mdp_values
 import runs.algorithms.belief_values
@@ -176,7 +177,7 @@ def test_the_improved_policy_is_the_definition(task):
     improved, gain = learner._improved(trials.inputs, beliefs, log_policy)
     values = learner.values.action_values(beliefs)[5, 2].tolist()
     weights = torch.tensor([math.exp(float(p) + q / 0.3) for p, q in zip(log_policy[5, 2], values, strict=True)])
-    torch.testing.assert_close(improved.policy[5, 2], weights / weights.sum())
+    torch.testing.assert_close(improved.log_policy[5, 2].exp(), weights / weights.sum())
     torch.testing.assert_close(improved.means, learner.task.posterior_rewards(*seen_in(learner, trials)))
     assert gain.shape == (16,) and gain.min() > 0
 
@@ -217,13 +218,16 @@ def test_parts_of_a_batch_are_all_of_it(monkeypatch):
 
 
 @LEARNERS
-def test_the_policys_loss_is_its_divergence_and_the_error_of_its_predictions(task):
-    learner = learner_of(task=task)
+@pytest.mark.parametrize("reverse", [0.0, 0.3, 1.0])
+def test_the_policys_loss_is_its_divergence_and_the_error_of_its_predictions(task, reverse):
+    learner = learner_of(task=task, reverse=reverse)
     improved, _ = improved_by(learner)
     loss, _ = learner._policy_losses(improved)
-    outputs, A = learner.model.policy(improved.inputs), improved.policy.shape[-1]
-    divergence = (improved.policy * (improved.policy.log() - outputs[..., :A].log_softmax(-1))).sum(-1).mean()
-    expected = divergence + (outputs[..., A:] - improved.means).square().mean()
+    A = improved.log_policy.shape[-1]
+    outputs = learner.model.policy(improved.inputs)
+    policy, wanted = Categorical(logits=outputs[..., :A]), Categorical(logits=improved.log_policy)
+    divergence = (1 - reverse) * kl_divergence(wanted, policy) + reverse * kl_divergence(policy, wanted)
+    expected = divergence.mean() + (outputs[..., A:] - improved.means).square().mean()
     torch.testing.assert_close(loss, expected)
     weights = [*learner.model.policy.parameters()]
     wanted = torch.autograd.grad(expected, weights)
@@ -246,7 +250,7 @@ def test_an_update_fits_the_values_first_and_then_learns_the_policy_improved_by_
         trials.inputs, beliefs, log_policy
     )  # by the fitted network, from the policy that played
     after = learner._policy_losses(wanted)[1]["policy_loss"]
-    divergence = (wanted.policy * (wanted.policy.log() - log_policy)).sum(-1).mean()
+    divergence = (wanted.log_policy.exp() * (wanted.log_policy - log_policy)).sum(-1).mean()
     assert after < 0.8 * divergence
 
 
@@ -370,6 +374,7 @@ def test_a_step_reads_nothing_back_to_the_host(task, monkeypatch):
 @pytest.mark.parametrize(
     "changes, message",
     [
+        ({"reverse": 1.5}, "reverse must be between 0 and 1, got 1.5"),
         ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
         ({"minibatches": 3}, "batch_size must be a multiple of minibatches, got 16 and 3"),
         ({"epochs": 0}, "epochs must be"),

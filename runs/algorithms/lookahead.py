@@ -18,7 +18,6 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from envs.trials import require_positive
 from runs.algorithms.belief_values import STEPS_AT_ONCE, Beliefs, belief_values, chosen
@@ -48,6 +47,9 @@ class LookaheadTraining(MetaRLTraining):
     """Weight of predicting the posterior mean rewards of all actions, an auxiliary task of the policy; 0: none."""
     temperature: float = 0.2
     """Temperature of the improved policy, in units of reward: higher is a smaller step."""
+    reverse: float = 0.0
+    """Weight of the divergence from the policy to the improved one, the rest is on that from the improved one to it. An
+    agent that does not remember what its actions depend on earns more with the former, but may stop exploring early."""
     value_lambda: float = 0.9
     """Lambda of the value network's targets; 1: Monte Carlo."""
     value_epochs: int = 8
@@ -67,12 +69,12 @@ class Improved(TrialBatch):
     """What the policy learns.
 
     inputs: (B, T, C) as in `Trajectories`.
-    policy: (B, T, A) probabilities of the improved policy.
+    log_policy: (B, T, A) log-probabilities of the improved policy.
     means: (B, T, A) posterior means of the actions' rewards.
     """
 
     inputs: Tensor
-    policy: Tensor
+    log_policy: Tensor
     means: Tensor
 
 
@@ -83,6 +85,8 @@ class LookaheadLearner(MetaRLLearner):
 
     def __init__(self, training: LookaheadTraining, run: RunConfig, machine: Machine):
         require_positive(value_states=training.value_states)
+        if not 0 <= training.reverse <= 1:
+            raise ValueError(f"reverse must be between 0 and 1, got {training.reverse}")
         if not training.temperature > 0:
             raise ValueError(f"temperature must be above 0, got {training.temperature}")
         build = belief_values(cast(TrialTask, run.task))
@@ -167,8 +171,8 @@ class LookaheadLearner(MetaRLLearner):
         """The improved policies, and what the network expects of them: (B,) reward per trial."""
         values = self.values.action_values(beliefs)
         advantages = values - (log_policy.exp() * values).sum(-1, keepdim=True)
-        improved = (log_policy + advantages / self.training.temperature).softmax(-1)
-        return Improved(inputs, improved, beliefs.means), (improved * advantages).sum((1, 2))
+        improved = (log_policy + advantages / self.training.temperature).log_softmax(-1)
+        return Improved(inputs, improved, beliefs.means), (improved.exp() * advantages).sum((1, 2))
 
     def _outputs(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities and predicted rewards of all actions: (B, T, C) -> (B, T, A), (B, T, A or 0)."""
@@ -178,7 +182,9 @@ class LookaheadLearner(MetaRLLearner):
     def _policy_losses(self, batch: Improved) -> tuple[Tensor, dict[str, Tensor]]:
         with self._autocast():
             log_policy, predicted = self._outputs(batch.inputs)
-        loss = functional.kl_div(log_policy, batch.policy, reduction="none").sum(-1).mean()
+        difference = log_policy - batch.log_policy
+        weights = torch.lerp(-batch.log_policy.exp(), log_policy.exp(), self.training.reverse)
+        loss = (weights * difference).sum(-1).mean()
         found = {"policy_loss": loss}
         if self.model.num_predicted:
             found["reward_error"] = (predicted - batch.means).square().mean()

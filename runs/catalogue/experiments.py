@@ -46,8 +46,8 @@ def meta_rl(steps: int, **settings: Any) -> dict[str, Training]:
     return {"ppo": PPOTraining(steps, **settings), "trpo": TRPOTraining(steps, **common), "tuning": Tuning()}
 
 
-LOOKAHEAD_STEPS = 150
-"""Updates of the full budget for MDPs and for 100 pulls and more, which are trained by lookahead."""
+LOOKAHEAD_STEPS = {"bandit": 150, "mdp": 300}
+"""Updates of the full budget for MDPs and for bandits of 100 pulls and more, which are trained by lookahead."""
 
 PASSES: dict[str, Any] = {"epochs": 2, "minibatches": 8}
 """2 epochs of 8 minibatches: as many gradient steps as 4 epochs of 4, in half the time."""
@@ -81,7 +81,7 @@ def _quick_trials(horizon: int, minibatches: int) -> int:
 
 
 def and_lookahead(
-    others: dict[str, Training], training: LookaheadTraining, steps: int = LOOKAHEAD_STEPS, default: bool = False
+    others: dict[str, Training], training: LookaheadTraining, steps: int, default: bool = False
 ) -> dict[str, Training]:
     """Other algorithms and that one, with this number of updates."""
     also = {"lookahead": replace(training, steps=steps)}
@@ -96,7 +96,10 @@ def _bandit(arms: int, pulls: int, **others: AnyAgentConfig) -> Experiment:
     full = meta_rl(1200 if (pulls, arms) == (10, 50) else 600, batch_size=FULL_BATCH[pulls], **PASSES)
     demo = meta_rl(160, **quick) if long else meta_rl(190, **PASSES)
     short, smoke = meta_rl(40, **quick), meta_rl(4, batch_size=4 * max(2, 640 // pulls))
-    lookahead = LookaheadTraining(LOOKAHEAD_STEPS, FULL_BATCH[pulls], value_states=3200 if arms == 50 else 16_000)
+    steps = LOOKAHEAD_STEPS["bandit"]
+    lookahead = LookaheadTraining(steps, FULL_BATCH[pulls], value_states=3200 if arms == 50 else 16_000)
+    if pulls >= 500:  # which are too few trials to begin with
+        lookahead = replace(lookahead, curriculum=0.6, curriculum_episodes=50)
 
     return Experiment(
         f"bandit/n{pulls}-k{arms}",
@@ -105,11 +108,11 @@ def _bandit(arms: int, pulls: int, **others: AnyAgentConfig) -> Experiment:
         {
             "full": Budget(
                 task,
-                and_lookahead(full, lookahead, default=long),
+                and_lookahead(full, lookahead, steps, default=long),
                 TrialTest(trials),
                 HUNDRED_PULLS if long else TEN_PULLS,
             ),
-            "demo": Budget(task, and_lookahead(demo, lookahead, LOOKAHEAD_STEPS // 2, default=long), TrialTest()),
+            "demo": Budget(task, and_lookahead(demo, lookahead, steps // 2, default=long), TrialTest()),
             # its records of all memories are by PPO
             "short": Budget(task, and_lookahead(short, lookahead, 20), TrialTest()),
             "smoke": Budget(task, and_lookahead(smoke, lookahead, 4), TrialTest(trials=2000)),
@@ -123,16 +126,15 @@ def _mdp(episodes: int) -> Experiment:
     full = meta_rl(800, batch_size=MDP_BATCH[episodes], **settings)
     quick = {"batch_size": _quick_trials(10 * episodes, settings["minibatches"]), **settings}
     demo, short, smoke = meta_rl(160, **quick), meta_rl(40, **quick), meta_rl(4, batch_size=32)
-    lookahead = LookaheadTraining(LOOKAHEAD_STEPS, MDP_BATCH[episodes], minibatches=16, temperature=0.3)
+    steps = LOOKAHEAD_STEPS["mdp"]
+    lookahead = LookaheadTraining(steps, MDP_BATCH[episodes], minibatches=16, temperature=0.3, reverse=0.5)
     return Experiment(
         f"mdp/n{episodes}",
         f"{episodes} episodes of 10 steps in a random MDP of 10 states and 5 actions",
         {**TRIAL_AGENTS, **MDP_METHODS},
         {
-            "full": Budget(task, and_lookahead(full, lookahead, default=True), TrialTest(trials=10_000), MDPS),
-            "demo": Budget(
-                task, and_lookahead(demo, lookahead, LOOKAHEAD_STEPS // 2, default=True), TrialTest(trials=2000)
-            ),
+            "full": Budget(task, and_lookahead(full, lookahead, steps, default=True), TrialTest(trials=10_000), MDPS),
+            "demo": Budget(task, and_lookahead(demo, lookahead, steps // 4, default=True), TrialTest(trials=2000)),
             "short": Budget(task, and_lookahead(short, lookahead, 20), TrialTest(trials=2000)),
             "smoke": Budget(task, and_lookahead(smoke, lookahead, 4), TrialTest(trials=200)),
         },
