@@ -103,13 +103,17 @@ def test_the_recorded_rollout_plays_what_the_plain_one_plays(agent, experiment):
 
 
 @pytest.mark.parametrize(
-    "training",
-    [PPOTraining(4, batch_size=32, minibatches=4, epochs=2), LookaheadTraining(4, 32, minibatches=4)],
-    ids=["ppo", "lookahead"],
+    "experiment, training",
+    [
+        ("bandit/n10-k5", PPOTraining(4, batch_size=32, minibatches=4, epochs=2)),
+        ("bandit/n10-k5", LookaheadTraining(4, 32, minibatches=4)),
+        ("mdp/n10", LookaheadTraining(4, 32, minibatches=4, reverse=0.5)),
+    ],
+    ids=["ppo", "lookahead", "lookahead-mdp"],
 )
-def test_replayed_steps_learn_what_plain_ones_learn(training):
+def test_replayed_steps_learn_what_plain_ones_learn(experiment, training):
     def weights(graphs):
-        config = find("bandit/n10-k5").config("snail", budget="smoke")
+        config = find(experiment).config("snail", budget="smoke")
         learner = learner_for(training, config.task, config.model, TrialTest(10), 0, Machine.named("cuda"))
         for passes in (x for x in vars(learner).values() if isinstance(x, Passes)):
             passes.replayed.graphs = graphs

@@ -42,9 +42,9 @@ def test_what_is_published_tests_the_same(run_and_copy):
     assert copy.config() == config and copy.result() == run.result()
     learner = build_learner(config, CPU)
     assert load_model(learner, copy, config).step == learner.steps
-    assert [m.record() for m in evaluate(learner, quiet=True)] == [
-        {k: v for k, v in r.items() if k not in ("experiment", "agent", "seed")} for r in run.result()["results"]
-    ]
+    for measured, r in zip(evaluate(learner, quiet=True), run.result()["results"], strict=True):
+        assert (measured.task_set, measured.shots, measured.n) == (r["task_set"], r.get("shots"), r["n"])
+        assert measured.mean == pytest.approx(r["mean"], abs=0.1)  # of 30 answers
 
 
 def test_a_demo_run_is_published_without_weights(tmp_path, monkeypatch):
@@ -67,12 +67,13 @@ def test_a_short_run_is_published_without_weights_and_never_replaced(tmp_path, m
 def test_published_weights_are_verified(run_and_copy):
     config, run, copy = run_and_copy
     publish(run, copy)
-    assert [verdict for *_, verdict in verify(copy, CPU)] == ["agrees exactly"] * len(run.result()["results"])
+    assert {verdict for *_, verdict in verify(run, CPU)} == {"agrees exactly"}
+    assert all(verdict.startswith("agrees") for *_, verdict in verify(copy, CPU))
     generator = torch.Generator().manual_seed(0)
     weights = copy.tested_weights(config)
     changed = {name: torch.randn(x.shape, generator=generator) for name, x in weights.items() if x.dim() > 1}
     copy.weights_path.write_bytes(save(weights | changed))
-    assert any(verdict != "agrees exactly" for *_, verdict in verify(copy, CPU))
+    assert any(abs(now - recorded) > 0.02 for _, recorded, now, _ in verify(copy, CPU))
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ def test_the_command(run_and_copy, capsys):
     _, run, copy = run_and_copy
     publish(run, copy)
     assert cli(["verify", str(copy.path)]) == 0
-    assert "agrees exactly" in capsys.readouterr().out
+    assert "agrees" in capsys.readouterr().out
     record = run.result()
     record["results"][0]["task_set"] = "other"
     write_json(copy.result_path, record)
@@ -142,7 +143,7 @@ def test_weights_are_those_that_were_selected(run_and_copy):
     state = run.load_checkpoint(config)[1]["learner"]
     tested = state["selected"]["weights"] if state.get("selected") else state["model"]
     published = copy.tested_weights(config)
-    assert all(torch.equal(x, tested[name]) for name, x in published.items())
+    assert all(torch.equal(x, tested[name].half()) for name, x in published.items() if x.is_floating_point())
     left_out = set(tested) - set(published)
     assert left_out == ({n for n in tested if n.startswith("value.")} if isinstance(config.task, BanditTask) else set())
     shutil.rmtree(copy.path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from tiny_runs import BANDIT, LOOKAHEAD, STEPS, go
+from tiny_runs import BANDIT, IN_MDPS, LOOKAHEAD, STEPS, go
 
 from runs.catalogue import find
 from runs.catalogue.experiments import HUNDRED_PULLS, MDPS, RECALL, TEN_PULLS
@@ -67,3 +67,10 @@ def test_less_regret_is_a_higher_score(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     found = outcome(RunFolder(tmp_path))
     assert found["metric"] == "train/regret" and found["score"] == -lines[-1]["train/regret"] < 0
+
+
+def test_the_expected_return_has_less_noise_than_the_return(tmp_path):
+    go(IN_MDPS, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    found = outcome(RunFolder(tmp_path))
+    assert found["metric"] == "train/expected_return" and found["score"] == lines[-1]["train/expected_return"]

@@ -95,14 +95,14 @@ def test_record(finished, loop):
         assert set(r) == expected
         assert (r["experiment"], r["agent"], r["seed"]) == (config.experiment, "gru", 1)
         assert (r["metric"], r["n"]) == (("accuracy", 10) if loop == "few-shot" else ("return", 100))
-        assert 0 < r["mean"] < 4 and 0 < r["ci95"] < 1
+        assert 0 < r["mean"] < (16 if loop == "lookahead-mdp" else 4) and 0 < r["ci95"] < 1
         assert re.fullmatch("[0-9a-f]{16}", r["task_set"])
     assert record["steps"] == STEPS and record["train_seconds"] >= 0
     assert record["config"] == to_dict(config)
     assert record["versions"]["torch"] == torch.__version__
     assert record["device"] and "commit" in record and record["parameters"] > 0
     # trials of 2, 3 and 3 pulls (2 to 4 at a constant rate, rounded) in the curriculum, and as many as make 128 pulls
-    pulls = 64 * 2 + 42 * 3 + 42 * 3 + 3 * 32 * 4
+    pulls = STEPS * 32 * 8 if loop == "lookahead-mdp" else 64 * 2 + 42 * 3 + 42 * 3 + 3 * 32 * 4
     assert (record["episodes"] == STEPS * 2) if loop == "few-shot" else (record["env_steps"] == pulls)
 
 
@@ -139,6 +139,7 @@ def test_metrics_lines(finished, loop):
             "bandit": ("env_steps", PPO_LOGS),
             "privileged": ("env_steps", PPO_LOGS),
             "lookahead": ("env_steps", {"train/loss", "train/return", "train/regret", "train/expected_improvement"}),
+            "lookahead-mdp": ("env_steps", {"train/loss", "train/return", "train/expected_return"}),
             "trpo": ("env_steps", {"train/policy_loss", "train/return", "train/kl", "diagnostics/step_scale"}),
             "few-shot": ("episodes", {"train/loss", "train/accuracy", "train/learning_rate"}),
         }[loop]
@@ -150,7 +151,7 @@ def test_metrics_lines(finished, loop):
 
 def test_the_streaming_and_the_parallel_policy_agree(finished):
     """Before the first update of a batch the importance ratio is 1."""
-    for loop in ("bandit", "lookahead", "trpo"):
+    for loop in ("bandit", "lookahead", "lookahead-mdp", "trpo"):
         assert all(line["diagnostics/step_forward_mismatch"] < 1e-5 for line in untimed_metrics(finished[loop]))
 
 

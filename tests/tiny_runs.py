@@ -24,7 +24,7 @@ from runs.catalogue import RunConfig
 from runs.results.folder import RunFolder
 from runs.results.records import Result
 from runs.system.machine import Machine
-from runs.tasks import BanditTask, FewShotTask
+from runs.tasks import BanditTask, FewShotTask, MDPTask
 from runs.training import train
 
 CPU = Machine(torch.device("cpu"))
@@ -76,10 +76,14 @@ PRIVILEGED = replace(
 LOOKAHEAD = replace(
     BANDIT, training=LookaheadTraining(STEPS, 32, minibatches=2, curriculum=0.5, curriculum_episodes=2, bfloat16=True)
 )
+IN_MDPS = replace(
+    LOOKAHEAD, experiment="mdp/n10", task=MDPTask(2, 3, 2, 4), training=replace(LOOKAHEAD.training, reverse=0.5)
+)
 LOOPS: dict[str, tuple[RunConfig, type]] = {
     "bandit": (BANDIT, PPOLearner),
     "privileged": (PRIVILEGED, PPOLearner),
     "lookahead": (LOOKAHEAD, LookaheadLearner),
+    "lookahead-mdp": (IN_MDPS, LookaheadLearner),
     "trpo": (TRPO, TRPOLearner),
     "few-shot": (FEWSHOT, FewShotLearner),
 }

@@ -34,7 +34,7 @@ from runs.system.distributed.layers import use_distributed_layers
 from runs.system.distributed.process_group import ProcessGroup
 from runs.system.errors import OutOfTime, RunError
 from runs.system.machine import Machine
-from runs.tasks import FewShotTask
+from runs.tasks import FewShotTask, MDPTask
 from runs.training import train
 
 STEPS, HALF = 4, 2
@@ -74,6 +74,7 @@ CONFIGS = {
     "ppo": BANDIT,
     "trpo": replace(BANDIT, training=TRPOTraining(STEPS, fisher_part=0.2, **TRIALS)),  # 19 trials: uneven parts
     "lookahead": replace(BANDIT, training=LookaheadTraining(STEPS, **TRIALS)),
+    "lookahead-mdp": replace(BANDIT, task=MDPTask(2, 3, 2, 4), training=LookaheadTraining(STEPS, **TRIALS)),
     "drawings": DRAWINGS,
     "photographs": PHOTOGRAPHS,  # with dropout
 }

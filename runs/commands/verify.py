@@ -24,8 +24,8 @@ from runs.training import build_learner, evaluate, load_model
 class Verify:
     """Test published weights again on the frozen tasks, and compare the results with the records.
 
-    On the kind of CPU that a record names, the results are identical. On others, rounding changes the course of some
-    trials; then the mean difference over tasks must be within 3 standard errors.
+    Published weights are in half precision, and CPUs round differently, which changes the course of some trials: the
+    mean difference over tasks must be within 3 standard errors. Your own runs give identical results on the same CPU.
     """
 
     runs: Positional[tuple[str, ...]] = ()

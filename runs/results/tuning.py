@@ -2,7 +2,7 @@
 
 All agents of a task are tuned alike: the same learning rates, the same fraction of the full budget, one seed. Rates are
 compared by the mean over the last tenth of training, of the return on training tasks or of the accuracy on validation
-classes; never by the test. Where the expected regret is logged, it takes the place of the return: it has less noise.
+classes; never by the test. Where the expected return or regret is logged, it takes the place of the return.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from runs.results.metrics import training_score
 from runs.results.records import PUBLISHED
 from runs.results.stored import read_json
 
-REGRET = "train/regret"
+SIGNS = {"train/regret": -1, "train/expected_return": 1}
+"""Of the metrics with less noise than the return."""
 
 OUTCOME = PUBLISHED / "tuning.json"
 
@@ -29,18 +30,15 @@ def outcome(folder: RunFolder) -> dict[str, Any] | None:
     if record is None:
         return None
     lines = folder.metrics()
-    if any(REGRET in line for line in lines):
-        metric, regret = training_score(lines, REGRET)
-        score = -regret
-    else:
-        metric, score = training_score(lines)
+    logged = next((name for name in SIGNS if any(name in line for line in lines)), None)
+    metric, score = training_score(lines, logged) if logged else training_score(lines)
     training = record["config"]["training"]
     return {
         "experiment": record["config"]["experiment"],
         "agent": record["config"]["agent"],
         "learning_rate": training["learning_rate"],
         "metric": metric,
-        "score": score,
+        "score": SIGNS.get(metric, 1) * score,
         "updates": training["steps"],
         "seconds": round(record["train_seconds"]),
         "device": record["device"],

@@ -201,8 +201,9 @@ def paper_tables() -> dict[str, Table]:
                 f"fractions of {PAPER_EPISODE} an episode, which is less than that; its numbers are converted to "
                 "rewards here, and ours are also given on its scale.",
                 "mean0: with a prior mean reward of 0, as the papers' numbers imply; the MDPs' true mean is 1.",
-                "The full training of all agents but MAML has an auxiliary task that the paper did not have: they "
-                "predict the posterior mean rewards of all actions.",
+                "The full training knows the prior: agents learn from values of all actions that follow from what was "
+                "seen, by Bayes' rule, planning and a network (`--algorithm lookahead`). None of this is shown to the "
+                "agents, in training or testing.",
             ),
         ),
         "control": Table(
