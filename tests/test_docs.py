@@ -77,7 +77,7 @@ def test_options_named_in_the_reproduction_notes_exist(capsys):
 
     known = set()
     on_bandits = (f"bandit/n10-k5/{agent}" for agent in ("snail", "lstm", "transformer"))
-    for named in ("omniglot/5way", "omniglot/5way/maml", *on_bandits):
+    for named in ("omniglot/5way", "omniglot/5way/maml", "mdp/n10/snail", *on_bandits):
         known |= set(option_names(Train.defaults([named])))
     text = (ROOT / "docs" / "reproduction.md").read_text()
     options = re.findall(r"--((?:training|model|task|test)\.[\w.-]+)", text)
