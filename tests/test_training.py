@@ -46,6 +46,7 @@ from runs.results.folder import RunFolder
 from runs.results.records import SAMPLES, read_results, read_samples
 from runs.system.deadline import Deadline
 from runs.system.errors import Interrupted, OutOfTime, RunError
+from runs.system.machine import use_bfloat16
 from runs.training import build_learner, evaluate, load_model, train
 
 pytestmark = pytest.mark.slow
@@ -121,7 +122,7 @@ def test_records_are_read_back(finished):
     records = [json.loads((finished[loop] / "result.json").read_text()) for loop in LOOPS]
     expected = [(r["metric"], r.get("shots"), r["mean"], r["ci95"]) for record in records for r in record["results"]]
     assert [(r.metric, r.shots, r.mean, r.ci95) for r in results] == expected
-    assert len(expected) == 6
+    assert len(expected) == len(LOOPS) + 1  # of two numbers of shots
 
 
 PPO_LOGS = {f"train/{name}" for name in ("loss", "policy_loss", "return", "kl", "clip_fraction", "learning_rate")}
@@ -150,9 +151,11 @@ def test_metrics_lines(finished, loop):
 
 
 def test_the_streaming_and_the_parallel_policy_agree(finished):
-    """Before the first update of a batch the importance ratio is 1."""
+    """Before the first update of a batch the importance ratio is 1, but for rounding."""
     for loop in ("bandit", "lookahead", "lookahead-mdp", "trpo"):
-        assert all(line["diagnostics/step_forward_mismatch"] < 1e-5 for line in untimed_metrics(finished[loop]))
+        half = use_bfloat16(LOOPS[loop][0].training.bfloat16, CPU.device)
+        largest = max(line["diagnostics/step_forward_mismatch"] for line in untimed_metrics(finished[loop]))
+        assert largest < (1e-2 if half else 1e-5)
 
 
 def test_nothing_but_the_run_is_left(finished):
