@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from runs.agents import FewShotAgent
+from runs.algorithms.fewshot import build_classifier
 from runs.algorithms.meta_rl import MetaRLLearner
 from runs.results.folder import find_trained
 from runs.results.records import PUBLISHED
@@ -115,12 +115,10 @@ def load(run: str | Path) -> Actor | Classifier:
     config = folder.config()
     machine = Machine(torch.device("cpu"))
     if isinstance(config.task, FewShotTask):
-        assert isinstance(config.model, FewShotAgent)
-        task, support = config.task, config.task.ways * max(config.task.shots + config.task.test_shots)
-        model = config.model.build_classifier(task.embedding.build(), task.embedding.size, task.ways, support)
+        model = build_classifier(config)
         model.load_state_dict(folder.tested_weights(config))
         half = use_bfloat16(getattr(config.training, "bfloat16", False), machine.device)
-        return Classifier(model, task.ways, half)
+        return Classifier(model, config.task.ways, half)
     learner = build_learner(config, machine)
     if not isinstance(learner, MetaRLLearner):
         raise RunError(f"{folder.path} has a classical agent, which has no weights to load")

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import signal
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from runs.algorithms.fewshot import FewShotLearner
 from runs.algorithms.finite import SMALLER_STEPS, NotFinite, strange_weight
 from runs.algorithms.learner import Learner, Measurement
 from runs.catalogue import RunConfig
 from runs.config.serialization import check_values
-from runs.results.folder import RunFolder, WatchedFolder
+from runs.results.folder import RunFolder, WatchedFolder, find_trained
 from runs.results.metrics import RATE, SECONDS, UPDATE, metric_name, unit_name
-from runs.results.records import git_commit, make_record
+from runs.results.records import PUBLISHED, git_commit, make_record
 from runs.system.deadline import Deadline
 from runs.system.distributed.process_group import ProcessGroup
 from runs.system.errors import Interrupted, OutOfTime, Paused, RunError
@@ -116,6 +119,8 @@ def train(
             progress = Progress(device=machine.device.type)
             if folder.checkpoint_path.exists():
                 progress = restore(learner, folder, config, machine)
+            else:
+                take_embedding(learner, config, folder.path.parents)
         group.require_same("checkpoint, by its update", progress.step)
         with group.barrier():
             folder.forget_metrics_after(progress.step)
@@ -153,6 +158,29 @@ def train(
         finally:
             mirror.close()
     return record
+
+
+def take_embedding(learner: Learner, config: RunConfig, places: Iterable[Path]) -> None:
+    """Give the learner the embedding of the run that its training names, found in these folders or published.
+
+    Raises:
+        RunError: if there is no such run, it is not finished, or its embedding is of another kind.
+    """
+    run = getattr(config.training, "embedding_from", None)
+    if not run:
+        return
+    source = find_trained(run, [*places, PUBLISHED])
+    found, record = source.config(), source.result()
+    if record is None:
+        raise RunError(f"{source.path} is not finished, so its embedding cannot be used; continue it with --resume")
+    weights = source.tested_weights(found)
+    digest = hashlib.sha256(b"".join(weights[name].cpu().numpy().tobytes() for name in sorted(weights)))
+    name = f"{found.experiment}/{found.agent}/{source.path.name}"
+    about = {"run": name, "train_seconds": record["train_seconds"], "weights_sha256": digest.hexdigest()}
+    try:
+        cast(FewShotLearner, learner).take_embedding(weights, about)
+    except ValueError as e:
+        raise RunError(f"the embedding of {source.path} cannot be used: {e}") from e
 
 
 def restore(learner: Learner, folder: RunFolder, config: RunConfig, machine: Machine) -> Progress:

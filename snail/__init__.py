@@ -2,9 +2,9 @@
 
 from snail.actor_critic import ActorCritic
 from snail.attention import AttentionBlock, AttentionKind
-from snail.classifier import EmbeddingClassifier, EpisodeModel, SequenceClassifier
+from snail.classifier import EmbeddingClassifier, EpisodeModel, PretrainedClassifier, SequenceClassifier
 from snail.convolution import CausalConv1d, DenseBlock, TCBlock
-from snail.embedding import OmniglotEmbedding, ResidualEmbedding
+from snail.embedding import ConvolutionalEmbedding, OmniglotEmbedding, ResidualEmbedding
 from snail.model import FEWSHOT_BLOCKS, RL_POLICY_BLOCKS, RL_VALUE_BLOCKS, SNAIL, TC, Attention
 from snail.sequence import SequenceModel, parameter_count
 
@@ -21,10 +21,12 @@ __all__ = [
     "AttentionBlock",
     "AttentionKind",
     "CausalConv1d",
+    "ConvolutionalEmbedding",
     "DenseBlock",
     "EmbeddingClassifier",
     "EpisodeModel",
     "OmniglotEmbedding",
+    "PretrainedClassifier",
     "ResidualEmbedding",
     "SequenceClassifier",
     "SequenceModel",

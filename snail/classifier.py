@@ -86,3 +86,35 @@ class SequenceClassifier(EmbeddingClassifier):
         past, queries = with_labels(support, labels, queries, self.ways)
         _, cache = self.model.prefill(past, max_len=past.shape[1])
         return at_least_float32(self.model.branch(queries, cache))  # (B, Q, N)
+
+
+class PretrainedClassifier(EpisodeModel):
+    """A few-shot learner that reads the features of a network which is not trained any further.
+
+    Args:
+        features: (M, ...) images -> (M, F), trained before; it stays in evaluation mode and gets no gradient.
+        head: classifies episodes of features.
+    """
+
+    def __init__(self, features: nn.Module, head: EpisodeModel):
+        super().__init__()
+        self.features, self.head = features.requires_grad_(False), head
+        self.features.eval()
+
+    def train(self, mode: bool = True) -> PretrainedClassifier:
+        """Put the head into training or evaluation mode."""
+        super().train(mode)
+        self.features.eval()
+        return self
+
+    def check_queries(self, queries: int) -> None:
+        """Raise ValueError if the head cannot be trained with this number of queries."""
+        self.head.check_queries(queries)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Features: (M, ...) -> (M, F)."""
+        return self.features(images)
+
+    def predict(self, support: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
+        """Features (B, S, F), labels (B, S), features (B, Q, F) -> logits (B, Q, N)."""
+        return self.head(support, labels, queries)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -52,6 +53,38 @@ class OmniglotEmbedding(nn.Module):
             raise ValueError(f"images must be (M, 1, 28, 28), got {tuple(images.shape)}")
         x = images.to(self.project.weight.dtype) / 255
         return self.project(self.blocks(x).flatten(1))
+
+
+class ConvolutionalEmbedding(nn.Module):
+    """Four blocks of {3x3 convolution, 2x2 max-pool, batch norm, ReLU} at half the resolution, and a mean.
+
+    84x84 images shrink 84-42-21-10-5-2. It needs few operations: the blocks are those of Vinyals et al. 2016, pooled
+    before the normalisation, with more channels where the images are small.
+
+    Args:
+        output_size: channels E of an embedding, and of the last convolution.
+        filters: channels of the other convolutions.
+    """
+
+    def __init__(self, output_size: int = 384, filters: Sequence[int] = (64, 128, 256)):
+        super().__init__()
+        self.output_size = output_size
+        require_sizes(output_size, *filters)
+        sizes = (3, *filters, output_size)
+        blocks: list[nn.Module] = [nn.AvgPool2d(2)]
+        for channels, size in pairwise(sizes):
+            # a bias would be cancelled by the normalisation
+            conv = nn.Conv2d(channels, size, kernel_size=3, padding=1, bias=False)
+            blocks += [conv, nn.MaxPool2d(2), nn.BatchNorm2d(size), nn.ReLU()]
+        self.blocks = nn.Sequential(*blocks)
+        self.least = 2 ** len(sizes)  # pixels of an image of which something is left
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (M, 3, H, W), uint8 in 0..255 -> (M, E)."""
+        if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < self.least:
+            raise ValueError(f"images must be (M, 3, H, W), of {self.least} pixels or more, got {tuple(images.shape)}")
+        x = images.to(next(self.parameters()).dtype) / 127.5 - 1
+        return self.blocks(x).mean((2, 3))
 
 
 class ResidualBlock(nn.Module):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from snail.attention.selection import Selection
-from snail.embedding import OmniglotEmbedding, ResidualEmbedding
+from snail.embedding import ConvolutionalEmbedding, OmniglotEmbedding, ResidualEmbedding
 from snail.visual_attention import GlimpseEmbedding
 
 
@@ -75,6 +75,20 @@ class ResidualEmbeddingConfig(EmbeddingConfig):
     def build(self) -> ResidualEmbedding:
         """The embedding."""
         return ResidualEmbedding(self.size, self.filters, self.wide, self.dropout)
+
+
+@dataclass(frozen=True)
+class ConvolutionalEmbeddingConfig(EmbeddingConfig):
+    """Four convolutions that turn a photograph, at half its resolution, into a vector."""
+
+    size: int = 384
+    """Channels of an embedding, and of the last convolution."""
+    filters: tuple[int, ...] = (64, 128, 256)
+    """Channels of the other convolutions."""
+
+    def build(self) -> ConvolutionalEmbedding:
+        """The embedding."""
+        return ConvolutionalEmbedding(self.size, self.filters)
 
 
 OMNIGLOT_EMBEDDING, RESIDUAL_EMBEDDING = OmniglotEmbeddingConfig(), ResidualEmbeddingConfig()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, cast
 
 import torch
@@ -25,7 +26,7 @@ from runs.system.distributed.layers import use_distributed_layers
 from runs.system.machine import Machine, use_bfloat16
 from runs.tasks import FewShotTask, Task
 from snail.attention.selection import recording, score_function_loss
-from snail.classifier import EmbeddingClassifier
+from snail.classifier import EmbeddingClassifier, EpisodeModel, PretrainedClassifier
 
 Selection = Literal["best", "final"]
 Pool = Literal["episode", "batch"]
@@ -60,6 +61,9 @@ class SupervisedTraining(Training):
     """Candidate classes of prototype_loss: the query's own episode, or all episodes of the batch."""
     augmentation: Augmentation = UNCHANGED
     """Random augmentation of the training images."""
+    embedding_from: str | None = None
+    """EXPERIMENT/AGENT or folder of a finished run, whose embedding is used and not trained any further: the features
+    of all images are computed once, and the agent reads a trained linear map of them."""
     validation_episodes: int = 400
     """Episodes per validation pass."""
     validations: int = 20
@@ -96,6 +100,16 @@ class Selected:
     """Copies of the weights: training continues with the originals."""
 
 
+def build_classifier(run: RunConfig) -> EpisodeModel:
+    """The classifier of a run, untrained."""
+    task, agent = cast(FewShotTask, run.task), cast(FewShotAgent, run.model)
+    size, support = task.embedding.size, task.ways * max(task.shots + task.test_shots)
+    if not getattr(run.training, "embedding_from", None):
+        return agent.build_classifier(task.embedding.build(), size, task.ways, support)
+    project = nn.Sequential(nn.LayerNorm(size), nn.Linear(size, size))
+    return PretrainedClassifier(task.embedding.build(), agent.build_classifier(project, size, task.ways, support))
+
+
 class FewShotLearner:
     """Trains a few-shot classifier end to end."""
 
@@ -118,14 +132,15 @@ class FewShotLearner:
         for split, queries in (("train", training.queries), ("val", training.queries), ("test", test.queries)):
             self._check_sizes(split, queries)
         torch.manual_seed(seed)
-        max_support = task.ways * max(task.shots + task.test_shots)
-        agent = cast(FewShotAgent, run.model)
-        model = agent.build_classifier(task.embedding.build(), task.embedding.size, task.ways, max_support)
+        model = build_classifier(run)
         for queries in (training.queries, test.queries):
             model.check_queries(queries)
-        embeds = isinstance(model, EmbeddingClassifier)
+        self.pretrained: dict[str, Any] | None = None
+        self._features: dict[str, Tensor] = {}  # of a pre-trained embedding, by split: (classes, per_class, F)
+        self.trainee = model.head if isinstance(model, PretrainedClassifier) else model
+        embeds = isinstance(self.trainee, EmbeddingClassifier)
         self.class_weight, self.prototype_weight = training.class_loss * embeds, training.prototype_loss * embeds
-        if not embeds and any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules()):
+        if not embeds and any(isinstance(m, nn.Dropout) and m.p > 0 for m in self.trainee.modules()):
             self.group.require_single_process("this agent's dropout is drawn episode by episode")
         use_distributed_layers(model, self.group)
         self.model = model.to(machine.device)
@@ -133,15 +148,35 @@ class FewShotLearner:
         self.class_head: nn.Module = nn.Identity()  # of the auxiliary task
         if self.class_weight:
             self.class_head = nn.Linear(task.embedding.size, len(self._classes("train").images)).to(machine.device)
-        self.trained = nn.ModuleDict({"model": self.model, "class_head": self.class_head})
+        self.trained = nn.ModuleDict({"model": self.trainee, "class_head": self.class_head})
         self.optimizer = torch.optim.AdamW(
             self.trained.parameters(), training.learning_rate, weight_decay=training.weight_decay, fused=True
         )
         self.selected: Selected | None = None
         self.updates = 0
-        self.sampler = EpisodeSampler(self._classes("train").images.to(machine.device), task.ways, training.queries)
         self.generator = machine.generator(seed)
         self.shots_generator = torch.Generator().manual_seed(seed)  # drawn on the host: it sets the shapes
+
+    @cached_property
+    def sampler(self) -> EpisodeSampler:
+        """Draws training episodes of images, or of features if the embedding is pre-trained."""
+        images = self._classes("train").images
+        items = self._pretrained_features("train") if self.training.embedding_from else images.to(self.machine.device)
+        return EpisodeSampler(items, self.task.ways, self.training.queries)
+
+    def take_embedding(self, weights: dict[str, Tensor], source: dict[str, Any]) -> None:
+        """Start from the embedding among the weights of another run; the record will have ``source``.
+
+        Raises:
+            ValueError: if they have no embedding of this kind.
+        """
+        prefix = "embedding."
+        found = {name.removeprefix(prefix): x.float() for name, x in weights.items() if name.startswith(prefix)}
+        try:
+            cast(PretrainedClassifier, self.model).features.load_state_dict(found)
+        except RuntimeError as e:
+            raise ValueError("its agent has no embedding of this task's kind") from e
+        self.pretrained = source
 
     def _classes(self, split: str) -> ImageClasses:
         if split not in self._splits:
@@ -190,8 +225,8 @@ class FewShotLearner:
     def _losses(self, episodes: Episodes, classes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The total loss and scalars to log; ``classes`` (B, S + Q) are the classes of the images."""
         with self._autocast(), recording() as tape:
-            support, queries = self.model.encode_episodes(episodes.support_x, episodes.query_x)
-            logits = self.model.predict(support, episodes.support_y, queries)  # (B, Q, N)
+            support, queries = self.trainee.encode_episodes(episodes.support_x, episodes.query_x)
+            logits = self.trainee.predict(support, episodes.support_y, queries)  # (B, Q, N)
         cost = F.cross_entropy(logits.transpose(1, 2), episodes.query_y, reduction="none")  # (B, Q)
         loss = cost.mean()
         total = loss + score_function_loss(tape, cost)
@@ -284,14 +319,20 @@ class FewShotLearner:
         """Accuracy (episodes,) on frozen episodes of a split, and the episodes.
 
         The episodes are drawn on the host, so that they do not depend on the device; then every image that
-        occurs in them is encoded once.
+        occurs in them is encoded once. Features of a pre-trained embedding are kept for the next time.
         """
         images = self._classes(split).images  # (classes, per_class, C, H, W)
         generator = torch.Generator().manual_seed(self.test.seed + shots)
         sampler = EpisodeSampler(images, self.task.ways, queries)
         sizes = [min(250, episodes - start) for start in range(0, episodes, 250)]
         batches = [sampler.sample_indices(size, shots, generator) for size in sizes]
-        sampler = EpisodeSampler(self._encode(images, batches), self.task.ways, queries)
+        if self.training.embedding_from:
+            encoded = self._pretrained_features(split)
+        else:
+            used = torch.cat([torch.cat([b.support_x.flatten(), b.query_x.flatten()]) for b in batches]).unique()
+            encoded = self._encode(images, used)
+        self.model.eval()
+        sampler = EpisodeSampler(encoded, self.task.ways, queries)
         found = []
         for i, indices in enumerate(batches):
             batch = sampler.gather(indices).to(self.machine.device)
@@ -313,10 +354,17 @@ class FewShotLearner:
             raise self._not_finite(result)
         return found
 
-    def _encode(self, images: Tensor, batches: list[Episodes]) -> Tensor:
-        """Encodings (classes, per_class, ...) of the images that occur in the episodes; zeros for the others."""
+    def _pretrained_features(self, split: str) -> Tensor:
+        """Features (classes, per_class, F) of all images of a split, computed once."""
+        if split not in self._features:
+            images = self._classes(split).images
+            self._features[split] = self._encode(images, torch.arange(images.shape[:2].numel()))
+        return self._features[split]
+
+    @torch.no_grad()
+    def _encode(self, images: Tensor, used: Tensor) -> Tensor:
+        """Encodings (classes, per_class, ...) of the images at these positions; zeros for the others."""
         self.model.eval()
-        used = torch.cat([torch.cat([b.support_x.flatten(), b.query_x.flatten()]) for b in batches]).unique()
         flat = images.flatten(0, 1)  # (classes * per_class, C, H, W)
         at_once = max(1, 1000 * 28 * 28 // images[0, 0].numel())  # some memory for the activations
         parts = []
@@ -338,6 +386,7 @@ class FewShotLearner:
         if type(task.embedding) is not type(self.task.embedding):
             raise ValueError("the agent was trained on images of another shape")
         self._splits.clear()
+        self._features.clear()
         self.task = replace(task, embedding=self.task.embedding)
 
     @torch.no_grad()
@@ -372,10 +421,11 @@ class FewShotLearner:
         )
 
     def details(self) -> dict[str, Any]:
-        """Which weights were tested, if they were selected."""
-        if self.selected is None:
-            return {}
-        return {"selected": {"step": self.selected.step, "validation_accuracy": self.selected.accuracy}}
+        """Which weights were tested, if they were selected, and where the embedding is from, if it is pre-trained."""
+        found: dict[str, Any] = {} if self.pretrained is None else {"pretrained": self.pretrained}
+        if self.selected is not None:
+            found["selected"] = {"step": self.selected.step, "validation_accuracy": self.selected.accuracy}
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, the best weights so far, optimiser and random states."""
@@ -383,6 +433,7 @@ class FewShotLearner:
             "model": self.model.state_dict(),
             "class_head": self.class_head.state_dict(),
             "selected": None if self.selected is None else vars(self.selected),
+            "pretrained": self.pretrained,
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "shots_generator": self.shots_generator.get_state(),
@@ -392,6 +443,7 @@ class FewShotLearner:
         """Restore a state."""
         self.load_weights(state)
         self.class_head.load_state_dict(state["class_head"])
+        self.pretrained = state.get("pretrained")
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
         self.shots_generator.set_state(state["shots_generator"])

@@ -22,8 +22,15 @@ from runs.agents import (
     AnyAgentConfig,
     MAMLConfig,
     MAMLPolicyConfig,
+    TransferConfig,
 )
-from runs.agents.embeddings import OMNIGLOT_EMBEDDING, RESIDUAL_EMBEDDING, EmbeddingConfig, ResidualEmbeddingConfig
+from runs.agents.embeddings import (
+    OMNIGLOT_EMBEDDING,
+    RESIDUAL_EMBEDDING,
+    ConvolutionalEmbeddingConfig,
+    EmbeddingConfig,
+    ResidualEmbeddingConfig,
+)
 from runs.algorithms.fewshot import FewShotTest, SupervisedTraining
 from runs.algorithms.learner import Training
 from runs.algorithms.lookahead import LookaheadTraining
@@ -267,6 +274,50 @@ def _photographs_on_a_processor(task: FewShotTask, steps: int) -> Budget:
     return Budget(replace(task, embedding=small), training, FewShotTest())
 
 
+PRETRAINED = "mini-imagenet/5way-pretrained"
+
+
+def _pretrained_photographs() -> Experiment:
+    """An embedding that is trained once, to classify the training classes, in under an hour of one core.
+
+    The agents are trained on its features, in minutes. MAML adapts the layers that read them.
+    """
+    task = FewShotTask("mini-imagenet", 5, (1, 2, 3, 4, 5), (1, 5), ConvolutionalEmbeddingConfig())
+    # batches of few images of a class
+    embedding: dict[str, Any] = {
+        "batch_size": 8,
+        "queries": 5,
+        "learning_rate": 3e-3,
+        "weight_decay": 0.05,
+        "warmup": 0.05,
+        **BETTER,
+    }
+    source = f"{PRETRAINED}/transfer"
+
+    def budget(updates: int, of_embedding: int) -> Budget:
+        pretraining = supervised(of_embedding, **embedding)["pretraining"]
+        ours = supervised(updates, learning_rate=1e-3, embedding_from=source)["supervised"]
+        return Budget(task, {"supervised": ours, "pretraining": pretraining}, FewShotTest())
+
+    smoke: dict[str, Any] = {"steps": 20, "batch_size": 4, "validation_episodes": 50, "validations": 4}
+    training = {k: replace(cast(SupervisedTraining, t), **smoke) for k, t in budget(20, 20).algorithms.items()}
+    return Experiment(
+        PRETRAINED,
+        f"5-way classification of {PHOTOGRAPHS}, with an embedding pre-trained on the training classes",
+        {
+            "transfer": TransferConfig(),
+            **FEWSHOT_AGENTS,
+            "maml": MAMLConfig(inner_lr=0.1, inner_steps=5, test_steps=10),
+        },
+        {
+            "full": budget(3000, 5000),
+            "demo": budget(800, 1200),
+            "short": budget(200, 300),
+            "smoke": Budget(task, training, FewShotTest(episodes=200)),
+        },
+    )
+
+
 CATALOGUE: dict[str, Experiment] = {
     e.id: e
     for e in (
@@ -304,5 +355,6 @@ CATALOGUE: dict[str, Experiment] = {
             MAMLConfig(inner_lr=0.01, inner_steps=5, test_steps=10),
             quick=_photographs_on_a_processor,
         ),
+        _pretrained_photographs(),
     )
 }
