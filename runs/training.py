@@ -113,14 +113,14 @@ def train(
         with group.barrier():  # errors show before anything in the folder is deleted
             tracker_names(tracker)
             learner = build_learner(config, machine)
+            if overwrite or not folder.checkpoint_path.exists():
+                take_embedding(learner, config, folder.path.parents)
         with group.barrier():
             folder.claim(config, overwrite=overwrite)
         with group.barrier():
             progress = Progress(device=machine.device.type)
             if folder.checkpoint_path.exists():
                 progress = restore(learner, folder, config, machine)
-            else:
-                take_embedding(learner, config, folder.path.parents)
         group.require_same("checkpoint, by its update", progress.step)
         with group.barrier():
             folder.forget_metrics_after(progress.step)

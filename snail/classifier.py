@@ -112,8 +112,8 @@ class PretrainedClassifier(EpisodeModel):
         self.head.check_queries(queries)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Features: (M, ...) -> (M, F)."""
-        return self.features(images)
+        """Features: (M, ...) -> (M, F), in float32 also under autocast."""
+        return at_least_float32(self.features(images))
 
     def predict(self, support: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
         """Features (B, S, F), labels (B, S), features (B, Q, F) -> logits (B, Q, N)."""

@@ -15,7 +15,7 @@ import pytest
 from scipy import stats
 from tiny_runs import result
 
-from runs.catalogue import CATALOGUE
+from runs.catalogue import CATALOGUE, PRETRAINED
 from runs.cli import run
 from runs.generate import DOCS, README, pages, updated
 from runs.results.records import PUBLISHED, read_results
@@ -371,7 +371,10 @@ def test_what_is_missing():
         ("gru", 1, "demo"),
     ]
     # one run gives both numbers of shots
-    assert [c.experiment for c in missing_runs(tables()["2"], [], agents=["snail"])] == ["mini-imagenet/5way"]
+    assert [c.experiment for c in missing_runs(tables()["2"], [], agents=["snail"])] == [
+        "mini-imagenet/5way",
+        PRETRAINED,
+    ]
     # a comparison has a budget of its own, and a larger one is no substitute
     short = missing_runs(tables()["attention"], [result(experiment="bandit/n100-k5", budget="full")], agents=["snail"])
     assert {(c.experiment, c.budget) for c in short} == {("bandit/n100-k5", "short"), ("omniglot/5way-1shot", "short")}

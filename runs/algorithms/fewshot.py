@@ -128,6 +128,8 @@ class FewShotLearner:
                 f"an interval needs at least 2 episodes, got {test.episodes} for testing "
                 f"and {training.validation_episodes} for validation"
             )
+        if training.embedding_from and training.augmentation != UNCHANGED:
+            raise ValueError("augmentation changes images, but with embedding_from the features are computed once")
         self._splits: dict[str, ImageClasses] = {}
         for split, queries in (("train", training.queries), ("val", training.queries), ("test", test.queries)):
             self._check_sizes(split, queries)

@@ -1,0 +1,179 @@
+"""Agents that read an embedding which another run has trained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_runs import CPU as CPU_MACHINE
+from tiny_runs import FEWSHOT, STEPS, assert_same_run, few_classes, go, quicken, saved_state
+from torch import nn
+
+import runs
+from baselines.prototypical import PrototypicalNetwork, prototypical_logits
+from envs.fewshot.augmentation import UNCHANGED, Augmentation
+from envs.fewshot.episodes import EpisodeSampler
+from runs.agents import MAMLConfig, PrototypicalConfig, TransferConfig
+from runs.agents.embeddings import OmniglotEmbeddingConfig
+from runs.catalogue import PRETRAINED, find
+from runs.results.folder import RunFolder
+from runs.system.errors import Interrupted, RunError
+from snail import ConvolutionalEmbedding, PretrainedClassifier
+
+TASK = replace(FEWSHOT.task, embedding=OmniglotEmbeddingConfig(size=6, filters=4))
+CLASSES = replace(FEWSHOT.training, class_loss=1.0, prototype_loss=0.0)
+TRANSFER = replace(
+    FEWSHOT, experiment=PRETRAINED, agent="transfer", task=TASK, model=TransferConfig(steps=5), training=CLASSES
+)
+SOURCE = f"{PRETRAINED}/transfer"
+READING = replace(FEWSHOT.training, class_loss=0.0, augmentation=UNCHANGED, embedding_from=SOURCE)
+READER = replace(FEWSHOT, experiment=PRETRAINED, task=TASK, training=READING)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """A results folder with the run that the others take their embedding from."""
+    top = tmp_path_factory.mktemp("results")
+    with pytest.MonkeyPatch.context() as patch:
+        quicken(patch)
+        go(TRANSFER, top / SOURCE / "full-seed0")
+    return top
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    quicken(monkeypatch)
+
+
+def embedding_of(path):
+    weights = RunFolder(path).tested_weights(TRANSFER)
+    return {name.removeprefix("embedding."): x for name, x in weights.items()}
+
+
+def test_the_features_get_no_gradient_and_stay_in_evaluation_mode():
+    torch.manual_seed(0)
+    features = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(0.5))
+    model = PretrainedClassifier(features, PrototypicalNetwork(nn.Linear(3, 2), 2)).train()
+    assert model.head.training and not any(m.training for m in features.modules())
+    support, labels, queries = torch.randn(2, 4, 4), torch.tensor([[0, 1, 0, 1]] * 2), torch.randn(2, 5, 4)
+    logits = model(support, labels, queries)
+    logits.square().sum().backward()
+    assert all(p.grad is None for p in features.parameters())
+    assert model.head.embedding.weight.grad.abs().sum() > 0
+    by_hand = [
+        model.head.embedding((x @ features[0].weight.T + features[0].bias) / (1 + 1e-5) ** 0.5)
+        for x in (support, queries)
+    ]
+    torch.testing.assert_close(logits, prototypical_logits(by_hand[0], labels, by_hand[1], 2))
+
+
+@pytest.mark.parametrize("agent", ["gru", "protonet", "maml"])
+def test_an_agent_reads_the_embedding_of_another_run_and_leaves_it_unchanged(results, agent, request):
+    models = {"gru": FEWSHOT.model, "protonet": PrototypicalConfig(), "maml": MAMLConfig()}
+    if agent == "maml":
+        request.getfixturevalue("learn2learn")
+    config, path = replace(READER, agent=agent, model=models[agent]), results / PRETRAINED / agent / "smoke-seed1"
+    record = go(config, path)
+    assert record["pretrained"]["run"] == f"{SOURCE}/full-seed0"
+    assert record["pretrained"]["train_seconds"] == RunFolder(results / SOURCE / "full-seed0").result()["train_seconds"]
+    state = saved_state(path)["learner"]["model"]
+    for name, x in embedding_of(results / SOURCE / "full-seed0").items():
+        assert torch.equal(state[f"features.{name}"], x), name
+    heads = [name for name in state if name.startswith("head.") and name.endswith("weight")]
+    torch.manual_seed(config.seed)
+    untrained = config.training.learner(config, CPU_MACHINE).model.state_dict()
+    assert any(not torch.equal(state[name], untrained[name]) for name in heads)
+
+
+def test_the_test_is_that_of_the_whole_network_on_images(results, monkeypatch):
+    """Features that were computed once give the accuracy of embedding and agent together."""
+    path = results / PRETRAINED / "gru" / "smoke-seed2"
+    go(replace(READER, seed=2), path)
+    trained = runs.load(path)
+    config = replace(READER, seed=2)
+    for shots in config.task.test_shots:
+        images = few_classes("glyphs", "test").images
+        sampler = EpisodeSampler(images, config.task.ways, config.test.queries)
+        episodes = sampler.sample(config.test.episodes, shots, torch.Generator().manual_seed(config.test.seed + shots))
+        guesses = [trained.classify(*inputs).argmax(-1) for inputs in zip(*episodes.inputs, strict=True)]
+        accuracy = (torch.stack(guesses) == episodes.query_y).float().mean(1)
+        with np.load(path / "samples.npz") as saved:
+            np.testing.assert_allclose(saved[f"accuracy_{shots}shot"], accuracy, atol=1e-6)
+
+
+def test_resumed_is_as_never_stopped(results):
+    whole, path = (results / PRETRAINED / "gru" / f"smoke-seed3-{name}" for name in ("whole", "stopped"))
+    config = replace(READER, seed=3)
+    go(config, whole)
+    with pytest.raises(Interrupted):
+        go(config, path, until=STEPS // 2)
+    go(config, path, resume=True)
+    assert_same_run(path, whole)
+
+
+def test_the_sampler_draws_features_of_the_right_images(results):
+    path = results / PRETRAINED / "gru" / "smoke-seed4"
+    go(replace(READER, seed=4), path)
+    learner = READER.training.learner(READER, CPU_MACHINE)
+    learner.load_weights(saved_state(path)["learner"])
+    images = few_classes("glyphs", "train").images
+    drawn = learner.sampler.sample_indices(3, 2, torch.Generator().manual_seed(0))
+    features = learner.sampler.gather(drawn).query_x
+    with torch.no_grad():
+        expected = learner.model.features(images.flatten(0, 1)[drawn.query_x].flatten(0, 1))
+    tolerance = {"atol": 0.02, "rtol": 0.02} if learner._half else {"atol": 1e-5, "rtol": 1e-5}
+    torch.testing.assert_close(features.float().flatten(0, 1), expected, **tolerance)
+
+
+def test_one_line_says_why_an_embedding_cannot_be_used(results, tmp_path):
+    def refused(source: str, task=TASK) -> str:
+        training = replace(READER.training, embedding_from=str(source))
+        with pytest.raises(RunError) as e:
+            go(replace(READER, task=task, training=training), tmp_path / "a/b/gru/smoke-seed1")
+        return str(e.value)
+
+    assert "a/b/nobody" in refused("a/b/nobody")
+    other = replace(TASK, embedding=OmniglotEmbeddingConfig(size=6, filters=5))
+    assert "has no embedding of this task's kind" in refused(results / SOURCE / "full-seed0", other)
+    with pytest.raises(ValueError, match="augmentation changes images"):
+        replace(READING, augmentation=Augmentation(shift=1)).learner(READER, CPU_MACHINE)
+    unfinished = tmp_path / "unfinished"
+    with pytest.raises(Interrupted):
+        go(TRANSFER, unfinished, until=2)
+    assert "is not finished" in refused(unfinished) and "--resume" in refused(unfinished)
+
+
+def test_the_convolutional_embedding_by_hand():
+    embedding = ConvolutionalEmbedding(5, filters=(2, 3, 4))
+    norms = [m for m in embedding.modules() if isinstance(m, nn.BatchNorm2d)]
+    convs = [m for m in embedding.modules() if isinstance(m, nn.Conv2d)]
+    for norm in norms:
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+        norm.weight.data.normal_()
+        norm.bias.data.normal_()
+    embedding = embedding.double().eval()
+    x = torch.randint(0, 256, (2, 3, 84, 84), dtype=torch.uint8)
+    h = (x.double() / 127.5 - 1).unflatten(3, (42, 2)).unflatten(2, (42, 2)).mean((3, 5))
+    for conv, norm, side in zip(convs, norms, (21, 10, 5, 2), strict=True):
+        y = F.unfold(h, 3, padding=1).transpose(1, 2) @ conv.weight.flatten(1).T  # (2, positions, channels)
+        y = y.transpose(1, 2).unflatten(2, h.shape[2:])[..., : 2 * side, : 2 * side]
+        y = y.unflatten(3, (side, 2)).unflatten(2, (side, 2)).amax((3, 5))
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        h = ((y - norm.running_mean[:, None, None]) * scale[:, None, None] + norm.bias[:, None, None]).clamp(min=0)
+    torch.testing.assert_close(embedding(x), h.mean((2, 3)))
+    with pytest.raises(ValueError, match=r"of 32 pixels or more, got \(2, 3, 28, 28\)"):
+        embedding(x[..., :28, :28])
+
+
+def test_all_agents_of_the_catalogue_read_the_same_embedding():
+    experiment = find(PRETRAINED)
+    for agent in experiment.agents:
+        for budget in experiment.budgets:
+            training = experiment.config(agent, budget=budget).training
+            source = None if agent == "transfer" else f"{PRETRAINED}/transfer"
+            assert training.embedding_from == source
+            assert (training.class_loss > 0) == (agent == "transfer")
