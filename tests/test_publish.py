@@ -64,6 +64,13 @@ def test_a_short_run_is_published_without_weights_and_never_replaced(tmp_path, m
     assert not publish(second, copy) and copy.result() == first.result()
 
 
+def test_large_weights_are_not_published(run_and_copy, monkeypatch, capsys):
+    _, run, copy = run_and_copy
+    monkeypatch.setattr("runs.results.publish.LARGEST", 100)
+    assert publish(run, copy) and not copy.weights_path.exists() and copy.result() == run.result()
+    assert "too large to publish" in capsys.readouterr().out
+
+
 def test_published_weights_are_verified(run_and_copy):
     config, run, copy = run_and_copy
     publish(run, copy)

@@ -2,7 +2,7 @@
 
 For runs of the full, demo or short budget with the catalogue's settings: record, samples and metrics, and, for seed 0
 of the full budget, the weights that were tested, as safetensors in half precision, so that anyone can test or use them:
-not those of value networks, which only training needs.
+not those of value networks, which only training needs, nor those of more than 5 MB.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from runs.algorithms.meta_rl import VALUE
 from runs.results.folder import RunFolder, find_runs, writing
 from runs.results.records import PUBLISHED
 from runs.tasks import TrialTask
+
+LARGEST = 5_000_000
+"""Bytes of the largest weights: sequence models for images have more, and the repository should stay small."""
 
 HALF_MAX = torch.finfo(torch.half).max
 
@@ -40,6 +43,9 @@ def publish(folder: RunFolder, target: RunFolder) -> bool:
         tested = folder.tested_weights(config).items()
         kept = {name: _half(x).contiguous() for name, x in tested if not (in_trials and name.startswith(VALUE))}
         weights = save(kept, {"finished": record["finished"]})
+        if len(weights) > LARGEST:
+            print(f"{folder.path}: its weights are too large to publish, {len(weights) / 1e6:.0f} MB")
+            weights = None
     target.path.mkdir(parents=True, exist_ok=True)
     if weights is not None:
         with writing(target.weights_path) as file:
