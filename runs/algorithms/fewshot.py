@@ -64,6 +64,11 @@ class SupervisedTraining(Training):
     embedding_from: str | None = None
     """EXPERIMENT/AGENT or folder of a finished run, whose embedding is used and not trained any further: the features
     of all images are computed once, and the agent reads a trained linear map of them."""
+    feature_size: int = 64
+    """Channels of that linear map."""
+    feature_dropout: float = 0.5
+    """Dropout of the features in training: they separate the classes that the embedding was trained on much better
+    than others, so that without it an agent learns to trust them too much."""
     validation_episodes: int = 400
     """Episodes per validation pass."""
     validations: int = 20
@@ -103,11 +108,16 @@ class Selected:
 def build_classifier(run: RunConfig) -> EpisodeModel:
     """The classifier of a run, untrained."""
     task, agent = cast(FewShotTask, run.task), cast(FewShotAgent, run.model)
-    size, support = task.embedding.size, task.ways * max(task.shots + task.test_shots)
-    if not getattr(run.training, "embedding_from", None):
-        return agent.build_classifier(task.embedding.build(), size, task.ways, support)
-    project = nn.Sequential(nn.LayerNorm(size), nn.Linear(size, size))
-    return PretrainedClassifier(task.embedding.build(), agent.build_classifier(project, size, task.ways, support))
+    embedding, training = task.embedding, cast(SupervisedTraining, run.training)
+    support = task.ways * max(task.shots + task.test_shots)
+    if not training.embedding_from:
+        return agent.build_classifier(embedding.build(), embedding.size, task.ways, support)
+    size = training.feature_size
+    require_positive(feature_size=size)
+    read = nn.Sequential(
+        nn.LayerNorm(embedding.size), nn.Dropout(training.feature_dropout), nn.Linear(embedding.size, size)
+    )
+    return PretrainedClassifier(embedding.build(), agent.build_classifier(read, size, task.ways, support))
 
 
 class FewShotLearner:

@@ -296,7 +296,7 @@ def _pretrained_photographs() -> Experiment:
 
     def budget(updates: int, of_embedding: int) -> Budget:
         pretraining = supervised(of_embedding, **embedding)["pretraining"]
-        ours = supervised(updates, learning_rate=1e-3, embedding_from=source)["supervised"]
+        ours = supervised(updates, weight_decay=0.05, embedding_from=source)["supervised"]
         return Budget(task, {"supervised": ours, "pretraining": pretraining}, FewShotTest())
 
     smoke: dict[str, Any] = {"steps": 20, "batch_size": 4, "validation_episodes": 50, "validations": 4}
@@ -310,7 +310,7 @@ def _pretrained_photographs() -> Experiment:
             "maml": MAMLConfig(inner_lr=0.1, inner_steps=5, test_steps=10),
         },
         {
-            "full": budget(3000, 5000),
+            "full": budget(2000, 5000),
             "demo": budget(800, 1200),
             "short": budget(200, 300),
             "smoke": Budget(task, training, FewShotTest(episodes=200)),
