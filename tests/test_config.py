@@ -263,7 +263,8 @@ def test_ids_say_what_the_tasks_are():
                 assert e.id == f"mdp/n{budget.task.episodes}"
             elif isinstance(budget.task, FewShotTask):
                 one_shot = "-1shot" if budget.task.shots == (1,) and variant.endswith("-1shot") else ""
-                assert (family, variant) == (budget.task.data, f"{budget.task.ways}way{one_shot}")
+                pretrained = "-pretrained" if e.config("snail").training.embedding_from else ""
+                assert (family, variant) == (budget.task.data, f"{budget.task.ways}way{one_shot}{pretrained}")
 
 
 def test_a_config_is_what_was_asked_for():
