@@ -44,7 +44,20 @@ TITLES = {
     "attention": "Attention",
     "ablation": "Ablation",
 }
-PICTURED = ("snail", "lstm", "gru", "transformer", "maml", "protonet", "ucb1", "gittins", "psrl", "ucrl2", "opsrl")
+PICTURED = (
+    "snail",
+    "lstm",
+    "gru",
+    "transformer",
+    "maml",
+    "protonet",
+    "transfer",
+    "ucb1",
+    "gittins",
+    "psrl",
+    "ucrl2",
+    "opsrl",
+)
 
 
 def headline(results: Sequence[Result]) -> str:
