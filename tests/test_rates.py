@@ -6,8 +6,8 @@ import json
 
 from tiny_runs import BANDIT, IN_MDPS, LOOKAHEAD, STEPS, go
 
-from runs.catalogue import find
-from runs.catalogue.experiments import HUNDRED_PULLS, MDPS, RECALL, TEN_PULLS
+from runs.catalogue import PRETRAINED, find
+from runs.catalogue.experiments import HUNDRED_PULLS, MDPS, PRETRAINED_RATES, RECALL, TEN_PULLS
 from runs.results.folder import RunFolder
 from runs.results.tuning import best_rates, outcome, outcomes
 
@@ -28,6 +28,9 @@ def test_the_catalogues_rates_are_the_best_that_were_tried():
     assert rates["recall/n8"] == RECALL
     for agent, rate in RECALL.items():
         assert find("recall/n32").config(agent, budget="demo").training.learning_rate == rate
+    assert rates[PRETRAINED] == PRETRAINED_RATES
+    for agent, rate in PRETRAINED_RATES.items():
+        assert find(PRETRAINED).config(agent).training.learning_rate == rate
     trpo = find("bandit/n10-k5").config("snail", algorithm="trpo").training
     assert not hasattr(trpo, "learning_rate")
 

@@ -71,6 +71,9 @@ MDPS = {"snail": 4e-3, "lstm": 4e-3, "gru": 4e-3, "transformer": 2e-3, "maml": 4
 RECALL = {"snail": 4e-3, "lstm": 2e-3, "gru": 4e-3}
 """The same for recall, tuned on 8 pairs."""
 
+PRETRAINED_RATES = {"snail": 5e-3, "lstm": 5e-3, "gru": 5e-3, "transformer": 7e-4, "maml": 7e-4, "protonet": 5e-3}
+"""The same for agents that read a pre-trained embedding."""
+
 FULL_BATCH = {10: 1024, 100: 128, 500: 24, 1000: 16}
 """Trials per update of the full budget, by pulls: 10,000 to 16,000 steps, a few seconds of one core."""
 
@@ -297,7 +300,7 @@ def _pretrained_photographs() -> Experiment:
     def budget(updates: int, of_embedding: int) -> Budget:
         pretraining = supervised(of_embedding, **embedding)["pretraining"]
         ours = supervised(updates, weight_decay=0.05, embedding_from=source)["supervised"]
-        return Budget(task, {"supervised": ours, "pretraining": pretraining}, FewShotTest())
+        return Budget(task, {"supervised": ours, "pretraining": pretraining}, FewShotTest(), PRETRAINED_RATES)
 
     smoke: dict[str, Any] = {"steps": 20, "batch_size": 4, "validation_episodes": 50, "validations": 4}
     training = {k: replace(cast(SupervisedTraining, t), **smoke) for k, t in budget(20, 20).algorithms.items()}
