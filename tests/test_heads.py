@@ -12,7 +12,16 @@ from torch import nn
 from baselines.recurrent import LSTM
 from baselines.transformer import Transformer
 from envs.fewshot.episodes import Episodes
-from snail import SNAIL, TC, ActorCritic, Attention, OmniglotEmbedding, ResidualEmbedding, SequenceClassifier
+from snail import (
+    SNAIL,
+    TC,
+    ActorCritic,
+    Attention,
+    ConvolutionalEmbedding,
+    OmniglotEmbedding,
+    ResidualEmbedding,
+    SequenceClassifier,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -97,17 +106,39 @@ def test_images_of_another_shape_are_refused(shape):
         OmniglotEmbedding(filters=2)(torch.zeros(shape, dtype=torch.uint8))
 
 
-def test_the_residual_embedding_is_the_papers():
-    """Four blocks of three convolutions with a shortcut around them; the wide convolution before the mean."""
-    embedding = ResidualEmbedding(7, filters=(3, 4, 5, 6), wide=9)
-    for norm in layers(embedding, nn.BatchNorm2d):
+def with_random_norms(embedding: nn.Module) -> list:
+    """Its batch normalisations, now all different from the identity."""
+    norms = layers(embedding, nn.BatchNorm2d)
+    for norm in norms:
         norm.running_mean.normal_()
         norm.running_var.uniform_(0.5, 2)
         norm.weight.data.normal_()
         norm.bias.data.normal_()
+    return norms
+
+
+def test_the_convolutional_embedding_by_hand():
+    embedding = ConvolutionalEmbedding(5, filters=(2, 3, 4)).double().eval()
+    convs, norms = layers(embedding, nn.Conv2d), with_random_norms(embedding)
+    x = torch.randint(0, 256, (2, 3, 84, 84), dtype=torch.uint8)
+    h = (x.double() / 127.5 - 1).unflatten(3, (42, 2)).unflatten(2, (42, 2)).mean((3, 5))
+    for conv, norm, side in zip(convs, norms, (21, 10, 5, 2), strict=True):
+        y = F.unfold(h, 3, padding=1).transpose(1, 2) @ conv.weight.flatten(1).T  # (2, positions, channels)
+        y = y.transpose(1, 2).unflatten(2, h.shape[2:])[..., : 2 * side, : 2 * side]
+        y = y.unflatten(3, (side, 2)).unflatten(2, (side, 2)).amax((3, 5))
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        h = ((y - norm.running_mean[:, None, None]) * scale[:, None, None] + norm.bias[:, None, None]).clamp(min=0)
+    torch.testing.assert_close(embedding(x), h.mean((2, 3)))
+    with pytest.raises(ValueError, match=r"of 32 pixels or more, got \(2, 3, 28, 28\)"):
+        embedding(x[..., :28, :28])
+
+
+def test_the_residual_embedding_is_the_papers():
+    """Four blocks of three convolutions with a shortcut around them; the wide convolution before the mean."""
+    embedding = ResidualEmbedding(7, filters=(3, 4, 5, 6), wide=9)
     embedding = embedding.double().eval()
     x = torch.randint(0, 256, (2, 3, 84, 84), dtype=torch.uint8)
-    convs, norms = layers(embedding, nn.Conv2d), layers(embedding, nn.BatchNorm2d)
+    convs, norms = layers(embedding, nn.Conv2d), with_random_norms(embedding)
     h = x.double() / 127.5 - 1
     for block, (width, side) in enumerate(zip((3, 4, 5, 6), (42, 21, 11, 6), strict=True)):
         *main, shortcut = convs[4 * block : 4 * block + 4]
