@@ -2,7 +2,8 @@
 
 For runs of the full, demo or short budget with the catalogue's settings: record, samples and metrics, and, for seed 0
 of the full budget, the weights that were tested, as safetensors in half precision, so that anyone can test or use them:
-not those of value networks, which only training needs, nor those of more than 5 MB.
+not those of value networks, which only training needs, nor those of more than
+6 MB. MAML's are in full precision.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from runs.agents import MAMLConfig, MAMLPolicyConfig
 from runs.algorithms.meta_rl import VALUE
 from runs.results.folder import RunFolder, find_runs, writing
 from runs.results.records import PUBLISHED
 from runs.tasks import TrialTask
 
-LARGEST = 5_000_000
+LARGEST = 6_000_000
 """Bytes of the largest weights: sequence models for images have more, and the repository should stay small."""
 
 HALF_MAX = torch.finfo(torch.half).max
@@ -41,7 +43,9 @@ def publish(folder: RunFolder, target: RunFolder) -> bool:
     weights, in_trials = None, isinstance(config.task, TrialTask)
     if config.seed == 0 and config.budget == "full" and folder.checkpoint_path.exists():
         tested = folder.tested_weights(config).items()
-        kept = {name: _half(x).contiguous() for name, x in tested if not (in_trials and name.startswith(VALUE))}
+        exact = isinstance(config.model, MAMLConfig | MAMLPolicyConfig)  # whose gradient steps multiply any rounding
+        of_agent = {name: x for name, x in tested if not (in_trials and name.startswith(VALUE))}
+        kept = {name: (x if exact else _half(x)).contiguous() for name, x in of_agent.items()}
         weights = save(kept, {"finished": record["finished"]})
         if len(weights) > LARGEST:
             print(f"{folder.path}: its weights are too large to publish, {len(weights) / 1e6:.0f} MB")
