@@ -169,7 +169,10 @@ def take_embedding(learner: Learner, config: RunConfig, places: Iterable[Path]) 
     run = getattr(config.training, "embedding_from", None)
     if not run:
         return
-    source = find_trained(run, [*places, PUBLISHED])
+    try:
+        source = find_trained(run, [*places, PUBLISHED])
+    except RunError as e:
+        raise RunError(f"no embedding to start from: {e}") from e
     found, record = source.config(), source.result()
     if record is None:
         raise RunError(f"{source.path} is not finished, so its embedding cannot be used; continue it with --resume")

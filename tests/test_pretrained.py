@@ -155,7 +155,7 @@ def test_one_line_says_why_an_embedding_cannot_be_used(results, tmp_path):
             go(replace(READER, task=task, training=training), tmp_path / "a/b/gru/smoke-seed1")
         return str(e.value)
 
-    assert "a/b/nobody" in refused("a/b/nobody")
+    assert refused("a/b/nobody").startswith("no embedding to start from: ") and "a/b/nobody" in refused("a/b/nobody")
     other = replace(TASK, embedding=OmniglotEmbeddingConfig(size=6, filters=5))
     assert "has no embedding of this task's kind" in refused(results / SOURCE / "full-seed0", other)
     with pytest.raises(ValueError, match="augmentation changes images"):

@@ -212,9 +212,12 @@ def supervised(steps: int, queries: int = 15, prototype_loss: float = 1.0, **set
     return {"supervised": ours, "paper": paper, "pretraining": pretraining}
 
 
+SMOKE: dict[str, Any] = {"steps": 20, "batch_size": 4, "validation_episodes": 50, "validations": 4}
+"""Few-shot training of some seconds."""
+
+
 def _smoke(task: FewShotTask) -> Budget:
-    training = supervised(20, batch_size=4, validation_episodes=50, validations=4)
-    return Budget(task, training, FewShotTest(episodes=200))
+    return Budget(task, supervised(**SMOKE), FewShotTest(episodes=200))
 
 
 def _fewshot(
@@ -302,8 +305,7 @@ def _pretrained_photographs() -> Experiment:
         ours = supervised(updates, weight_decay=0.05, embedding_from=source)["supervised"]
         return Budget(task, {"supervised": ours, "pretraining": pretraining}, FewShotTest(), PRETRAINED_RATES)
 
-    smoke: dict[str, Any] = {"steps": 20, "batch_size": 4, "validation_episodes": 50, "validations": 4}
-    training = {k: replace(cast(SupervisedTraining, t), **smoke) for k, t in budget(20, 20).algorithms.items()}
+    training = {k: replace(cast(SupervisedTraining, t), **SMOKE) for k, t in budget(20, 20).algorithms.items()}
     return Experiment(
         PRETRAINED,
         f"5-way classification of {PHOTOGRAPHS}, with an embedding pre-trained on the training classes",

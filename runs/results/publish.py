@@ -2,8 +2,7 @@
 
 For runs of the full, demo or short budget with the catalogue's settings: record, samples and metrics, and, for seed 0
 of the full budget, the weights that were tested, as safetensors in half precision, so that anyone can test or use them:
-not those of value networks, which only training needs, nor those of more than
-6 MB. MAML's are in full precision.
+not those of value networks, which only training needs, nor those of more than 6 MB. MAML's are in full precision.
 """
 
 from __future__ import annotations
