@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save
 from tiny_runs import BANDIT, CPU, FEWSHOT, go, quicken
 
+from runs.agents import MAMLPolicyConfig
 from runs.algorithms.learner import Measurement
 from runs.cli import run as cli
 from runs.commands.verify import Verify, _verdict, verify
@@ -62,6 +63,18 @@ def test_a_short_run_is_published_without_weights_and_never_replaced(tmp_path, m
     first, second = RunFolder(tmp_path / "first"), RunFolder(tmp_path / "second")
     assert publish(first, copy) and not copy.weights_path.exists()
     assert not publish(second, copy) and copy.result() == first.result()
+
+
+def test_weights_of_maml_are_not_rounded(tmp_path, monkeypatch):
+    quicken(monkeypatch)
+    monkeypatch.setattr("runs.results.records.as_catalogued", lambda config: True)
+    maml = MAMLPolicyConfig(hidden_size=4, layers=1, inner_steps=1)
+    config = replace(BANDIT, seed=0, budget="full", agent="maml", model=maml)
+    go(config, tmp_path / "run")
+    run, copy = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "published")
+    publish(run, copy)
+    exact = run.tested_weights(config)
+    assert all(torch.equal(x, exact[name]) for name, x in copy.tested_weights(config).items())
 
 
 def test_large_weights_are_not_published(run_and_copy, monkeypatch, capsys):
