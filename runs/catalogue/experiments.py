@@ -244,8 +244,8 @@ def _fewshot(
         agents,
         {
             "full": Budget(task, full, FewShotTest()),
-            "demo": part(800 if quick else steps // 12),
-            "short": part(200 if quick else steps // 30),
+            "demo": part(800 if quick else steps // 6),
+            "short": part(200 if quick else steps // 15),
             "smoke": _smoke(task),
         },
     )
@@ -340,7 +340,7 @@ CATALOGUE: dict[str, Experiment] = {
             for goal in GOALS
             for show_task in (False, True)
         ),
-        _fewshot("omniglot", 5, CHARACTERS, supervised(12_000)),
+        _fewshot("omniglot", 5, CHARACTERS, supervised(6000)),
         _fewshot(
             "omniglot",
             20,
