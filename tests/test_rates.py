@@ -7,7 +7,7 @@ import json
 from tiny_runs import BANDIT, IN_MDPS, LOOKAHEAD, STEPS, go
 
 from runs.catalogue import PRETRAINED, find
-from runs.catalogue.experiments import HUNDRED_PULLS, MDPS, PRETRAINED_RATES, RECALL, TEN_PULLS
+from runs.catalogue.experiments import HUNDRED_PULLS, MDPS, OMNIGLOT_RATES, PRETRAINED_RATES, RECALL, TEN_PULLS
 from runs.results.folder import RunFolder
 from runs.results.tuning import best_rates, outcome, outcomes
 
@@ -31,6 +31,9 @@ def test_the_catalogues_rates_are_the_best_that_were_tried():
     assert rates[PRETRAINED] == PRETRAINED_RATES
     for agent, rate in PRETRAINED_RATES.items():
         assert find(PRETRAINED).config(agent).training.learning_rate == rate
+    assert rates["omniglot/5way"] == OMNIGLOT_RATES
+    for agent, rate in OMNIGLOT_RATES.items():
+        assert find("omniglot/20way").config(agent).training.learning_rate == rate
     trpo = find("bandit/n10-k5").config("snail", algorithm="trpo").training
     assert not hasattr(trpo, "learning_rate")
 

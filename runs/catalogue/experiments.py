@@ -74,6 +74,9 @@ RECALL = {"snail": 4e-3, "lstm": 2e-3, "gru": 4e-3}
 PRETRAINED_RATES = {"snail": 5e-3, "lstm": 5e-3, "gru": 5e-3, "transformer": 7e-4, "maml": 7e-4, "protonet": 5e-3}
 """The same for agents that read a pre-trained embedding."""
 
+OMNIGLOT_RATES = {"snail": 5e-3, "protonet": 5e-3}
+"""The same for Omniglot, tuned on 5 ways."""
+
 FULL_BATCH = {10: 1024, 100: 128, 500: 24, 1000: 16}
 """Trials per update of the full budget, by pulls: 10,000 to 16,000 steps, a few seconds of one core."""
 
@@ -228,6 +231,7 @@ def _fewshot(
     embedding: EmbeddingConfig = OMNIGLOT_EMBEDDING,
     maml: MAMLConfig | None = None,
     quick: Callable[[FewShotTask, int], Budget] | None = None,
+    rates: dict[str, float] | None = None,
 ) -> Experiment:
     """The paper's protocol: one model for 1 to 5 shots. MAML's steps are its paper's for each experiment."""
     agents = FEWSHOT_AGENTS if maml is None else {**FEWSHOT_AGENTS, "maml": maml}
@@ -243,7 +247,7 @@ def _fewshot(
         f"{ways}-way classification of {images}, one model for 1 to 5 shots",
         agents,
         {
-            "full": Budget(task, full, FewShotTest()),
+            "full": Budget(task, full, FewShotTest(), rates or {}),
             "demo": part(800 if quick else steps // 6),
             "short": part(200 if quick else steps // 15),
             "smoke": _smoke(task),
@@ -340,13 +344,14 @@ CATALOGUE: dict[str, Experiment] = {
             for goal in GOALS
             for show_task in (False, True)
         ),
-        _fewshot("omniglot", 5, CHARACTERS, supervised(6000)),
+        _fewshot("omniglot", 5, CHARACTERS, supervised(6000), rates=OMNIGLOT_RATES),
         _fewshot(
             "omniglot",
             20,
             CHARACTERS,
             supervised(6000, queries=20),
             maml=MAMLConfig(inner_lr=0.1, inner_steps=5, test_steps=5),
+            rates=OMNIGLOT_RATES,
         ),
         _one_shot("omniglot", 5, CHARACTERS, **FEWSHOT_VARIANTS),
         _fewshot("glyphs", 5, PRINTED, supervised(6000)),
