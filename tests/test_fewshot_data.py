@@ -21,7 +21,7 @@ from envs.fewshot.datasets.base import SPLITS, ImageClasses, with_rotations
 from envs.fewshot.datasets.omniglot import Part
 from envs.fewshot.datasets.registry import DATASETS, dataset_status, load_classes
 from envs.fewshot.datasets.storage import DataError
-from envs.fewshot.episodes import EpisodeSampler, distinct_integers, task_set_hash
+from envs.fewshot.episodes import EpisodeSampler, distinct_integers, recombined, task_set_hash
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -117,6 +117,24 @@ def test_data_of_any_type_and_shape(dtype, shape):
     episodes = EpisodeSampler(data, 4, 5).sample(3, 2, seeded()).to("cpu")
     assert episodes.support_x.shape == (3, 8, *shape) and episodes.support_x.dtype == dtype
     assert episodes.query_x.shape == (3, 5, *shape)
+
+
+def test_recombined_episodes_are_made_of_the_batchs_images():
+    batch = EpisodeSampler(torch.arange(9 * 6).view(9, 6), ways=3, queries=6).sample(4, 2, seeded())
+    images = torch.cat([batch.support_x, batch.query_x], dim=1).flatten().tolist()
+    labels = torch.cat([batch.support_y, batch.query_y], dim=1)
+    again = recombined(labels, ways=3, queries=6, shots=2, count=200, generator=seeded(1))
+    assert again.support_x.shape == (200, 6) and again.query_x.shape == (200, 6)
+    origins = set()
+    for sx, sy, qx, qy in zip(*(x.tolist() for x in (*again.inputs, again.query_y)), strict=True):
+        assert sorted(sy) == [0, 0, 1, 1, 2, 2] == sorted(qy)
+        assert len({*sx, *qx}) == 12  # no image twice
+        places = {(y, x // 12, images[x] // 6) for x, y in ((*zip(sx, sy, strict=True), *zip(qx, qy, strict=True)))}
+        assert len(places) == 3  # each label is one class of one episode
+        origins.add(tuple(episode for _, episode, _ in sorted(places)))
+    assert len(origins) > 40  # of 64 combinations of episodes
+    once = {int(x) for x in again.support_x.flatten()}, {int(x) for x in again.query_x.flatten()}
+    assert once[0] == once[1] == set(range(48))  # any image may be shown, and asked for
 
 
 def test_sampler_errors_quote_both_values():

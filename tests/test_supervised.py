@@ -12,6 +12,7 @@ import runs.algorithms.fewshot
 import runs.tasks
 from baselines.prototypical import PrototypicalNetwork
 from envs.fewshot.datasets.base import ImageClasses
+from envs.fewshot.episodes import recombined
 from runs.agents import GRUConfig, PrototypicalConfig, SNAILConfig
 from runs.algorithms.fewshot import FewShotLearner, FewShotTest, SupervisedTraining
 from runs.catalogue import RunConfig
@@ -158,6 +159,43 @@ def test_gradients_are_the_sum_over_all_losses_asked_for(selection, class_loss, 
     for name, gradient in found.items():
         expected = of_episodes[name] + class_loss * of_classes[name] + prototype_loss * of_prototypes[name]
         torch.testing.assert_close(gradient, expected, atol=1e-5, rtol=1e-3)
+
+
+def test_recombined_episodes_count_like_those_of_the_batch():
+    """Read one at a time, but for those in which a class meets itself under two labels."""
+    of_batch = gradients_of_an_update()
+    training = replace(TRAINING, bfloat16=False)
+    built = build_learner(replace(CONFIG, model=SNAIL, training=training), CPU)
+    assert isinstance(built, FewShotLearner)
+    shots = CONFIG.task.shots[int(torch.randint(2, (), generator=built.shots_generator))]
+    indices = built.sampler.sample_indices(training.batch_size, shots, built.generator)
+    labels = torch.cat([indices.support_y, indices.query_y], dim=1)
+    again = recombined(labels, ways=2, queries=2, shots=shots, count=6, generator=built.generator)
+    classes = torch.cat([indices.support_x, indices.query_x], dim=1).flatten() // 5
+    images = built.sampler.gather(indices)
+    embedded = built.model.train().encode(torch.cat([images.support_x, images.query_x], dim=1).flatten(0, 1))
+    loss, ambiguous = torch.zeros(()), 0
+    for sx, sy, qx, qy in zip(*again.inputs, again.query_y, strict=True):
+        if len(classes[sx].unique()) < 2:
+            ambiguous += 1
+            continue
+        logits = built.model.predict(embedded[sx][None], sy[None], embedded[qx][None])[0]
+        for logit, label in zip(logits, qy, strict=True):
+            loss = loss - logit.softmax(-1)[label].log() / 2 / 6
+    assert 0 < ambiguous < 6
+    loss.backward()
+    found = gradients_of_an_update(recombined=6)
+    for name, p in built.model.named_parameters():
+        expected = 2 / 8 * of_batch[name] + 6 / 8 * (torch.zeros_like(p) if p.grad is None else p.grad)
+        torch.testing.assert_close(found[name], expected, atol=1e-5, rtol=1e-3)
+
+
+def test_recombined_episodes_need_as_many_images_of_each_class():
+    with pytest.raises(RunError, match="queries must be a multiple of 2, the ways, got 3"):
+        learner(queries=3, recombined=1)
+    with pytest.raises(RunError, match="recombined must be at least 0, got -1"):
+        learner(recombined=-1)
+    learner(queries=3)
 
 
 @pytest.mark.parametrize("losses", [{}, {"class_loss": 0.5}, {"prototype_loss": 0.5}])

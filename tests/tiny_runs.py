@@ -55,6 +55,7 @@ FEWSHOT = RunConfig(
         queries=2,
         class_loss=0.5,
         prototype_loss=0.5,
+        recombined=2,
         augmentation=Augmentation(shift=1),
         validation_episodes=4,
         validations=2,

@@ -135,6 +135,21 @@ class EpisodeSampler:
         return self.gather(self.sample_indices(batch_size, shots, generator))
 
 
+def recombined(labels: Tensor, ways: int, queries: int, shots: int, count: int, generator: torch.Generator) -> Episodes:
+    """Episodes of the images of a batch: of classes from several of its episodes, with other supports and queries.
+
+    A class that occurs in two episodes of the batch counts as two.
+
+    ``labels``: (B, I) labels of all images of B episodes, each label equally often.
+    ``count``: episodes to draw. Their items are positions in the B * I images.
+    """
+    B, images = labels.shape
+    order = labels.argsort(dim=1, stable=True)  # (B, I) by class
+    positions = order + images * torch.arange(B, device=labels.device)[:, None]  # (B, I) in the batch
+    by_class = positions.view(B * ways, images // ways)
+    return EpisodeSampler(by_class, ways, queries).sample(count, shots, generator)
+
+
 def task_set_hash(data_fingerprint: str, batches: Iterable[Episodes]) -> str:
     """Name a fixed set of tasks: 16 hexadecimal digits of a SHA-256 over the data, the items and the labels.
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from baselines.prototypical import pooled_prototypical_logits, prototypical_logits
 from envs.fewshot.augmentation import UNCHANGED, Augmentation
 from envs.fewshot.datasets.base import ImageClasses
-from envs.fewshot.episodes import Episodes, EpisodeSampler, task_set_hash
+from envs.fewshot.episodes import Episodes, EpisodeSampler, recombined, task_set_hash
 from envs.trials import require_positive
 from runs.agents import FewShotAgent
 from runs.algorithms.attention_maps import EpisodeAttention
@@ -59,6 +59,9 @@ class SupervisedTraining(Training):
     """Weight of an auxiliary prototypical loss: a query's class by the nearest mean embedding. 0: none."""
     prototype_pool: Pool = "episode"
     """Candidate classes of prototype_loss: the query's own episode, or all episodes of the batch."""
+    recombined: int = 0
+    """Further episodes per update, drawn from the images that are embedded for its batch anyway: more for the sequence
+    model to learn from. Agents that do not embed images, such as maml, ignore it."""
     augmentation: Augmentation = UNCHANGED
     """Random augmentation of the training images."""
     embedding_from: str | None = None
@@ -140,6 +143,14 @@ class FewShotLearner:
             )
         if training.embedding_from and training.augmentation != UNCHANGED:
             raise ValueError("augmentation changes images, but with embedding_from the features are computed once")
+        if training.recombined < 0:
+            raise ValueError(f"recombined must be at least 0, got {training.recombined}")
+        if training.recombined and training.queries % task.ways:
+            raise ValueError(
+                "episodes are recombined from classes of equal size, for which queries must be a multiple of "
+                f"{task.ways}, the ways, got {training.queries}"
+            )
+        self.group.require_divisible("recombined", training.recombined)
         self._splits: dict[str, ImageClasses] = {}
         for split, queries in (("train", training.queries), ("val", training.queries), ("test", test.queries)):
             self._check_sizes(split, queries)
@@ -152,6 +163,7 @@ class FewShotLearner:
         self.trainee = model.head if isinstance(model, PretrainedClassifier) else model
         embeds = isinstance(self.trainee, EmbeddingClassifier)
         self.class_weight, self.prototype_weight = training.class_loss * embeds, training.prototype_loss * embeds
+        self.recombined = training.recombined * embeds
         if not embeds and any(isinstance(m, nn.Dropout) and m.p > 0 for m in self.trainee.modules()):
             self.group.require_single_process("this agent's dropout is drawn episode by episode")
         use_distributed_layers(model, self.group)
@@ -222,26 +234,38 @@ class FewShotLearner:
         episodes = self._part(self._augmented(episodes))
         images = self.group.shard(torch.cat([indices.support_x, indices.query_x], dim=1))  # (B, S + Q)
         classes = images // self.sampler.per_class
+        again = None
+        if self.recombined:
+            labels = torch.cat([episodes.support_y, episodes.query_y], dim=1)  # (B, S + Q)
+            count = self.recombined // self.group.size
+            again = recombined(labels, self.task.ways, self.training.queries, shots, count, self.generator)
         self.trained.train()
-        total, logs = self._losses(episodes, classes)
+        total, logs = self._losses(episodes, classes, again)
         self.optimizer.zero_grad()
         total.backward()
         self.group.average_gradients(self.trained.parameters())
         norm = torch.nn.utils.clip_grad_norm_(self.trained.parameters(), self.training.max_grad_norm)
         if norm.device.type == "cpu" and not norm.isfinite():
-            raise self._not_finite(lambda: self._losses(episodes, classes)[0])
+            raise self._not_finite(lambda: self._losses(episodes, classes, again)[0])
         self.optimizer.step()
         self.updates = step + 1
         return logs | {"gradient_norm": norm, "learning_rate": torch.tensor(self.training.learning_rate * factor)}
 
-    def _losses(self, episodes: Episodes, classes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total loss and scalars to log; ``classes`` (B, S + Q) are the classes of the images."""
+    def _losses(self, episodes: Episodes, classes: Tensor, again: Episodes | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The total loss and scalars to log.
+
+        ``classes`` (B, S + Q) are the classes of the images, ``again`` the recombined episodes of their positions.
+        """
         with self._autocast(), recording() as tape:
             support, queries = self.trainee.encode_episodes(episodes.support_x, episodes.query_x)
             logits = self.trainee.predict(support, episodes.support_y, queries)  # (B, Q, N)
         cost = F.cross_entropy(logits.transpose(1, 2), episodes.query_y, reduction="none")  # (B, Q)
         loss = cost.mean()
         total = loss + score_function_loss(tape, cost)
+        if again is not None:
+            embedded = torch.cat([support, queries], dim=1).flatten(0, 1)  # (B * (S + Q), E)
+            of_again = self._recombined_loss(embedded, again, classes.flatten())
+            total = torch.lerp(total, of_again, len(again.query_y) / (len(again.query_y) + len(cost)))
         if self.class_weight:
             embedded = torch.cat([support, queries], dim=1)  # (B, S + Q, E)
             class_logits = self.class_head(embedded.float())  # (B, S + Q, classes)
@@ -251,6 +275,18 @@ class FewShotLearner:
             total = total + self.prototype_weight * self._prototype_loss(embedded_episodes, classes)
         accuracy = (logits.detach().argmax(-1) == episodes.query_y).float().mean()
         return total, {"loss": loss.detach(), "train_accuracy": accuracy}
+
+    def _recombined_loss(self, embedded: Tensor, again: Episodes, classes: Tensor) -> Tensor:
+        """The loss of episodes ``again`` of positions in the embeddings (B * I, E) and their classes (B * I,)."""
+        with self._autocast(), recording() as tape:
+            logits = self.trainee.predict(embedded[again.support_x], again.support_y, embedded[again.query_x])
+        cost = F.cross_entropy(logits.transpose(1, 2), again.query_y, reduction="none")  # (R, Q)
+        # a class that was drawn for two episodes of the batch may meet itself, under two labels
+        found, label = classes[again.support_x], again.support_y  # (R, S)
+        same = found[:, :, None] == found[:, None, :]  # (R, S, S)
+        ambiguous = (same & (label[:, :, None] != label[:, None, :])).any(2).any(1)  # (R,)
+        cost = cost.masked_fill(ambiguous[:, None], 0.0)
+        return cost.mean() + score_function_loss(tape, cost)
 
     def _not_finite(self, compute: Callable[[], Any]) -> NotFinite:
         """The error that names the first tensor that is not finite when ``compute`` is repeated."""
