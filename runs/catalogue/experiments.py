@@ -209,9 +209,9 @@ def _recall(pairs: int) -> Experiment:
 def supervised(steps: int, queries: int = 15, prototype_loss: float = 1.0, **settings: Any) -> dict[str, Training]:
     """Our training, and the paper's: one query per episode, no auxiliary losses."""
     ours = SupervisedTraining(steps, queries=queries, prototype_loss=prototype_loss, prototype_pool="batch", **settings)
-    paper = replace(ours, queries=1, class_loss=0.0, prototype_loss=0.0, augmentation=UNCHANGED)
+    paper = replace(ours, queries=1, class_loss=0.0, prototype_loss=0.0, augmentation=UNCHANGED, recombined=0)
     # its embedding is not trained on episodes, but to classify all training classes
-    pretraining = replace(ours, class_loss=1.0, prototype_loss=0.0)
+    pretraining = replace(ours, class_loss=1.0, prototype_loss=0.0, recombined=0)
     return {"supervised": ours, "paper": paper, "pretraining": pretraining}
 
 
@@ -236,10 +236,10 @@ def _fewshot(
     """The paper's protocol: one model for 1 to 5 shots. MAML's steps are its paper's for each experiment."""
     agents = FEWSHOT_AGENTS if maml is None else {**FEWSHOT_AGENTS, "maml": maml}
     task = FewShotTask(data, ways, shots=(1, 2, 3, 4, 5), test_shots=(1, 5), embedding=embedding)
-    steps = cast(SupervisedTraining, full["supervised"]).steps
 
     def part(n: int) -> Budget:
-        changed = {name: replace(cast(SupervisedTraining, training), steps=n) for name, training in full.items()}
+        shorter = {"steps": n, "recombined": 0}
+        changed = {name: replace(cast(SupervisedTraining, training), **shorter) for name, training in full.items()}
         return quick(task, n) if quick else Budget(task, changed, FewShotTest())
 
     return Experiment(
@@ -248,8 +248,8 @@ def _fewshot(
         agents,
         {
             "full": Budget(task, full, FewShotTest(), rates or {}),
-            "demo": part(800 if quick else steps // 6),
-            "short": part(200 if quick else steps // 15),
+            "demo": part(800 if quick else 1000),
+            "short": part(200 if quick else 400),
             "smoke": _smoke(task),
         },
     )
@@ -344,17 +344,17 @@ CATALOGUE: dict[str, Experiment] = {
             for goal in GOALS
             for show_task in (False, True)
         ),
-        _fewshot("omniglot", 5, CHARACTERS, supervised(6000), rates=OMNIGLOT_RATES),
+        _fewshot("omniglot", 5, CHARACTERS, supervised(3000, recombined=32), rates=OMNIGLOT_RATES),
         _fewshot(
             "omniglot",
             20,
             CHARACTERS,
-            supervised(6000, queries=20),
+            supervised(3000, queries=20, recombined=32),
             maml=MAMLConfig(inner_lr=0.1, inner_steps=5, test_steps=5),
             rates=OMNIGLOT_RATES,
         ),
         _one_shot("omniglot", 5, CHARACTERS, **FEWSHOT_VARIANTS),
-        _fewshot("glyphs", 5, PRINTED, supervised(6000)),
+        _fewshot("glyphs", 5, PRINTED, supervised(3000, recombined=32)),
         _one_shot("glyphs", 5, PRINTED),
         _fewshot(
             "mini-imagenet",
