@@ -190,6 +190,12 @@ def test_recombined_episodes_count_like_those_of_the_batch():
         torch.testing.assert_close(found[name], expected, atol=1e-5, rtol=1e-3)
 
 
+def test_what_is_logged_is_of_the_episodes_of_the_batch():
+    usual, recombining = learner(bfloat16=False).update(0), learner(bfloat16=False, recombined=6).update(0)
+    for name in ("loss", "train_accuracy"):
+        torch.testing.assert_close(recombining[name], usual[name])
+
+
 def test_recombined_episodes_need_as_many_images_of_each_class():
     with pytest.raises(RunError, match="queries must be a multiple of 2, the ways, got 3"):
         learner(queries=3, recombined=1)

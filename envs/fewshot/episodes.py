@@ -33,6 +33,15 @@ class Episodes:
         """The learner's inputs: support items, their labels, queries."""
         return self.support_x, self.support_y, self.query_x
 
+    def joined(self, others: "Episodes") -> "Episodes":
+        """These and other episodes of as many items."""
+        return Episodes(
+            torch.cat([self.support_x, others.support_x]),
+            torch.cat([self.support_y, others.support_y]),
+            torch.cat([self.query_x, others.query_x]),
+            torch.cat([self.query_y, others.query_y]),
+        )
+
     def to(self, device: torch.device | str) -> "Episodes":
         """The same episodes on another device."""
         return Episodes(

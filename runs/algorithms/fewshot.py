@@ -256,37 +256,26 @@ class FewShotLearner:
 
         ``classes`` (B, S + Q) are the classes of the images, ``again`` the recombined episodes of their positions.
         """
+        count = len(episodes.query_y)
         with self._autocast(), recording() as tape:
             support, queries = self.trainee.encode_episodes(episodes.support_x, episodes.query_x)
-            logits = self.trainee.predict(support, episodes.support_y, queries)  # (B, Q, N)
-        cost = F.cross_entropy(logits.transpose(1, 2), episodes.query_y, reduction="none")  # (B, Q)
-        loss = cost.mean()
-        total = loss + score_function_loss(tape, cost)
+            encoded = read = replace(episodes, support_x=support, query_x=queries)
+            if again is not None:
+                items = torch.cat([support, queries], dim=1).flatten(0, 1)  # (B * (S + Q), E)
+                read = encoded.joined(replace(again, support_x=items[again.support_x], query_x=items[again.query_x]))
+            logits = self.trainee.predict(*read.inputs)  # (B + R, Q, N)
+        cost = F.cross_entropy(logits.transpose(1, 2), read.query_y, reduction="none")  # (B + R, Q)
         if again is not None:
-            embedded = torch.cat([support, queries], dim=1).flatten(0, 1)  # (B * (S + Q), E)
-            of_again = self._recombined_loss(embedded, again, classes.flatten())
-            total = torch.lerp(total, of_again, len(again.query_y) / (len(again.query_y) + len(cost)))
+            cost = cost.masked_fill(F.pad(_ambiguous(again, classes.flatten()), (count, 0))[:, None], 0.0)
+        total = cost.mean() + score_function_loss(tape, cost)
         if self.class_weight:
             embedded = torch.cat([support, queries], dim=1)  # (B, S + Q, E)
             class_logits = self.class_head(embedded.float())  # (B, S + Q, classes)
             total = total + self.class_weight * F.cross_entropy(class_logits.flatten(0, 1), classes.flatten())
         if self.prototype_weight:
-            embedded_episodes = replace(episodes, support_x=support, query_x=queries)
-            total = total + self.prototype_weight * self._prototype_loss(embedded_episodes, classes)
-        accuracy = (logits.detach().argmax(-1) == episodes.query_y).float().mean()
-        return total, {"loss": loss.detach(), "train_accuracy": accuracy}
-
-    def _recombined_loss(self, embedded: Tensor, again: Episodes, classes: Tensor) -> Tensor:
-        """The loss of episodes ``again`` of positions in the embeddings (B * I, E) and their classes (B * I,)."""
-        with self._autocast(), recording() as tape:
-            logits = self.trainee.predict(embedded[again.support_x], again.support_y, embedded[again.query_x])
-        cost = F.cross_entropy(logits.transpose(1, 2), again.query_y, reduction="none")  # (R, Q)
-        # a class that was drawn for two episodes of the batch may meet itself, under two labels
-        found, label = classes[again.support_x], again.support_y  # (R, S)
-        same = found[:, :, None] == found[:, None, :]  # (R, S, S)
-        ambiguous = (same & (label[:, :, None] != label[:, None, :])).any(2).any(1)  # (R,)
-        cost = cost.masked_fill(ambiguous[:, None], 0.0)
-        return cost.mean() + score_function_loss(tape, cost)
+            total = total + self.prototype_weight * self._prototype_loss(encoded, classes)
+        accuracy = (logits[:count].detach().argmax(-1) == episodes.query_y).float().mean()
+        return total, {"loss": cost[:count].detach().mean(), "train_accuracy": accuracy}
 
     def _not_finite(self, compute: Callable[[], Any]) -> NotFinite:
         """The error that names the first tensor that is not finite when ``compute`` is repeated."""
@@ -500,3 +489,13 @@ class FewShotLearner:
         """Restore the weights that testing needs, from any device."""
         self.model.load_state_dict(state["model"])
         self.selected = None if state["selected"] is None else Selected(**state["selected"])
+
+
+def _ambiguous(again: Episodes, classes: Tensor) -> Tensor:
+    """Whether a class has two labels, having been drawn for two episodes of the batch: (R,) bool.
+
+    ``again`` are recombined episodes of positions in a batch of images of these ``classes`` (B * I,).
+    """
+    found, label = classes[again.support_x], again.support_y  # (R, S)
+    same = found[:, :, None] == found[:, None, :]  # (R, S, S)
+    return (same & (label[:, :, None] != label[:, None, :])).any(2).any(1)
