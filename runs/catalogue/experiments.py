@@ -74,7 +74,7 @@ RECALL = {"snail": 4e-3, "lstm": 2e-3, "gru": 4e-3}
 PRETRAINED_RATES = {"snail": 5e-3, "lstm": 5e-3, "gru": 5e-3, "transformer": 7e-4, "maml": 7e-4, "protonet": 5e-3}
 """The same for agents that read a pre-trained embedding."""
 
-OMNIGLOT_RATES = {"snail": 5e-3, "transformer": 7e-4, "protonet": 5e-3}
+OMNIGLOT_RATES = {"snail": 5e-3, "lstm": 5e-3, "gru": 2e-3, "transformer": 7e-4, "protonet": 2e-3}
 """The same for Omniglot, tuned on 5 ways."""
 
 FULL_BATCH = {10: 1024, 100: 128, 500: 24, 1000: 16}
