@@ -349,7 +349,7 @@ CATALOGUE: dict[str, Experiment] = {
             "omniglot",
             20,
             CHARACTERS,
-            supervised(3000, queries=20, recombined=32),
+            supervised(3000, queries=20, batch_size=8, recombined=16),
             maml=MAMLConfig(inner_lr=0.1, inner_steps=5, test_steps=5),
             rates=OMNIGLOT_RATES,
         ),
