@@ -59,7 +59,8 @@ def work(config: RunConfig) -> float | None:
         return training.steps * training.batch_size * horizon * passes * depth
     if isinstance(task, FewShotTask) and isinstance(training, SupervisedTraining):
         images = task.ways * statistics.fmean(task.shots) + training.queries
-        return training.steps * training.batch_size * images
+        episodes = training.batch_size + training.recombined / 5  # recombined ones need no embedding
+        return training.steps * episodes * images
     return None
 
 
