@@ -27,6 +27,15 @@ def test_every_experiment_has_every_budget():
         assert sizes == sorted(sizes, reverse=True) and sizes[-1] > 0
 
 
+def test_recombined_episodes_cost_less_than_those_that_are_embedded():
+    usual = find("omniglot/5way").config("snail", budget="demo")
+    of = [
+        work(replace(usual, training=replace(usual.training, **more)))
+        for more in ({}, {"recombined": 16}, {"batch_size": 32})
+    ]
+    assert of == sorted(set(of))
+
+
 @pytest.mark.parametrize(
     ("seconds", "shown"), [(0.4, "0s"), (59.6, "1m00s"), (725, "12m05s"), (3900, "1h05m"), (260_000, "3.0 days")]
 )

@@ -11,11 +11,12 @@ import torch
 import runs.algorithms.fewshot
 import runs.tasks
 from baselines.prototypical import PrototypicalNetwork
+from envs.fewshot.augmentation import UNCHANGED
 from envs.fewshot.datasets.base import ImageClasses
 from envs.fewshot.episodes import recombined
 from runs.agents import GRUConfig, PrototypicalConfig, SNAILConfig
 from runs.algorithms.fewshot import FewShotLearner, FewShotTest, SupervisedTraining
-from runs.catalogue import RunConfig
+from runs.catalogue import RunConfig, find
 from runs.results.folder import RunFolder
 from runs.system.errors import RunError
 from runs.system.machine import Machine
@@ -194,6 +195,13 @@ def test_what_is_logged_is_of_the_episodes_of_the_batch():
     usual, recombining = learner(bfloat16=False).update(0), learner(bfloat16=False, recombined=6).update(0)
     for name in ("loss", "train_accuracy"):
         torch.testing.assert_close(recombining[name], usual[name])
+
+
+@pytest.mark.parametrize("name", ["omniglot/5way", "omniglot/20way", "mini-imagenet/5way"])
+def test_the_papers_training_has_none_of_our_additions(name):
+    paper = find(name).config("snail", algorithm="paper").training
+    assert (paper.queries, paper.recombined, paper.class_loss, paper.prototype_loss) == (1, 0, 0.0, 0.0)
+    assert paper.augmentation == UNCHANGED
 
 
 def test_recombined_episodes_need_as_many_images_of_each_class():

@@ -238,7 +238,7 @@ def _fewshot(
     task = FewShotTask(data, ways, shots=(1, 2, 3, 4, 5), test_shots=(1, 5), embedding=embedding)
 
     def part(n: int) -> Budget:
-        shorter: dict[str, Any] = {"steps": n, "recombined": 0}
+        shorter: dict[str, Any] = {"steps": n, "recombined": 0}  # as in the records of all memories
         changed = {name: replace(cast(SupervisedTraining, training), **shorter) for name, training in full.items()}
         return quick(task, n) if quick else Budget(task, changed, FewShotTest())
 
