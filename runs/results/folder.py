@@ -39,6 +39,7 @@ from runs.config.serialization import from_dict, to_dict, to_json
 from runs.results.metrics import UPDATE
 from runs.results.records import SAMPLES
 from runs.results.stored import RESTORE, Damaged, logged_step, read_json, read_record, sealed, unsealed, with_digest
+from runs.results.weights import unpack
 from runs.system.errors import RunError, Taken
 from runs.system.locks import Held, holder, lock
 
@@ -319,7 +320,7 @@ class RunFolder:
             state = self.load_checkpoint(config)[1]["learner"]
             return (state.get("selected") or {}).get("weights") or state["model"]
         try:
-            return load_file(self.weights_path)
+            return unpack(load_file(self.weights_path))
         except (OSError, SafetensorError) as e:
             raise Damaged(self.weights_path, str(e), RESTORE) from e
 

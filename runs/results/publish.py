@@ -1,8 +1,9 @@
 """Publishes runs: ``python -m runs.results.publish results`` copies finished runs to the published records.
 
 For runs of the full, demo or short budget with the catalogue's settings: record, samples and metrics, and, for seed 0
-of the full budget, the weights that were tested, as safetensors in half precision, so that anyone can test or use them:
-not those of value networks, which only training needs, nor those of more than 6 MB. MAML's are in full precision.
+of the full budget, the weights that were tested, as safetensors, so that anyone can test or use them: not those of value
+networks, which only training needs, nor large ones. They are in 8 bits a number (`runs.results.weights`); those of MAML
+and of embeddings are exact.
 """
 
 from __future__ import annotations
@@ -10,20 +11,19 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import torch
 from safetensors.torch import save
-from torch import Tensor
 
-from runs.agents import MAMLConfig, MAMLPolicyConfig
+from runs.agents import MAMLConfig, MAMLPolicyConfig, TransferConfig
 from runs.algorithms.meta_rl import VALUE
 from runs.results.folder import RunFolder, find_runs, writing
 from runs.results.records import PUBLISHED
+from runs.results.weights import pack
 from runs.tasks import TrialTask
 
-LARGEST = 6_000_000
-"""Bytes of the largest weights: sequence models for images have more, and the repository should stay small."""
-
-HALF_MAX = torch.finfo(torch.half).max
+LARGEST = {"snail": 7_000_000}
+LARGEST_OF_OTHERS = 6_000_000
+"""Bytes of the largest weights, by agent. Sequence models for images have more, and the repository should stay small:
+of these there are SNAIL's, for one data set."""
 
 
 def publish(folder: RunFolder, target: RunFolder) -> bool:
@@ -42,11 +42,11 @@ def publish(folder: RunFolder, target: RunFolder) -> bool:
     weights, in_trials = None, isinstance(config.task, TrialTask)
     if config.seed == 0 and config.budget == "full" and folder.checkpoint_path.exists():
         tested = folder.tested_weights(config).items()
-        exact = isinstance(config.model, MAMLConfig | MAMLPolicyConfig)  # whose gradient steps multiply any rounding
-        of_agent = {name: x for name, x in tested if not (in_trials and name.startswith(VALUE))}
-        kept = {name: (x if exact else _half(x)).contiguous() for name, x in of_agent.items()}
-        weights = save(kept, {"finished": record["finished"]})
-        if len(weights) > LARGEST:
+        of_agent = {name: x.contiguous() for name, x in tested if not (in_trials and name.startswith(VALUE))}
+        # MAML's gradient steps multiply any rounding; records of agents that start from an embedding name its hash
+        exact = isinstance(config.model, MAMLConfig | MAMLPolicyConfig | TransferConfig)
+        weights = save(of_agent if exact else pack(of_agent), {"finished": record["finished"]})
+        if len(weights) > LARGEST.get(config.agent, LARGEST_OF_OTHERS):
             print(f"{folder.path}: its weights are too large to publish, {len(weights) / 1e6:.0f} MB")
             weights = None
     target.path.mkdir(parents=True, exist_ok=True)
@@ -57,11 +57,6 @@ def publish(folder: RunFolder, target: RunFolder) -> bool:
         with writing(getattr(target, name)) as file:
             file.write(getattr(folder, name).read_bytes())
     return True
-
-
-def _half(x: Tensor) -> Tensor:
-    """Half the bytes, for numbers that rounding hardly changes."""
-    return x.half() if x.dtype == torch.float32 and (x.abs() < HALF_MAX).all() else x
 
 
 def main() -> None:
