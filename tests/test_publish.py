@@ -52,7 +52,8 @@ def test_what_is_published_tests_the_same(run_and_copy):
 def test_packed_weights_are_within_half_a_step_of_their_block():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(7, 13, generator=generator) * torch.logspace(-4, 2, 7)[:, None]  # 91 numbers: a short last block
-    stored = pack({"matrix": x, "transposed": x.mT, "vector": x[0], "zeros": torch.zeros(4, 8), "count": torch.tensor(3)})
+    others = {"vector": x[0], "zeros": torch.zeros(4, 8), "count": torch.tensor(3)}
+    stored = pack({"matrix": x, "transposed": x.mT, **others})
     assert {name: t.dtype for name, t in stored.items() if "." not in name} == {
         "matrix": torch.int8,
         "transposed": torch.int8,
