@@ -1,8 +1,8 @@
 """Publishes runs: ``python -m runs.results.publish results`` copies finished runs to the published records.
 
 For runs of the full, demo or short budget with the catalogue's settings: record, samples and metrics, and, for seed 0
-of the full budget, the weights that were tested, as safetensors, so that anyone can test or use them. Left out are those
-of value networks, which only training needs, and large ones. They are in 8 bits a number (`runs.results.weights`); those
+of the full budget, the weights that were tested (safetensors), so that anyone can test or use them. Left out are large
+ones and those of value networks, which only training needs. They are in 8 bits a number (`runs.results.weights`); those
 of MAML and of embeddings are exact.
 """
 
