@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import signal
 import sys
@@ -25,6 +24,7 @@ from runs.config.serialization import check_values
 from runs.results.folder import RunFolder, WatchedFolder, find_trained
 from runs.results.metrics import RATE, SECONDS, UPDATE, metric_name, unit_name
 from runs.results.records import PUBLISHED, git_commit, make_record
+from runs.results.weights import sha256
 from runs.system.deadline import Deadline
 from runs.system.distributed.process_group import ProcessGroup
 from runs.system.errors import Interrupted, OutOfTime, Paused, RunError
@@ -177,9 +177,8 @@ def take_embedding(learner: Learner, config: RunConfig, places: Iterable[Path]) 
     if record is None:
         raise RunError(f"{source.path} is not finished, so its embedding cannot be used; continue it with --resume")
     weights = source.tested_weights(found)
-    digest = hashlib.sha256(b"".join(weights[name].cpu().numpy().tobytes() for name in sorted(weights)))
     name = f"{found.experiment}/{found.agent}/{source.path.name}"
-    about = {"run": name, "train_seconds": record["train_seconds"], "weights_sha256": digest.hexdigest()}
+    about = {"run": name, "train_seconds": record["train_seconds"], "weights_sha256": sha256(weights)}
     try:
         cast(FewShotLearner, learner).take_embedding(weights, about)
     except ValueError as e:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save
 from tiny_runs import CPU as CPU_MACHINE
 from tiny_runs import FEWSHOT, STEPS, assert_same_run, few_classes, go, quicken, saved_state
 from torch import nn
@@ -19,7 +22,9 @@ from runs.agents import MAMLConfig, PrototypicalConfig, TransferConfig
 from runs.agents.embeddings import OmniglotEmbeddingConfig
 from runs.algorithms.fewshot import build_classifier
 from runs.catalogue import PRETRAINED, find
+from runs.commands.verify import verify
 from runs.results.folder import RunFolder
+from runs.results.publish import publish
 from runs.system.errors import Interrupted, RunError
 from snail import PretrainedClassifier
 
@@ -164,6 +169,38 @@ def test_one_line_says_why_an_embedding_cannot_be_used(results, tmp_path):
     with pytest.raises(Interrupted):
         go(TRANSFER, unfinished, until=2)
     assert "is not finished" in refused(unfinished) and "--resume" in refused(unfinished)
+
+
+def test_an_embedding_is_published_once_and_found_by_the_agents_that_read_it(tmp_path, monkeypatch):
+    """Trained anew, since the other tests' source is a run with another budget, which is not published."""
+    monkeypatch.setattr("runs.results.records.as_catalogued", lambda config: True)
+    monkeypatch.setattr("runs.results.folder.PUBLISHED", published := tmp_path / "published")
+    source, reader = Path(SOURCE, "full-seed0"), Path(PRETRAINED, "gru", "full-seed0")
+    full = replace(READER, seed=0, budget="full")
+    go(replace(TRANSFER, seed=0, budget="full"), tmp_path / source)
+    go(full, tmp_path / reader)
+    run, copy = RunFolder(tmp_path / reader), RunFolder(published / reader)
+
+    publish(run, copy)  # before its embedding: with a copy of it
+    assert any(name.startswith("features.") for name in load_file(copy.weights_path))
+    shutil.rmtree(copy.path)
+    publish(RunFolder(tmp_path / source), RunFolder(published / source))
+    publish(run, copy)
+    assert not any(name.startswith("features.") for name in load_file(copy.weights_path))
+    found, exact = copy.tested_weights(full), run.tested_weights(full)
+    assert found.keys() == exact.keys()
+    assert all(torch.equal(x, exact[name]) for name, x in found.items() if name.startswith("features."))
+    assert all(verdict.startswith("agrees") for *_, verdict in verify(copy, CPU_MACHINE))
+
+    weights = RunFolder(published / source).weights_path
+    changed = load_file(weights)
+    changed[min(changed)] += 1
+    weights.write_bytes(save(changed))
+    with pytest.raises(RunError, match="has been trained again"):
+        copy.tested_weights(full)
+    weights.unlink()
+    with pytest.raises(RunError, match="has no weights"):
+        copy.tested_weights(full)
 
 
 def test_all_agents_of_the_catalogue_read_the_same_embedding():

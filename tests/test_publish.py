@@ -106,6 +106,14 @@ def test_weights_of_maml_are_not_rounded(tmp_path, monkeypatch):
     assert all(torch.equal(x, exact[name]) for name, x in copy.tested_weights(config).items())
 
 
+def test_weights_of_an_earlier_record_do_not_stay_beside_a_new_one(run_and_copy):
+    _, run, copy = run_and_copy
+    publish(run, copy)
+    write_json(copy.result_path, copy.result() | {"train_seconds": 1.0})
+    run.checkpoint_path.unlink()
+    assert publish(run, copy) and copy.result() == run.result() and not copy.weights_path.exists()
+
+
 def test_large_weights_are_not_published(run_and_copy, monkeypatch, capsys):
     config, run, copy = run_and_copy
     monkeypatch.setattr("runs.results.publish.LARGEST", {config.agent: 100})

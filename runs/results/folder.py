@@ -37,14 +37,16 @@ from runs.algorithms.learner import Measurement
 from runs.catalogue import RunConfig, as_catalogued
 from runs.config.serialization import from_dict, to_dict, to_json
 from runs.results.metrics import UPDATE
-from runs.results.records import SAMPLES
+from runs.results.records import PUBLISHED, SAMPLES
 from runs.results.stored import RESTORE, Damaged, logged_step, read_json, read_record, sealed, unsealed, with_digest
-from runs.results.weights import unpack
+from runs.results.weights import sha256, unpack
 from runs.system.errors import RunError, Taken
 from runs.system.locks import Held, holder, lock
 
 RESULTS = Path("results")
 """The default results folder."""
+FEATURES = "features."
+"""What the names of an embedding's weights begin with, in agents that read it but do not train it."""
 _RUN_FILES = {"config.json", "result.json"}
 _EARLY_FILES = _RUN_FILES | {"failed.json", ".lock"}
 
@@ -87,6 +89,25 @@ def find_trained(run: str | Path, below: Iterable[Path]) -> RunFolder:
     if not able:
         raise RunError(f"{run} has no weights; train it: snail train EXPERIMENT --agent AGENT")
     return next((f for f in able if f.path.name == "full-seed0"), able[0])
+
+
+def published_embedding(source: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights of an embedding that many agents read, and which is published once.
+
+    Args:
+        source: what the record of one of these agents says of its embedding.
+
+    Raises:
+        RunError: if it is not published, or another one is.
+    """
+    folder = RunFolder(PUBLISHED / source["run"])
+    if not folder.weights_path.exists():
+        raise RunError(f"{folder.path} has no weights, and the embedding of this run is among them")
+    weights = folder.tested_weights(folder.config())
+    if sha256(weights) != source["weights_sha256"]:
+        raise RunError(f"{folder.path} has been trained again, so the embedding of this run is lost")
+    prefix = "embedding."
+    return {FEATURES + n.removeprefix(prefix): x for n, x in weights.items() if n.startswith(prefix)}
 
 
 class RunFolder:
@@ -320,9 +341,13 @@ class RunFolder:
             state = self.load_checkpoint(config)[1]["learner"]
             return (state.get("selected") or {}).get("weights") or state["model"]
         try:
-            return unpack(load_file(self.weights_path))
+            weights = unpack(load_file(self.weights_path))
         except (OSError, SafetensorError) as e:
             raise Damaged(self.weights_path, str(e), RESTORE) from e
+        source = (self.result() or {}).get("pretrained")
+        if source is not None and not any(name.startswith(FEATURES) for name in weights):
+            weights |= published_embedding(source)
+        return weights
 
     def _clear(self) -> None:
         checkpoints = self.checkpoint_path, self.previous_path

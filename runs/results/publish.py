@@ -2,22 +2,24 @@
 
 For runs of the full, demo or short budget with the catalogue's settings: record, samples and metrics, and, for seed 0
 of the full budget, the weights that were tested (safetensors), so that anyone can test or use them. Left out are large
-ones and those of value networks, which only training needs. They are in 8 bits a number (`runs.results.weights`); those
-of MAML and of embeddings are exact.
+ones, value networks, which only training needs, and an embedding that is published as a run of its own. The weights are
+in 8 bits a number (`runs.results.weights`); those of MAML and of embeddings are exact.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save
 
 from runs.agents import MAMLConfig, MAMLPolicyConfig, TransferConfig
 from runs.algorithms.meta_rl import VALUE
-from runs.results.folder import RunFolder, find_runs, writing
+from runs.results.folder import FEATURES, RunFolder, find_runs, published_embedding, writing
 from runs.results.records import PUBLISHED
 from runs.results.weights import pack
+from runs.system.errors import RunError
 from runs.tasks import TrialTask
 
 LARGEST = {"snail": 7_000_000}
@@ -38,18 +40,9 @@ def publish(folder: RunFolder, target: RunFolder) -> bool:
     # short runs serve fair comparisons: a run with other settings does not replace one
     if target.result_path.exists() and (record["budget"] == "short" or target.result() == record):
         return False
-    config = folder.config()
-    weights, in_trials = None, isinstance(config.task, TrialTask)
-    if config.seed == 0 and config.budget == "full" and folder.checkpoint_path.exists():
-        tested = folder.tested_weights(config).items()
-        of_agent = {name: x.contiguous() for name, x in tested if not (in_trials and name.startswith(VALUE))}
-        # MAML's gradient steps multiply any rounding; records of agents that start from an embedding name its hash
-        exact = isinstance(config.model, MAMLConfig | MAMLPolicyConfig | TransferConfig)
-        weights = save(of_agent if exact else pack(of_agent), {"finished": record["finished"]})
-        if len(weights) > LARGEST.get(config.agent, LARGEST_OF_OTHERS):
-            print(f"{folder.path}: its weights are too large to publish, {len(weights) / 1e6:.0f} MB")
-            weights = None
+    weights = _weights(folder, record)
     target.path.mkdir(parents=True, exist_ok=True)
+    target.weights_path.unlink(missing_ok=True)  # those of an earlier record
     if weights is not None:
         with writing(target.weights_path) as file:
             file.write(weights)
@@ -57,6 +50,30 @@ def publish(folder: RunFolder, target: RunFolder) -> bool:
         with writing(getattr(target, name)) as file:
             file.write(getattr(folder, name).read_bytes())
     return True
+
+
+def _weights(folder: RunFolder, record: dict[str, Any]) -> bytes | None:
+    """The file of the weights that were tested; None if they are not published."""
+    config = folder.config()
+    if config.seed != 0 or config.budget != "full" or not folder.checkpoint_path.exists():
+        return None
+    left_out = (*([VALUE] * isinstance(config.task, TrialTask)), *([FEATURES] * _embedding_is_published(record)))
+    tested = folder.tested_weights(config).items()
+    weights = {name: x.contiguous() for name, x in tested if not name.startswith(left_out)}
+    # MAML's gradient steps multiply any rounding; records of agents that read an embedding name the hash of its weights
+    exact = isinstance(config.model, MAMLConfig | MAMLPolicyConfig | TransferConfig)
+    data = save(weights if exact else pack(weights), {"finished": record["finished"]})
+    if len(data) > LARGEST.get(config.agent, LARGEST_OF_OTHERS):
+        print(f"{folder.path}: its weights are too large to publish, {len(data) / 1e6:.0f} MB")
+        return None
+    return data
+
+
+def _embedding_is_published(record: dict[str, Any]) -> bool:
+    try:
+        return "pretrained" in record and bool(published_embedding(record["pretrained"]))
+    except RunError:
+        return False
 
 
 def main() -> None:

@@ -7,6 +7,8 @@ This is the rounding of llama.cpp's Q8_0. Vectors are in half precision.
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -44,6 +46,11 @@ def unpack(packed: dict[str, Tensor]) -> dict[str, Tensor]:
         if not name.endswith(SCALES):
             weights[name] = x
     return weights
+
+
+def sha256(weights: dict[str, Tensor]) -> str:
+    """Hash of the numbers, in the order of the names."""
+    return hashlib.sha256(b"".join(weights[name].cpu().numpy().tobytes() for name in sorted(weights))).hexdigest()
 
 
 def _of_each(scales: Tensor, x: Tensor) -> Tensor:
