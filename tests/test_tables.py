@@ -19,7 +19,7 @@ from runs.catalogue import CATALOGUE, PRETRAINED
 from runs.cli import run
 from runs.generate import DOCS, README, pages, updated
 from runs.results.records import PUBLISHED, read_results
-from runs.results.tables import FORMATS, choose, costs, draw_table, missing_runs, render, table_rows, tables
+from runs.results.tables import FORMATS, choose, costs, draw_table, missing_runs, pictures, render, table_rows, tables
 from runs.results.tables.costs import LENGTH
 from runs.results.tables.pictures import _position, pareto_front
 from runs.system.errors import RunError
@@ -143,6 +143,17 @@ def test_tables_are_drawn(tmp_path, capsys):
     assert path.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(RunError, match="nothing to draw"):
         draw_table(tables()["3"], [], path)
+
+
+def test_settings_of_our_own_are_drawn_if_named_or_alone(tmp_path, monkeypatch):
+    drawn: list[list[str]] = []
+    monkeypatch.setattr(pictures, "_draw", lambda rows, *_: drawn.append(sorted({row.cell.label for row in rows})))
+    few_shot = {"metric": "accuracy", "shots": 1, "mean": 0.9}
+    ours, paper = result(experiment="omniglot/5way-1shot", **few_shot), result(experiment="omniglot/5way", **few_shot)
+    own = next(c.label for c in tables()["1"].cells if not c.in_paper and c.experiment == "omniglot/5way-1shot")
+    for runs, cells in (([ours, paper], ()), ([ours], ()), ([ours, paper], [own])):
+        draw_table(tables()["1"], runs, tmp_path / "table.png", cells=cells)
+    assert drawn == [["5-way 1-shot"], [own], [own]]
 
 
 def test_pictures_are_in_per_cent_where_the_optimum_is_of_other_tasks():

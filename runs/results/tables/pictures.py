@@ -25,8 +25,9 @@ def draw_table(
     """Draw a table into a PNG: a group of points per setting, one per agent, with 95% intervals over test tasks.
 
     Points instead of bars, since the differences are far from zero. Agents with less training than others of their
-    setting are hollow. If there is an optimum, numbers are in per cent of it. A table with costs is drawn as quality
-    against each cost, with the Pareto front.
+    setting are hollow. If there is an optimum, numbers are in per cent of it. Settings that the paper does not have are
+    drawn if they are named in ``cells``, or nothing else has been run. A table with costs is drawn as quality against
+    each cost, with the Pareto front.
 
     Raises:
         RunError: if matplotlib is not installed, or no row of the table has been run.
@@ -34,6 +35,8 @@ def draw_table(
     rows = [row for row in table_rows(table, results, False, agents, cells) if row.ours and row.agent != "random"]
     if table.costs:
         return _draw_costs(rows, table, path)
+    if table.of_paper and not cells:
+        rows = [row for row in rows if row.cell.in_paper] or rows
     what = "% of the optimum" if table.shares else table.unit
     _draw(rows, table, f"Table {table.name}: {table.title}" if table.of_paper else table.title, what, path)
 
