@@ -8,16 +8,15 @@ from functools import cached_property
 from typing import Any, Literal, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.prototypical import pooled_prototypical_logits, prototypical_logits
 from envs.fewshot.augmentation import UNCHANGED, Augmentation
 from envs.fewshot.datasets.base import ImageClasses
 from envs.fewshot.episodes import Episodes, EpisodeSampler, recombined, task_set_hash
 from envs.trials import require_positive
 from runs.agents import FewShotAgent
 from runs.algorithms.attention_maps import EpisodeAttention
+from runs.algorithms.episode_loss import EpisodeBatch, EpisodeLoss
 from runs.algorithms.finite import NotFinite, not_finite
 from runs.algorithms.learner import Measurement, RunConfig, Test, Training
 from runs.algorithms.schedules import warmup_cosine
@@ -25,7 +24,7 @@ from runs.config.serialization import renamed
 from runs.system.distributed.layers import use_distributed_layers
 from runs.system.machine import Machine, use_bfloat16
 from runs.tasks import FewShotTask, Task
-from snail.attention.selection import recording, score_function_loss
+from snail.attention.selection import recording
 from snail.classifier import EmbeddingClassifier, EpisodeModel, PretrainedClassifier
 
 Selection = Literal["best", "final"]
@@ -162,16 +161,20 @@ class FewShotLearner:
         self._features: dict[str, Tensor] = {}  # of a pre-trained embedding, by split: (classes, per_class, F)
         self.trainee = model.head if isinstance(model, PretrainedClassifier) else model
         embeds = isinstance(self.trainee, EmbeddingClassifier)
-        self.class_weight, self.prototype_weight = training.class_loss * embeds, training.prototype_loss * embeds
         self.recombined = training.recombined * embeds
         if not embeds and any(isinstance(m, nn.Dropout) and m.p > 0 for m in self.trainee.modules()):
             self.group.require_single_process("this agent's dropout is drawn episode by episode")
         use_distributed_layers(model, self.group)
         self.model = model.to(machine.device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        class_weight, prototype_weight = training.class_loss * embeds, training.prototype_loss * embeds
         self.class_head: nn.Module = nn.Identity()  # of the auxiliary task
-        if self.class_weight:
+        if class_weight:
             self.class_head = nn.Linear(task.embedding.size, len(self._classes("train").images)).to(machine.device)
+        pooled = training.prototype_pool == "batch"
+        self.loss = EpisodeLoss(
+            self.trainee, task.ways, self.class_head, class_weight, prototype_weight, pooled, self.group
+        )
         self.trained = nn.ModuleDict({"model": self.trainee, "class_head": self.class_head})
         self.optimizer = torch.optim.AdamW(
             self.trained.parameters(), training.learning_rate, weight_decay=training.weight_decay, fused=True
@@ -233,49 +236,23 @@ class FewShotLearner:
         episodes = self.sampler.gather(indices).to(self.machine.device)
         episodes = self._part(self._augmented(episodes))
         images = self.group.shard(torch.cat([indices.support_x, indices.query_x], dim=1))  # (B, S + Q)
-        classes = images // self.sampler.per_class
         again = None
         if self.recombined:
             labels = torch.cat([episodes.support_y, episodes.query_y], dim=1)  # (B, S + Q)
             count = self.recombined // self.group.size
             again = recombined(labels, self.task.ways, self.training.queries, shots, count, self.generator)
+        batch = EpisodeBatch(episodes, images // self.sampler.per_class, again)
         self.trained.train()
-        total, logs = self._losses(episodes, classes, again)
+        total, logs = self.loss(batch, self._half)
         self.optimizer.zero_grad()
         total.backward()
         self.group.average_gradients(self.trained.parameters())
         norm = torch.nn.utils.clip_grad_norm_(self.trained.parameters(), self.training.max_grad_norm)
         if norm.device.type == "cpu" and not norm.isfinite():
-            raise self._not_finite(lambda: self._losses(episodes, classes, again)[0])
+            raise self._not_finite(lambda: self.loss(batch, self._half)[0])
         self.optimizer.step()
         self.updates = step + 1
         return logs | {"gradient_norm": norm, "learning_rate": torch.tensor(self.training.learning_rate * factor)}
-
-    def _losses(self, episodes: Episodes, classes: Tensor, again: Episodes | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total loss and scalars to log.
-
-        ``classes`` (B, S + Q) are the classes of the images, ``again`` the recombined episodes of their positions.
-        """
-        count = len(episodes.query_y)
-        with self._autocast(), recording() as tape:
-            support, queries = self.trainee.encode_episodes(episodes.support_x, episodes.query_x)
-            encoded = read = replace(episodes, support_x=support, query_x=queries)
-            if again is not None:
-                items = torch.cat([support, queries], dim=1).flatten(0, 1)  # (B * (S + Q), E)
-                read = encoded.joined(replace(again, support_x=items[again.support_x], query_x=items[again.query_x]))
-            logits = self.trainee.predict(*read.inputs)  # (B + R, Q, N)
-        cost = F.cross_entropy(logits.transpose(1, 2), read.query_y, reduction="none")  # (B + R, Q)
-        if again is not None:
-            cost = cost.masked_fill(F.pad(_ambiguous(again, classes.flatten()), (count, 0))[:, None], 0.0)
-        total = cost.mean() + score_function_loss(tape, cost)
-        if self.class_weight:
-            embedded = torch.cat([support, queries], dim=1)  # (B, S + Q, E)
-            class_logits = self.class_head(embedded.float())  # (B, S + Q, classes)
-            total = total + self.class_weight * F.cross_entropy(class_logits.flatten(0, 1), classes.flatten())
-        if self.prototype_weight:
-            total = total + self.prototype_weight * self._prototype_loss(encoded, classes)
-        accuracy = (logits[:count].detach().argmax(-1) == episodes.query_y).float().mean()
-        return total, {"loss": cost[:count].detach().mean(), "train_accuracy": accuracy}
 
     def _not_finite(self, compute: Callable[[], Any]) -> NotFinite:
         """The error that names the first tensor that is not finite when ``compute`` is repeated."""
@@ -288,19 +265,6 @@ class FewShotLearner:
                 self._half = True
 
         return not_finite(self.trained, compute, in_float32 if self._half else None)
-
-    def _prototype_loss(self, embedded: Episodes, classes: Tensor) -> Tensor:
-        """Prototypical loss of the queries; ``classes`` (B, S + Q) are the classes of the images."""
-        ways, query_y = self.task.ways, embedded.query_y
-        if self.training.prototype_pool == "episode":
-            return F.cross_entropy(prototypical_logits(*embedded.inputs, ways).flatten(0, 1), query_y.flatten())
-        support, labels, queries = map(
-            self.group.gather, (embedded.support_x.float(), embedded.support_y, embedded.query_x.float())
-        )
-        query_y, classes = self.group.gather(query_y), self.group.gather(classes)
-        logits = pooled_prototypical_logits(support, labels, queries, classes, ways)
-        first = torch.arange(len(query_y), device=query_y.device)[:, None] * ways  # of an episode, among all
-        return F.cross_entropy(logits, (first + query_y).flatten())
 
     def _augmented(self, episodes: Episodes) -> Episodes:
         def change(x: Tensor) -> Tensor:
@@ -489,13 +453,3 @@ class FewShotLearner:
         """Restore the weights that testing needs, from any device."""
         self.model.load_state_dict(state["model"])
         self.selected = None if state["selected"] is None else Selected(**state["selected"])
-
-
-def _ambiguous(again: Episodes, classes: Tensor) -> Tensor:
-    """Whether a class has two labels, having been drawn for two episodes of the batch: (R,) bool.
-
-    ``again`` are recombined episodes of positions in a batch of images of these ``classes`` (B * I,).
-    """
-    found, label = classes[again.support_x], again.support_y  # (R, S)
-    same = found[:, :, None] == found[:, None, :]  # (R, S, S)
-    return (same & (label[:, :, None] != label[:, None, :])).any(2).any(1)
