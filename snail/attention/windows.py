@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from snail.sequence import at_least_float32
 
 WindowType = Literal["global", "local-m", "local-p"]
-WINDOW_TYPES: tuple[WindowType, ...] = get_args(WindowType)
 
 
 class Window(nn.Module, ABC):
