@@ -278,6 +278,16 @@ def test_actions_are_judged_by_regrets_and_rewards_are_predicted():
     assert torch.equal(batch.rewards, trials.rewards)
 
 
+def test_the_norm_of_the_policys_gradient_is_logged_before_it_is_clipped():
+    norms = []
+    for limit in (1e9, 1e-3):
+        built = learner_of("bandit", epochs=1, minibatches=1, max_grad_norm=limit)
+        norms.append(built.update(0)["gradient_norm"])
+        left = torch.nn.utils.get_total_norm([p.grad for p in built.passes.parts[0]])
+        torch.testing.assert_close(left, norms[-1].clamp(max=limit), rtol=1e-3, atol=0)
+    assert norms[0] == norms[1] > 0.01
+
+
 @pytest.mark.parametrize("predicted_are", ["drawn", "expected", "posterior"])
 def test_gradients_of_the_loss_are_those_of_its_definition(predicted_are):
     known = {"expected_rewards": predicted_are == "expected", "posterior_rewards": predicted_are == "posterior"}

@@ -42,7 +42,7 @@ class Passes:
         epochs: passes over a batch.
         minibatches: minibatches of whole trials in each pass.
         learning_rate: Adam's initial learning rate.
-        max_grad_norm: maximum gradient norm of each part.
+        max_grad_norm: maximum gradient norm of each part. If it is finite, the norm of the first part is logged.
 
     Raises:
         ValueError: if the trials of an update cannot be divided into the minibatches.
@@ -107,6 +107,8 @@ class Passes:
         norms = [nn.utils.clip_grad_norm_(part, self.max_grad_norm) for part in self.parts]
         require_finite(model, norms, lambda: self.losses(batch, *scalars)[0])
         self.optimizer.step()
+        if self.max_grad_norm < float("inf"):
+            found["gradient_norm"] = norms[0]
         return {name: x.detach() for name, x in found.items()}
 
     def _set_rate(self, rate: float) -> None:
