@@ -36,6 +36,7 @@ def test_a_step_of_ppo_reads_nothing_back_to_the_host(agent, monkeypatch):
         "reward_error",
         "kl",
         "clip_fraction",
+        "gradient_norm",
     }
     assert all(map(torch.equal, before, learner.model.parameters()))
     with FakeTensorMode(), pytest.raises(RuntimeError):  # so it would have failed
