@@ -24,8 +24,7 @@ from runs.tasks import TrialTask
 
 LARGEST = {"snail": 7_000_000}
 LARGEST_OF_OTHERS = 6_000_000
-"""Bytes of the largest weights, by agent. Sequence models for images have more, and the repository should stay small:
-of these there are SNAIL's, for one data set."""
+"""Bytes of the largest weights. The repository should stay small: of sequence models for images, only SNAIL's fit."""
 
 
 def publish(folder: RunFolder, target: RunFolder) -> bool:
