@@ -127,6 +127,17 @@ def test_unequal_training_is_marked_and_does_not_compete():
     assert " *" in row(render(tables()["3"], [result(), result(agent="gru", mean=6.3)]), "N=10 K=5", "snail")
 
 
+def test_a_note_names_classifiers_at_chance():
+    def shown(mean: float, experiment: str = "omniglot/5way", form: str = "text") -> str:
+        record = result(experiment=experiment, agent="lstm", shots=1, mean=mean, ci95=0.01, budget="full")
+        return render(tables()["1"], [record], form)
+
+    for form in ("text", "pivot", "markdown"):
+        assert "No better than chance in some settings: lstm." in shown(0.209, form=form)
+        assert "chance" not in shown(0.211, form=form)
+    assert "chance" not in shown(0.209, "omniglot/20way") and "chance" in shown(0.059, "omniglot/20way")
+
+
 def test_minutes_of_training_are_not_shown_beside_hours():
     short = result(agent="lstm", budget="short", mean=5.0)
     for larger in ("full", "demo"):

@@ -70,7 +70,17 @@ def _notes(table: Table, rows: list[Row]) -> list[str]:
             "Rows marked *smaller budget* had less training than others of their cell, rows marked *outdated config* "
             "were produced with earlier hyperparameters; neither competes for the best."
         )
-    return notes
+    return notes + _at_chance(rows)
+
+
+def _at_chance(rows: list[Row]) -> list[str]:
+    """A note on classifiers that learned nothing."""
+    if not (agents := dict.fromkeys(row.agent for row in rows if row.at_chance)):
+        return []
+    return [
+        f"No better than chance in some settings: {', '.join(agents)}. Recurrent agents learn late in few-shot "
+        "classification: notes 11 and 12 of docs/reproduction.md tell when."
+    ]
 
 
 def _columns(table: Table, rows: list[Row], strong: Callable[[str], str]) -> list[_Column]:
@@ -194,6 +204,7 @@ def _pivot(table: Table, rows: list[Row]) -> str:
         notes = ["Our numbers, with their 95% intervals over test tasks.", *table.notes]
     if any(row.marks for row in shown):
         notes.append("†: smaller budget than others of its row; ‡: earlier hyperparameters. Neither competes for bold.")
+    notes += _at_chance(shown)
     if any(row.ours and row.ours.best for row in shown):
         notes.append(f"Bold: {BEST}.")
     return "\n".join([f"**{_title(table)}**", "", *lines, "", " ".join(notes)])

@@ -14,6 +14,7 @@ from runs.catalogue import BUDGETS, CATALOGUE
 from runs.results.records import Result, mean_over_tasks
 from runs.results.statistics import Estimate, ratio_of_means, t_interval, t_quantile, welch_p
 from runs.results.tables.cells import Cell, Printed, Table, learns
+from runs.tasks import FewShotTask
 
 Verdict = Literal["matches", "above", "below", ""]
 LEVEL = 0.05
@@ -68,6 +69,12 @@ class Row:
         if abs(difference) <= math.hypot(mean.half, self.paper.half or 0.0) + self.paper.rounding:
             return "matches"
         return "above" if difference > 0 else "below"
+
+    @property
+    def at_chance(self) -> bool:
+        """Whether a classifier is no better than guessing, within its interval."""
+        task = CATALOGUE[self.cell.experiment].budgets["full"].task if self.cell.experiment in CATALOGUE else None
+        return self.ours is not None and isinstance(task, FewShotTask) and self.ours.mean.low <= 1 / task.ways
 
 
 def table_rows(
