@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -81,3 +83,27 @@ def test_the_text_counts_and_lists():
     text = render_findings(found(group("snail", 1.1 * NOISE + 1), group("gru", NOISE), group("lstm", NOISE[::-1] + 1)))
     assert "In 2 comparisons, SNAIL is better in 1 and worse in 0; in 1 the difference is not significant." in text
     assert ("| gru " in text and "+0.99" in text) or "+1" in text
+
+
+def test_the_overview_counts_by_kind_of_experiment():
+    shifts = {
+        "bandit/n10-k5": {"gru": 0.2, "lstm": 0.2, "s5": 0.2},
+        "bandit/n10-k10": {"gru": -0.1, "lstm": 0.5},
+        "mdp/n10": {"gru": 0.0, "lstm": 0.5},
+    }
+    compared = {}
+    for experiment, others in shifts.items():
+        groups = [group(agent, NOISE - shift) for agent, shift in others.items()]
+        snail = group("snail", NOISE + 0.01 * NOISE[::-1])
+        compared[experiment] = [replace(g, experiment=experiment) for g in (snail, *groups)]
+    text = render_findings(list(findings(compared, {"bandit/n10-k5": 2.0, "bandit/n10-k10": 2.0})))
+    head, _, bandit, mdp, *_ = [
+        [entry.strip() for entry in line.split("|")] for line in text.splitlines() if "|" in line
+    ]
+    assert head[1:4] == ["SNAIL against", "gru", "lstm"]  # s5 is compared in bandits alone
+    assert bandit[1:4] == [
+        "bandit",
+        "1 of 2 better, 1 worse; -5.0 to +10.0%",
+        "2 of 2 better, 0 worse; +10.0 to +25.0%",
+    ]
+    assert mdp[1:4] == ["mdp", "0 of 1 better, 0 worse", "1 of 1 better, 0 worse"]

@@ -37,6 +37,11 @@ class Finding:
     optimum: float | None
 
     @property
+    def share(self) -> float | None:
+        """The difference in per cent of the optimum, if one is known."""
+        return None if self.optimum is None else 100 * self.difference.value / self.optimum
+
+    @property
     def word(self) -> Word:
         """The conclusion from the interval."""
         if self.difference.low > 0:
@@ -90,7 +95,7 @@ def _difference(ours: Number, theirs: Number) -> tuple[Estimate, str] | None:
 
 
 def render_findings(found: Sequence[Finding]) -> str:
-    """As Markdown: a summary, then a row per finding."""
+    """As Markdown: a summary, the counts by kind of experiment, then a row per finding."""
     counts = Counter(f.word for f in found)
     total = (
         f"In {len(found)} comparisons, SNAIL is better in {counts['better']} and worse in {counts['worse']}; "
@@ -98,8 +103,37 @@ def render_findings(found: Sequence[Finding]) -> str:
     )
     rows = []
     for f in found:
-        share = "" if f.optimum is None else f"{100 * f.difference.value / f.optimum:+.2f}"
+        share = "" if f.share is None else f"{f.share:+.2f}"
         half = f"{f.difference.value:+.4g} ± {f.difference.half:.2g}"
         rows.append([f.experiment, f.number.replace("_", ", "), f.other, half, share, f.over, f.word])
     heads = ["experiment", "of", "SNAIL minus", "difference", "% of optimum", "interval over", "SNAIL is"]
-    return "\n".join([total, "", tabulate(rows, heads, "pipe", disable_numparse=True)])
+    every = tabulate(rows, heads, "pipe", disable_numparse=True)
+    key = (
+        "Each entry: in how many SNAIL is better or worse, and the range of the differences in per cent of the optimum."
+    )
+    return "\n".join([total, key, "", _overview(found), "", "## All comparisons", "", every])
+
+
+def _overview(found: Sequence[Finding]) -> str:
+    """By kind of experiment and agent: how often SNAIL is better or worse, and the range of the differences.
+
+    Agents of a single kind are left out.
+    """
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for f in found:
+        groups.setdefault((f.experiment.partition("/")[0], f.other), []).append(f)
+    kinds = list(dict.fromkeys(kind for kind, _ in groups))
+    agents = [agent for agent, n in Counter(agent for _, agent in groups).items() if n > 1]
+    rows = [[kind, *(_counted(groups.get((kind, agent), [])) for agent in agents)] for kind in kinds]
+    shown = [row for row in rows if any(row[1:])]
+    return tabulate(shown, ["SNAIL against", *agents], "pipe", disable_numparse=True)
+
+
+def _counted(found: Sequence[Finding]) -> str:
+    """Such as: 3 of 8 better, 1 worse; -1.9 to +4.2%."""
+    if not found:
+        return ""
+    counts = Counter(f.word for f in found)
+    text = f"{counts['better']} of {len(found)} better, {counts['worse']} worse"
+    shares = sorted({f"{f.share:+.1f}" for f in found if f.share is not None}, key=float)
+    return text if not shares else f"{text}; {' to '.join(dict.fromkeys((shares[0], shares[-1])))}%"
