@@ -24,8 +24,11 @@ from runs.training import build_learner, evaluate, load_model
 class Verify:
     """Test published weights again on the frozen tasks, and compare the results with the records.
 
-    Published weights are rounded to 8 bits, and CPUs round differently, which changes the course of some trials: the
-    mean difference over tasks must be within 3 standard errors. Your own runs give identical results on the same CPU.
+    Your own runs give identical results on the same CPU.
+
+    Of others, the mean difference over tasks must be within 3 standard errors, since CPUs round differently.
+
+    Published weights, besides, are rounded to 8 bits.
     """
 
     runs: Positional[tuple[str, ...]] = ()
