@@ -263,8 +263,8 @@ def _one_shot(data: str, ways: int, images: str, **others: AnyAgentConfig) -> Ex
         f"{ways}-way classification of {images}, 1 shot only",
         {**FEWSHOT_AGENTS, **others},
         {
-            "full": Budget(task, supervised(7000), FewShotTest()),
-            "demo": Budget(task, supervised(1000), FewShotTest()),
+            "full": Budget(task, supervised(7000, recombined=32), FewShotTest(), OMNIGLOT_RATES),
+            "demo": Budget(task, supervised(1000, recombined=32), FewShotTest(), OMNIGLOT_RATES),
             "short": Budget(task, supervised(400), FewShotTest()),
             "smoke": _smoke(task),
         },
