@@ -54,7 +54,8 @@ def meta_rl(steps: int, **settings: Any) -> dict[str, Training]:
 
 
 LOOKAHEAD_STEPS = {"bandit": 150, "mdp": 300}
-"""Updates of the full budget for MDPs and for bandits of 100 pulls and more, which are trained by lookahead."""
+"""Updates of the full budget for MDPs and for bandits of 100 pulls and more, which are trained by lookahead; three times
+as many for bandits of 500 pulls and more of 10 arms and more."""
 
 PASSES: dict[str, Any] = {"epochs": 2, "minibatches": 8}
 """2 epochs of 8 minibatches: as many gradient steps as 4 epochs of 4, in half the time."""
@@ -109,10 +110,11 @@ def _bandit(arms: int, pulls: int, **others: AnyAgentConfig) -> Experiment:
     full = meta_rl(1200 if (pulls, arms) == (10, 50) else 600, batch_size=FULL_BATCH[pulls], **PASSES)
     demo = meta_rl(160, **quick) if long else meta_rl(190, **PASSES)
     short, smoke = meta_rl(40, **quick), meta_rl(4, batch_size=4 * max(2, 640 // pulls))
-    steps = LOOKAHEAD_STEPS["bandit"]
+    steps = full_steps = LOOKAHEAD_STEPS["bandit"]
     lookahead = LookaheadTraining(steps, FULL_BATCH[pulls], value_states=3200 if arms == 50 else 16_000)
-    if pulls >= 500:  # which are too few trials to begin with
-        lookahead = replace(lookahead, curriculum=0.6, curriculum_episodes=50)
+    if pulls >= 500:  # which are too few trials to begin with; as few pulls as arms would teach nothing
+        lookahead = replace(lookahead, curriculum=0.6, curriculum_episodes=max(50, 2 * arms))
+        full_steps = steps if arms == 5 else 3 * steps
 
     return Experiment(
         f"bandit/n{pulls}-k{arms}",
@@ -121,7 +123,7 @@ def _bandit(arms: int, pulls: int, **others: AnyAgentConfig) -> Experiment:
         {
             "full": Budget(
                 task,
-                and_lookahead(full, lookahead, steps, default=long),
+                and_lookahead(full, lookahead, full_steps, default=long),
                 TrialTest(trials),
                 HUNDRED_PULLS if long else TEN_PULLS,
             ),
