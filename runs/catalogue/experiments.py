@@ -76,7 +76,10 @@ PRETRAINED_RATES = {"snail": 5e-3, "lstm": 5e-3, "gru": 5e-3, "transformer": 7e-
 """The same for agents that read a pre-trained embedding."""
 
 OMNIGLOT_RATES = {"snail": 5e-3, "lstm": 5e-3, "gru": 2e-3, "transformer": 7e-4, "protonet": 2e-3}
-"""The same for Omniglot, tuned on 5 ways."""
+"""The same for Omniglot's 5 ways."""
+
+TWENTY_WAYS = {"snail": 2e-3, "protonet": 2e-3}
+"""The same for its 20 ways; prototypical networks' is that of 5."""
 
 FULL_BATCH = {10: 1024, 100: 128, 500: 24, 1000: 16}
 """Trials per update of the full budget, by pulls: 10,000 to 16,000 steps, a few seconds of one core."""
@@ -353,7 +356,7 @@ CATALOGUE: dict[str, Experiment] = {
             CHARACTERS,
             supervised(3000, queries=20, batch_size=8, recombined=16),
             maml=MAMLConfig(inner_lr=0.1, inner_steps=5, test_steps=5),
-            rates=OMNIGLOT_RATES,
+            rates=TWENTY_WAYS,
         ),
         _one_shot("omniglot", 5, CHARACTERS, **FEWSHOT_VARIANTS),
         _fewshot("glyphs", 5, PRINTED, supervised(3000, recombined=32)),
