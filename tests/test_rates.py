@@ -7,7 +7,15 @@ import json
 from tiny_runs import BANDIT, IN_MDPS, LOOKAHEAD, STEPS, go
 
 from runs.catalogue import PRETRAINED, find
-from runs.catalogue.experiments import HUNDRED_PULLS, MDPS, OMNIGLOT_RATES, PRETRAINED_RATES, RECALL, TEN_PULLS
+from runs.catalogue.experiments import (
+    HUNDRED_PULLS,
+    MDPS,
+    OMNIGLOT_RATES,
+    PRETRAINED_RATES,
+    RECALL,
+    TEN_PULLS,
+    TWENTY_WAYS,
+)
 from runs.results.folder import RunFolder
 from runs.results.tuning import best_rates, outcome, outcomes
 
@@ -33,6 +41,9 @@ def test_the_catalogues_rates_are_the_best_that_were_tried():
         assert find(PRETRAINED).config(agent).training.learning_rate == rate
     assert rates["omniglot/5way"] == OMNIGLOT_RATES
     for agent, rate in OMNIGLOT_RATES.items():
+        assert find("omniglot/5way-1shot").config(agent, budget="demo").training.learning_rate == rate
+    assert {"protonet": OMNIGLOT_RATES["protonet"]} | rates["omniglot/20way"] == TWENTY_WAYS
+    for agent, rate in TWENTY_WAYS.items():
         assert find("omniglot/20way").config(agent).training.learning_rate == rate
     trpo = find("bandit/n10-k5").config("snail", algorithm="trpo").training
     assert not hasattr(trpo, "learning_rate")
