@@ -13,8 +13,15 @@ from runs.results.metrics import main_metric
 from runs.system.errors import RunError
 
 # Okabe and Ito's palette, distinguishable for colour-blind readers
-COLOURS = {"snail": "#0072B2", "lstm": "#D55E00", "gru": "#E69F00", "transformer": "#009E73"}
-OTHERS = ("#CC79A7", "#56B4E9", "#000000", "#999933", "#882255", "#44AA99")
+COLOURS = {
+    "snail": "#0072B2",
+    "lstm": "#D55E00",
+    "gru": "#E69F00",
+    "transformer": "#009E73",
+    "maml": "#CC79A7",
+    "protonet": "#56B4E9",
+}
+OTHERS = ("#000000", "#999933", "#882255", "#44AA99", "#AA4499", "#8C6D31")
 AXES: dict[Axis, str] = {
     "env_steps": "environment steps",
     "episodes": "training episodes",
