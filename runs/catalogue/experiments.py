@@ -54,8 +54,8 @@ def meta_rl(steps: int, **settings: Any) -> dict[str, Training]:
 
 
 LOOKAHEAD_STEPS = {"bandit": 150, "mdp": 300}
-"""Updates of the full budget for MDPs and for bandits of 100 pulls and more, which are trained by lookahead; three times
-as many for bandits of 500 pulls and more of 10 arms and more."""
+"""Updates of the full budget for MDPs and for bandits of 100 pulls and more, which are trained by lookahead. Bandits
+of 500 pulls and more of 10 arms and more have three times as many."""
 
 PASSES: dict[str, Any] = {"epochs": 2, "minibatches": 8}
 """2 epochs of 8 minibatches: as many gradient steps as 4 epochs of 4, in half the time."""
