@@ -26,9 +26,9 @@ class Verify:
 
     Your own runs give identical results on the same CPU.
 
-    Of others, the mean difference over tasks must be within 3 standard errors, since CPUs round differently.
+    Elsewhere CPUs round differently, so the mean difference over tasks must be within 3 standard errors.
 
-    Published weights, besides, are rounded to 8 bits.
+    Published weights are also rounded, to 8 bits.
     """
 
     runs: Positional[tuple[str, ...]] = ()

@@ -108,9 +108,7 @@ def render_findings(found: Sequence[Finding]) -> str:
         rows.append([f.experiment, f.number.replace("_", ", "), f.other, half, share, f.over, f.word])
     heads = ["experiment", "of", "SNAIL minus", "difference", "% of optimum", "interval over", "SNAIL is"]
     every = tabulate(rows, heads, "pipe", disable_numparse=True)
-    key = (
-        "Each entry: in how many SNAIL is better or worse, and the range of the differences in per cent of the optimum."
-    )
+    key = "Each entry: in how many of them SNAIL is better or worse, and the range of differences in % of the optimum."
     return "\n".join([total, key, "", _overview(found), "", "## All comparisons", "", every])
 
 
