@@ -100,7 +100,7 @@ def test_the_overview_counts_by_kind_of_experiment():
     head, _, bandit, mdp, *_ = [
         [entry.strip() for entry in line.split("|")] for line in text.splitlines() if "|" in line
     ]
-    assert head[1:4] == ["SNAIL against", "gru", "lstm"]  # s5 is compared in bandits alone
+    assert head[1:-1] == ["SNAIL against", "gru", "lstm"]  # s5 is compared in bandits alone
     assert bandit[1:4] == [
         "bandit",
         "1 of 2 better, 1 worse; -5.0 to +10.0%",
