@@ -6,6 +6,7 @@ import re
 import shutil
 from dataclasses import replace
 
+import gymnasium
 import pytest
 import torch
 from safetensors.torch import load, save
@@ -21,7 +22,7 @@ from runs.results.records import PUBLISHED
 from runs.results.tables import tables
 from runs.results.weights import pack, unpack
 from runs.system.errors import RunError
-from runs.tasks import BanditTask
+from runs.tasks import BanditTask, GymnasiumTask
 from runs.training import build_learner, evaluate, load_model
 
 pytestmark = pytest.mark.slow
@@ -94,11 +95,14 @@ def test_a_short_run_is_published_without_weights_and_never_replaced(tmp_path, m
     assert not publish(second, copy) and copy.result() == first.result()
 
 
-def test_weights_of_maml_are_not_rounded(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["maml", "ant"])
+def test_weights_that_no_rounding_may_change_are_not_rounded(kind, tmp_path, monkeypatch):
     quicken(monkeypatch)
     monkeypatch.setattr("runs.results.records.as_catalogued", lambda config: True)
+    monkeypatch.setitem(gymnasium.registry, "Ant-tiny", replace(gymnasium.spec("CartPole-v1"), id="Ant-tiny"))
     maml = MAMLPolicyConfig(hidden_size=4, layers=1, inner_steps=1)
-    config = replace(BANDIT, seed=0, budget="full", agent="maml", model=maml)
+    changed = {"agent": "maml", "model": maml} if kind == "maml" else {"task": GymnasiumTask("Ant-tiny", 1, 4)}
+    config = replace(BANDIT, seed=0, budget="full", **changed)
     go(config, tmp_path / "run")
     run, copy = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "published")
     publish(run, copy)
