@@ -127,7 +127,7 @@ def _measured(results: Sequence[Result]) -> dict[str, Table]:
 INDEX = """\
 # Results
 
-![Share of the optimum by agent, over all settings](headline.png)
+![Accuracy, or share of the optimum, of each agent in all settings](headline.png)
 
 {headline}
 

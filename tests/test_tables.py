@@ -19,7 +19,18 @@ from runs.catalogue import CATALOGUE, PRETRAINED
 from runs.cli import run
 from runs.generate import DOCS, README, pages, updated
 from runs.results.records import PUBLISHED, read_results
-from runs.results.tables import FORMATS, choose, costs, draw_table, missing_runs, pictures, render, table_rows, tables
+from runs.results.tables import (
+    FORMATS,
+    choose,
+    costs,
+    draw_headline,
+    draw_table,
+    missing_runs,
+    pictures,
+    render,
+    table_rows,
+    tables,
+)
 from runs.results.tables.costs import LENGTH
 from runs.results.tables.pictures import _position, pareto_front
 from runs.system.errors import RunError
@@ -158,7 +169,9 @@ def test_tables_are_drawn(tmp_path, capsys):
 
 def test_settings_of_our_own_are_drawn_if_named_or_alone(tmp_path, monkeypatch):
     drawn: list[list[str]] = []
-    monkeypatch.setattr(pictures, "_draw", lambda rows, *_: drawn.append(sorted({row.cell.label for row in rows})))
+    monkeypatch.setattr(
+        pictures, "_draw", lambda panels, *_: drawn.append(sorted({row.cell.label for row in panels[0][1]}))
+    )
     few_shot = {"metric": "accuracy", "shots": 1, "mean": 0.9}
     ours, paper = result(experiment="omniglot/5way-1shot", **few_shot), result(experiment="omniglot/5way", **few_shot)
     own = next(c.label for c in tables()["1"].cells if not c.in_paper and c.experiment == "omniglot/5way-1shot")
@@ -173,8 +186,34 @@ def test_pictures_are_in_per_cent_where_the_optimum_is_of_other_tasks():
     runs = [oracle, result(experiment="mdp/n10", budget="short", mean=100.0, ci95=2.0)]
     (row,) = [r for r in table_rows(tables()["4"], runs, False) if r.agent == "snail"]
     assert row.ours.share is None and row.optimum == 200
-    x, half, paper = _position(row, True)
-    assert (x, half) == pytest.approx((50, 1)) and paper == pytest.approx(row.paper.value / 2)
+    y, half, paper = _position(row, tables()["4"])
+    assert (y, half) == pytest.approx((50, 1)) and paper == pytest.approx(row.paper.value / 2)
+
+
+def test_pictures_show_the_numbers_of_the_table_where_it_has_no_shares():
+    (returns,) = _drawn("control", experiment="control/cheetah-velocity", metric="return_episode1", mean=-66.0, ci95=3)
+    (accuracy,) = _drawn("1", experiment="omniglot/5way", metric="accuracy", shots=1, mean=0.98, ci95=0.01)
+    assert returns[:2] == (-66, 3) and accuracy == pytest.approx((98, 1, 99.07))
+
+
+def _drawn(table, **measured):
+    rows = table_rows(tables()[table], [result(budget="full", **measured)], False)
+    return [_position(row, tables()[table]) for row in rows if row.ours]
+
+
+def test_the_headline_has_a_panel_per_family(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    shown = []
+    monkeypatch.setattr(pictures, "_draw_panel", lambda panel, table, rows, *_: shown.append((panel, table.name, rows)))
+    runs = [result(experiment=f"bandit/n10-k{k}", budget="full") for k in (5, 10, 50)]
+    runs += [result(experiment="mdp/n10", budget="full"), result(experiment="mdp/n25", budget="demo")]
+    runs += [result(experiment="omniglot/5way", budget="full", metric="accuracy", shots=1, mean=0.9)]
+    draw_headline([tables()[name] for name in "1234"], runs, tmp_path / "headline.png")
+    assert [(name, len(rows)) for _, name, rows in shown] == [("1", 1), ("4", 1), ("3", 3)]  # the widest comes last
+    (first, second, last) = (panel.get_position() for panel, *_ in shown)
+    assert first.y0 == second.y0 > last.y0 and first.x1 < second.x0
+    with pytest.raises(RunError, match="nothing to draw"):
+        draw_headline([tables()["1"]], runs[:3], tmp_path / "headline.png")
 
 
 def test_nobody_on_the_front_is_passed_in_cost_and_quality():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from runs.results.folder import writing
@@ -15,8 +16,10 @@ from runs.results.tables.costs import LENGTH, cost_of
 from runs.results.tables.rows import Row, table_rows
 from runs.system.errors import RunError
 
-ROW_INCHES = 0.16
-"""Height per agent."""
+AGENT_INCHES = 0.13
+"""Width of an agent's column."""
+LEAST_COLUMNS = 6.0
+"""Columns of a setting, at least, so that its label of 10 characters a line fits."""
 
 
 def draw_table(
@@ -24,10 +27,10 @@ def draw_table(
 ) -> None:
     """Draw a table into a PNG: a group of points per setting, one per agent, with 95% intervals over test tasks.
 
-    Points instead of bars, since the differences are far from zero. Agents with less training than others of their
-    setting are hollow. If there is an optimum, numbers are in per cent of it. Settings that the paper does not have are
-    drawn if they are named in ``cells``, or nothing else has been run. A table with costs is drawn as quality against
-    each cost, with the Pareto front.
+    Points instead of bars, since the differences are small beside the results. Agents with less training than others
+    of their setting are hollow. If there is an optimum, numbers are in per cent of it. Settings that the paper does not
+    have are drawn if they are named in ``cells``, or nothing else has been run. A table with costs is drawn as quality
+    against each cost, with the Pareto front.
 
     Raises:
         RunError: if matplotlib is not installed, or no row of the table has been run.
@@ -37,18 +40,17 @@ def draw_table(
         return _draw_costs(rows, table, path)
     if table.of_paper and not cells:
         rows = [row for row in rows if row.cell.in_paper] or rows
-    what = "% of the optimum" if table.shares else table.unit
-    _draw(rows, table, f"Table {table.name}: {table.title}" if table.of_paper else table.title, what, path)
+    _draw([(table, rows)], f"Table {table.name}: {table.title}" if table.of_paper else table.title, path)
 
 
 def draw_headline(tables: Iterable[Table], results: Sequence[Result], path: Path) -> None:
-    """Draw the share of the optimum of each trained agent, over all settings of the tables.
+    """Draw the results of all trained agents in all settings of the tables, with a panel per table.
 
     Raises:
         RunError: as for ``draw_table``.
     """
-    rows = [row for table in tables for row in table_rows(table, results, False) if _compared(row)]
-    _draw(rows, None, "Share of the optimum, by agent", "% of the optimum (few-shot: accuracy in %)", path)
+    found = [(table, [row for row in table_rows(table, results, False) if _compared(row)]) for table in tables]
+    _draw([(table, rows) for table, rows in found if rows], "", path)
 
 
 def _compared(row: Row) -> bool:
@@ -57,11 +59,11 @@ def _compared(row: Row) -> bool:
     return full and row.cell.in_paper and learns(row.cell.experiment, row.agent)
 
 
-def _position(row: Row, shares: bool) -> tuple[float, float, float | None]:
+def _position(row: Row, table: Table) -> tuple[float, float, float | None]:
     """Position of a row, half-width of its interval, and position of the paper's number."""
     assert row.ours is not None
-    if row.optimum is None or not shares:
-        mean = row.ours.mean.scaled(100.0 if row.ours.mean.value <= 1 else 1.0)
+    if row.optimum is None or not table.shares:
+        mean = row.ours.mean.scaled(table.scale)
         return mean.value, mean.half, row.paper.value if row.paper else None
     unit = 1.0 if row.optimum == 1 else 100 / row.optimum  # accuracies are printed in per cent
     paper = row.paper.value * unit if row.paper else None
@@ -107,7 +109,7 @@ def _draw_costs(rows: list[Row], table: Table, path: Path) -> None:
     for label, line in zip(settings, panels, strict=True):
         group = [row for row in rows if row.cell.label == label]
         for (what, cost), panel in zip(costs.items(), line, strict=True):
-            points = [(x, _position(row, True)[0], row) for row in group if (x := cost(row)) is not None]
+            points = [(x, _position(row, table)[0], row) for row in group if (x := cost(row)) is not None]
             if not points:
                 panel.set_axis_off()
                 continue
@@ -137,10 +139,10 @@ def _legend(figure: Any, rows: list[Row], colours: dict[str, str], markers: dict
 
     signs = [sign(markers[agent], agent, color=colour) for agent, colour in colours.items()]
     if any(row.paper for row in rows):
-        signs.append(sign("|", "the paper's", color="black", markersize=9))
+        signs.append(sign("_", "the paper's", color="black", markersize=9))
     if any(row.marks for row in rows):
         signs.append(sign("o", "smaller budget or outdated config", color="0.5", markerfacecolor="white"))
-    figure.legend(handles=signs, loc="outside lower center", ncols=5, frameon=False, fontsize="small")
+    figure.legend(handles=signs, loc="outside lower center", ncols=6, frameon=False, fontsize="small")
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -152,31 +154,61 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
     return front
 
 
-def _draw(rows: list[Row], table: Table | None, title: str, what: str, path: Path) -> None:
-    settings = list(dict.fromkeys((row.cell.experiment, row.cell.label) for row in rows))
-    colours, markers = _styles(rows)
-    figure = _figure(rows, (8, 1.3 + ROW_INCHES * (len(rows) + 1.5 * len(settings))))
-    panel: Any = figure.subplots()
-    y, ticks = 0.0, []
-    for setting in settings:
-        group = [row for row in rows if (row.cell.experiment, row.cell.label) == setting]
-        ticks.append(y + (len(group) - 1) / 2)
-        for row in group:
-            x, half, paper = _position(row, table is None or table.shares)
-            colour = colours[row.agent]
-            style = {"color": colour, "mfc": "white" if row.marks else colour, "capsize": 2, "markersize": 5}
-            panel.errorbar(x, y, xerr=half, fmt=markers[row.agent], **style)
-            if paper is not None:
-                panel.plot(paper, y, marker="|", color="black", markersize=9, linestyle="none")
-            y += 1
-        panel.axhline(y + 0.25, color="0.9", linewidth=0.8)
-        y += 1.5
-    if "%" in what:
-        panel.axvline(100, color="0.4", linestyle="--", linewidth=1)
-    families = {experiment.split("/")[0] for experiment, _ in settings}
-    labels = [label if len(families) == 1 else f"{experiment.split('/')[0]} {label}" for experiment, label in settings]
-    panel.set(yticks=ticks, yticklabels=labels, ylim=(y - 1, -1), xlabel=what, title=title)
-    panel.spines[["top", "right"]].set_visible(False)
-    _legend(figure, rows, colours, markers)
+def _draw(panels: list[tuple[Table, list[Row]]], title: str, path: Path) -> None:
+    """A panel per table; of several, the widest is drawn below the others."""
+    every = [row for _, rows in panels for row in rows]
+    widths = [sum(map(_columns, _settings(rows))) for _, rows in panels]
+    order = sorted(range(len(panels)), key=widths.__getitem__)
+    lines = [line for line in (sorted(order[:-1]), order[-1:]) if line]
+    inches = max((AGENT_INCHES * sum(widths[i] for i in line) + 0.8 * len(line) for line in lines), default=0)
+    height = 3.0 if len(lines) > 1 else 4.0
+    figure = _figure(every, (max(6.0, inches), 0.9 + height * len(lines)))
+    colours, markers = _styles(every)
+    grid = figure.add_gridspec(len(lines), 1)
+    for line, place in zip(lines, grid, strict=True):
+        columns = place.subgridspec(1, len(line), width_ratios=[widths[i] for i in line])
+        for i, column in zip(line, columns, strict=True):
+            (table, rows), panel = panels[i], figure.add_subplot(column)
+            _draw_panel(panel, table, rows, colours, markers)
+            if len(panels) > 1:
+                panel.set_title(rows[0].cell.experiment.partition("/")[0])
+    _legend(figure, every, colours, markers)
+    figure.suptitle(title)
     with writing(path) as file:
         figure.savefig(file, format="png", dpi=150)
+
+
+def _settings(rows: list[Row]) -> list[list[Row]]:
+    """The rows of each setting."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.cell.experiment, row.cell.label), []).append(row)
+    return [*groups.values()]
+
+
+def _columns(group: list[Row]) -> float:
+    """The width of a setting."""
+    return max(len(group) + 1.5, LEAST_COLUMNS)
+
+
+def _draw_panel(panel: Any, table: Table, rows: list[Row], colours: dict[str, str], markers: dict[str, str]) -> None:
+    left, ticks, labels = 0.0, [], []
+    for group in _settings(rows):
+        width = _columns(group)
+        ticks.append(left + width / 2)
+        labels.append(fill(group[0].cell.label, 10, break_long_words=False, break_on_hyphens=False))
+        for i, row in enumerate(group):
+            x, colour = left + width / 2 + i - (len(group) - 1) / 2, colours[row.agent]
+            y, half, paper = _position(row, table)
+            style = {"color": colour, "mfc": "white" if row.marks else colour, "capsize": 2, "markersize": 4}
+            panel.errorbar(x, y, yerr=half, fmt=markers[row.agent], **style)
+            if paper is not None:
+                panel.plot(x, paper, marker="_", color="black", markersize=9, linestyle="none")
+        left += width
+        panel.axvline(left, color="0.9", linewidth=0.8)
+    what = "% of the optimum" if table.shares else table.unit
+    if "%" in what:
+        panel.axhline(100, color="0.4", linestyle="--", linewidth=1)
+    panel.set(xticks=ticks, xlim=(0, left), ylabel=what)
+    panel.set_xticklabels(labels, fontsize="small")
+    panel.spines[["top", "right"]].set_visible(False)
