@@ -172,6 +172,9 @@ accuracies on validation classes, averaged over the last tenth of the curve so f
 not decayed to the end by then, which is a disadvantage. The machine was shared, so differences of about ten per cent in
 time are not significant. In the figures, single batches are averaged over each hundredth of a curve.
 
+Trials of 500 pulls grow during the first 60% of the updates. Their returns are shown from then on; -: an agent whose
+trials still grow, or that has not been validated yet.
+
 {table}
 
 {pictures}

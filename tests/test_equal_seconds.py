@@ -7,8 +7,9 @@ import statistics
 
 import pytest
 
+from runs.results.curves import of_whole_trials, points
 from runs.results.equal_seconds import equal_seconds, learned_in_full, render_equal_seconds, score_after
-from runs.results.metrics import SECONDS, training_score
+from runs.results.metrics import SECONDS, UPDATE, training_score
 from runs.results.records import PUBLISHED, read_results
 
 
@@ -23,6 +24,19 @@ def test_the_score_is_of_the_last_tenth_before_the_time_is_over():
     assert score_after([slow, fast], "train/return", 20) == (19.5 + 200) / 2
     assert math.isnan(score_after([slow], "train/return", 0.5))
     assert math.isnan(score_after([slow], "validation/accuracy", 20))
+
+
+def test_returns_of_growing_trials_are_left_out():
+    lines = [{UPDATE: n, SECONDS: float(n), "train/return": 5.0 * n, "train/loss": 1.0} for n in range(1, 11)]
+    training = {"curriculum": 0.6, "steps": 10}
+    assert [line[UPDATE] for line in of_whole_trials(lines, training) if "train/return" in line] == [7, 8, 9, 10]
+    assert len(points(of_whole_trials(lines, training), "train/loss", UPDATE)[0]) == 10
+    assert of_whole_trials(lines, {"steps": 10}) == lines
+    compared = learned_in_full(read_results([PUBLISHED]), PUBLISHED)["bandit/n500-k5"]
+    _, _, scores = equal_seconds(compared)  # of MAML's seconds, after which the others are at short trials
+    assert scores["maml"] > 350 and math.isnan(scores["gru"])
+    (line,) = [x for x in render_equal_seconds({"bandit/n500-k5": compared}).splitlines() if "n500-k5" in x]
+    assert " - " in line and "nan" not in line
 
 
 def test_every_agent_has_the_seconds_of_the_first_that_is_done():

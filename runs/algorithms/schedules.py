@@ -20,5 +20,5 @@ def ramp(fraction: float, first: float, last: float, begin: float, end: float) -
 
 
 def geometric_growth(fraction: float, first: float, last: float, until: float) -> float:
-    """Linear from ``first`` to ``last``, constant from the fraction ``until`` on."""
+    """From ``first`` to ``last`` by equal factors in equal times, constant from the fraction ``until`` on."""
     return last if fraction >= until else first * (last / first) ** (fraction / until)

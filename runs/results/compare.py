@@ -19,6 +19,7 @@ from tabulate import tabulate
 
 from runs.catalogue import CATALOGUE
 from runs.config.serialization import flat
+from runs.results.curves import of_whole_trials
 from runs.results.folder import RunFolder
 from runs.results.metrics import with_units
 from runs.results.plots import Curve
@@ -91,9 +92,11 @@ class Group:
         return task_optimum(self.settings.get("task"))
 
     def curve(self) -> Curve:
-        """Its learning curves."""
+        """Its learning curves; returns only of whole trials."""
         tested = {n.name: (n.over_tasks.value, n.over_tasks.half) for n in self.numbers}
-        return Curve(self.label, self.agent, [with_units(f.metrics(), f.result() or {}) for f in self.folders], tested)
+        runs = [with_units(f.metrics(), f.result() or {}) for f in self.folders]
+        training = self.settings.get("training") or {}
+        return Curve(self.label, self.agent, [of_whole_trials(lines, training) for lines in runs], tested)
 
 
 def find_groups(

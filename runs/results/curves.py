@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from runs.results.metrics import UPDATE
 from runs.results.statistics import t_interval
 
 Axis = Literal["env_steps", "episodes", "update", "time/seconds"]
@@ -38,6 +39,16 @@ def points(lines: Lines, metric: str, axis: Axis) -> tuple[NDArray[np.float64], 
     found = [(line[axis], line[metric]) for line in lines if metric in line and axis in line]
     x, y = np.array(found, dtype=np.float64).reshape(-1, 2).T
     return x, y
+
+
+def of_whole_trials(lines: Lines, training: Mapping[str, Any]) -> Lines:
+    """Metrics without the returns of trials that a curriculum shortened, which are not comparable with others.
+
+    training: the run's training settings.
+    """
+    until = training.get("curriculum", 0.0) * training.get("steps", 0)
+    short = ("train/return", "train/regret")
+    return [{name: x for name, x in line.items() if line[UPDATE] > until or name not in short} for line in lines]
 
 
 def averaged(curve: NDArray[np.float64]) -> NDArray[np.float64]:

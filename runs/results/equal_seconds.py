@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -56,7 +57,14 @@ def render_equal_seconds(compared: dict[str, list[Group]]) -> str:
     found = {experiment: equal_seconds(groups) for experiment, groups in compared.items()}
     agents = list(dict.fromkeys(agent for _, _, scores in found.values() for agent in scores))
     rows = [
-        [experiment, metric, f"{seconds:,.0f}", *(f"{scores[a]:.4g}" if a in scores else "" for a in agents)]
+        [experiment, metric, f"{seconds:,.0f}", *(_shown(scores.get(agent)) for agent in agents)]
         for experiment, (metric, seconds, scores) in found.items()
     ]
     return tabulate(rows, ["experiment", "metric", "seconds", *agents], "pipe", disable_numparse=True)
+
+
+def _shown(score: float | None) -> str:
+    """A score; "-" for an agent that has logged none so far."""
+    if score is None:
+        return ""
+    return "-" if math.isnan(score) else f"{score:.4g}"
