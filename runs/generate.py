@@ -20,6 +20,7 @@ from runs.commands import COMMANDS, about, run_command
 from runs.commands.demo import AGENTS
 from runs.commands.listing import LISTING, digest, listing
 from runs.results.compare import Group
+from runs.results.curves import SHARE
 from runs.results.equal_seconds import learned_in_full, render_equal_seconds
 from runs.results.findings import findings, measured_optima, render_findings
 from runs.results.folder import writing
@@ -172,8 +173,10 @@ accuracies on validation classes, averaged over the last tenth of the curve so f
 not decayed to the end by then, which is a disadvantage. The machine was shared, so differences of about ten per cent in
 time are not significant. In the figures, single batches are averaged over each hundredth of a curve.
 
-Trials of 500 pulls grow during the first 60% of the updates. Their returns are shown from then on; -: an agent whose
-trials still grow, or that has not been validated yet.
+Trials of 500 pulls grow during the first 60% of the updates, so that returns can be compared only after that. -: an
+agent whose trials still grow, or that has not been validated yet. The figures of bandits of 100 pulls and more show
+the return as a share of what always pulling the best arm is expected to earn, which no agent that does not know it can
+reach.
 
 {table}
 
@@ -250,12 +253,15 @@ def draw(results: Sequence[Result]) -> None:
             agents = PICTURED if table.of_paper else ()
             draw_table(table, results, DOCS / "results" / f"table-{name}.png", agents)
     for experiment, groups in learned_in_full(results, PUBLISHED).items():
+        curves = [group.curve() for group in groups]
+        shared = all(SHARE in line for curve in curves for lines in curve.runs for line in lines)
         learning_curves(
-            [group.curve() for group in groups],
+            curves,
             DOCS / "results" / _picture(experiment),
             experiment,
-            optimum=groups[0].optimum,
+            optimum=None if shared else groups[0].optimum,
             axes=("update", "time/seconds"),
+            metric=SHARE if shared else None,
         )
     for path in PUBLISHED.glob("bench/scaling-*.json"):
         found = json.loads(path.read_text())["scaling"]

@@ -7,7 +7,7 @@ import statistics
 
 import pytest
 
-from runs.results.curves import of_whole_trials, points
+from runs.results.curves import SHARE, comparable, points
 from runs.results.equal_seconds import equal_seconds, learned_in_full, render_equal_seconds, score_after
 from runs.results.metrics import SECONDS, UPDATE, training_score
 from runs.results.records import PUBLISHED, read_results
@@ -29,9 +29,11 @@ def test_the_score_is_of_the_last_tenth_before_the_time_is_over():
 def test_returns_of_growing_trials_are_left_out():
     lines = [{UPDATE: n, SECONDS: float(n), "train/return": 5.0 * n, "train/loss": 1.0} for n in range(1, 11)]
     training = {"curriculum": 0.6, "steps": 10}
-    assert [line[UPDATE] for line in of_whole_trials(lines, training) if "train/return" in line] == [7, 8, 9, 10]
-    assert len(points(of_whole_trials(lines, training), "train/loss", UPDATE)[0]) == 10
-    assert of_whole_trials(lines, {"steps": 10}) == lines
+    assert [line[UPDATE] for line in comparable(lines, training) if "train/return" in line] == [7, 8, 9, 10]
+    assert len(points(comparable(lines, training), "train/loss", UPDATE)[0]) == 10
+    assert comparable(lines, {"steps": 10}) == lines
+    regrets = [line | {"train/regret": 5.0} for line in lines]
+    assert [line[SHARE] for line in comparable(regrets, training)] == [n / (n + 1) for n in range(1, 11)]
     compared = learned_in_full(read_results([PUBLISHED]), PUBLISHED)["bandit/n500-k5"]
     _, _, scores = equal_seconds(compared)  # of MAML's seconds, after which the others are at short trials
     assert scores["maml"] > 350 and math.isnan(scores["gru"])

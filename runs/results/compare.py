@@ -19,7 +19,7 @@ from tabulate import tabulate
 
 from runs.catalogue import CATALOGUE
 from runs.config.serialization import flat
-from runs.results.curves import of_whole_trials
+from runs.results.curves import comparable
 from runs.results.folder import RunFolder
 from runs.results.metrics import with_units
 from runs.results.plots import Curve
@@ -96,7 +96,7 @@ class Group:
         tested = {n.name: (n.over_tasks.value, n.over_tasks.half) for n in self.numbers}
         runs = [with_units(f.metrics(), f.result() or {}) for f in self.folders]
         training = self.settings.get("training") or {}
-        return Curve(self.label, self.agent, [of_whole_trials(lines, training) for lines in runs], tested)
+        return Curve(self.label, self.agent, [comparable(lines, training) for lines in runs], tested)
 
 
 def find_groups(

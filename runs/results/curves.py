@@ -15,6 +15,8 @@ from runs.results.statistics import t_interval
 Axis = Literal["env_steps", "episodes", "update", "time/seconds"]
 Lines = Sequence[Mapping[str, Any]]
 """A run's metrics: the lines of its ``metrics.jsonl``."""
+SHARE = "train/share_of_best_arm"
+"""The return of training trials as a fraction of what always pulling the best arm is expected to earn."""
 POINTS = 100
 """Points of a drawn curve: longer ones are averaged over equal parts, since single batches are noisy."""
 
@@ -41,14 +43,27 @@ def points(lines: Lines, metric: str, axis: Axis) -> tuple[NDArray[np.float64], 
     return x, y
 
 
-def of_whole_trials(lines: Lines, training: Mapping[str, Any]) -> Lines:
-    """Metrics without the returns of trials that a curriculum shortened, which are not comparable with others.
+def comparable(lines: Lines, training: Mapping[str, Any]) -> Lines:
+    """Metrics that can be compared with those of other runs of the task.
 
-    training: the run's training settings.
+    `SHARE` is added where the regret is known: it varies less with the luck of the tasks and the length of trials.
+    Returns of trials that a curriculum shortened are left out.
+
+    Args:
+        lines: a run's metrics.
+        training: its training settings.
     """
     until = training.get("curriculum", 0.0) * training.get("steps", 0)
-    short = ("train/return", "train/regret")
-    return [{name: x for name, x in line.items() if line[UPDATE] > until or name not in short} for line in lines]
+    found = []
+    for line in lines:
+        line = dict(line)
+        if "train/return" in line and "train/regret" in line:
+            line[SHARE] = line["train/return"] / (line["train/return"] + line["train/regret"])
+        if line.get(UPDATE, 0) <= until:
+            line.pop("train/return", None)
+            line.pop("train/regret", None)
+        found.append(line)
+    return found
 
 
 def averaged(curve: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -89,7 +89,8 @@ def learning_curves(
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
     _set_range(panels[0], drawn, name, axes[0], optimum)
-    panels[0].set_ylabel(name.replace("_", " ").replace("/", " ").replace("1shot", "1 shot") + "  (x: test)")
+    crosses = "  (x: test)" if any(_tested(curve, name) for curve in drawn) else ""
+    panels[0].set_ylabel(name.replace("_", " ").replace("/", " ").replace("1shot", "1 shot") + crosses)
     handles, labels = panels[-1].get_legend_handles_labels()
     columns = max(1, int(13 * figure.get_figwidth() / (6 + max(map(len, labels)))))  # characters that fit the width
     figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=min(columns, len(labels)))
@@ -115,9 +116,13 @@ def _draw(panel: Any, curve: Curve, name: str, axis: Axis, colour: str) -> None:
     panel.plot(found.x, found.mean, color=colour, label=curve.label + seeds, linewidth=1.6)
     if found.low is not None and found.high is not None:
         panel.fill_between(found.x, found.low, found.high, color=colour, alpha=0.2, linewidth=0)
-    for metric, (mean, ci95) in curve.tested.items():
-        if metric == name or name.endswith(metric):
-            panel.errorbar(found.x[-1], mean, ci95, color=colour, marker="x", capsize=3)
+    for mean, ci95 in _tested(curve, name):
+        panel.errorbar(found.x[-1], mean, ci95, color=colour, marker="x", capsize=3)
+
+
+def _tested(curve: Curve, name: str) -> list[tuple[float, float]]:
+    """The results on the test tasks that belong to a metric of the training."""
+    return [result for metric, result in curve.tested.items() if name.endswith(metric)]
 
 
 def _set_range(panel: Any, curves: Sequence[Curve], name: str, axis: Axis, optimum: float | None) -> None:
