@@ -20,7 +20,7 @@ from runs.commands import COMMANDS, about, run_command
 from runs.commands.demo import AGENTS
 from runs.commands.listing import LISTING, digest, listing
 from runs.results.compare import Group
-from runs.results.curves import SHARE
+from runs.results.curves import PER_EPISODE, SHARE, Lines
 from runs.results.equal_seconds import learned_in_full, render_equal_seconds
 from runs.results.findings import findings, measured_optima, render_findings
 from runs.results.folder import writing
@@ -173,10 +173,10 @@ accuracies on validation classes, averaged over the last tenth of the curve so f
 not decayed to the end by then, which is a disadvantage. The machine was shared, so differences of about ten per cent in
 time are not significant. In the figures, single batches are averaged over each hundredth of a curve.
 
-Trials of 500 pulls grow during the first 60% of the updates, so that returns can be compared only after that. -: an
-agent whose trials still grow, or that has not been validated yet. The figures of bandits of 100 pulls and more show
-the return as a share of what always pulling the best arm is expected to earn, which no agent that does not know it can
-reach.
+Trials of 500 pulls and of 50 episodes grow during the first 60% of the updates, so that returns can be compared only
+after that. -: an agent whose trials still grow, or that has not been validated yet. The figures of bandits of 100 pulls
+and more show the return as a share of what always pulling the best arm is expected to earn, which no agent that does
+not know it can reach; those of 50 episodes show the return per episode.
 
 {table}
 
@@ -254,18 +254,25 @@ def draw(results: Sequence[Result]) -> None:
             draw_table(table, results, DOCS / "results" / f"table-{name}.png", agents)
     for experiment, groups in learned_in_full(results, PUBLISHED).items():
         curves = [group.curve() for group in groups]
-        shared = all(SHARE in line for curve in curves for lines in curve.runs for line in lines)
+        metric = _of_all_trials([line for curve in curves for lines in curve.runs for line in lines])
         learning_curves(
             curves,
             DOCS / "results" / _picture(experiment),
             experiment,
-            optimum=None if shared else groups[0].optimum,
+            optimum=None if metric else groups[0].optimum,
             axes=("update", "time/seconds"),
-            metric=SHARE if shared else None,
+            metric=metric,
         )
     for path in PUBLISHED.glob("bench/scaling-*.json"):
         found = json.loads(path.read_text())["scaling"]
         draw_scaling(Scaling(tuple(found["lengths"]), found["values"]), DOCS / "results" / "scaling.png")
+
+
+def _of_all_trials(lines: Lines) -> str | None:
+    """What to draw instead of the return: a metric that shorter trials have, too, and that all lines have."""
+    if any("train/return" not in line for line in lines) or any(SHARE in line for line in lines):
+        return next((name for name in (SHARE, PER_EPISODE) if all(name in line for line in lines)), None)
+    return None
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import statistics
 
 import pytest
 
-from runs.results.curves import SHARE, comparable, points
+from runs.results.curves import PER_EPISODE, SHARE, comparable, points
 from runs.results.equal_seconds import equal_seconds, learned_in_full, render_equal_seconds, score_after
 from runs.results.metrics import SECONDS, UPDATE, training_score
 from runs.results.records import PUBLISHED, read_results
@@ -28,10 +28,10 @@ def test_the_score_is_of_the_last_tenth_before_the_time_is_over():
 
 def test_returns_of_growing_trials_are_left_out():
     lines = [{UPDATE: n, SECONDS: float(n), "train/return": 5.0 * n, "train/loss": 1.0} for n in range(1, 11)]
-    training = {"curriculum": 0.6, "steps": 10}
+    training = {"training": {"curriculum": 0.6, "steps": 10}}
     assert [line[UPDATE] for line in comparable(lines, training) if "train/return" in line] == [7, 8, 9, 10]
     assert len(points(comparable(lines, training), "train/loss", UPDATE)[0]) == 10
-    assert comparable(lines, {"steps": 10}) == lines
+    assert comparable(lines, {"training": {"steps": 10}}) == lines
     regrets = [line | {"train/regret": 5.0} for line in lines]
     assert [line[SHARE] for line in comparable(regrets, training)] == [n / (n + 1) for n in range(1, 11)]
     compared = learned_in_full(read_results([PUBLISHED]), PUBLISHED)["bandit/n500-k5"]
@@ -39,6 +39,17 @@ def test_returns_of_growing_trials_are_left_out():
     assert scores["maml"] > 350 and math.isnan(scores["gru"])
     (line,) = [x for x in render_equal_seconds({"bandit/n500-k5": compared}).splitlines() if "n500-k5" in x]
     assert " - " in line and "nan" not in line
+
+
+def test_returns_per_episode_are_of_the_length_that_the_training_gave():
+    """10 episodes at first, twice as many after each fifth of the updates, 80 from three fifths on."""
+    lines = [{UPDATE: n, "train/return": 80.0} for n in range(1, 11)]
+    growing = {"steps": 10, "curriculum": 0.6, "curriculum_episodes": 10}
+    found = comparable(lines, {"task": {"episodes": 80}, "training": growing})
+    assert [found[i][PER_EPISODE] for i in (0, 2, 4, 6, 9)] == [8, 4, 2, 1, 1]
+    assert {line[PER_EPISODE] for line in comparable(lines, {"task": {"episodes": 20}, "training": {"steps": 10}})} == {
+        4
+    }
 
 
 def test_every_agent_has_the_seconds_of_the_first_that_is_done():

@@ -95,8 +95,7 @@ class Group:
         """Its learning curves; returns only of whole trials."""
         tested = {n.name: (n.over_tasks.value, n.over_tasks.half) for n in self.numbers}
         runs = [with_units(f.metrics(), f.result() or {}) for f in self.folders]
-        training = self.settings.get("training") or {}
-        return Curve(self.label, self.agent, [comparable(lines, training) for lines in runs], tested)
+        return Curve(self.label, self.agent, [comparable(lines, self.settings) for lines in runs], tested)
 
 
 def find_groups(

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from runs.algorithms.schedules import geometric_growth
 from runs.results.metrics import UPDATE
 from runs.results.statistics import t_interval
 
@@ -17,6 +18,7 @@ Lines = Sequence[Mapping[str, Any]]
 """A run's metrics: the lines of its ``metrics.jsonl``."""
 SHARE = "train/share_of_best_arm"
 """The return of training trials as a fraction of what always pulling the best arm is expected to earn."""
+PER_EPISODE = "train/return_per_episode"
 POINTS = 100
 """Points of a drawn curve: longer ones are averaged over equal parts, since single batches are noisy."""
 
@@ -43,23 +45,28 @@ def points(lines: Lines, metric: str, axis: Axis) -> tuple[NDArray[np.float64], 
     return x, y
 
 
-def comparable(lines: Lines, training: Mapping[str, Any]) -> Lines:
+def comparable(lines: Lines, settings: Mapping[str, Any]) -> Lines:
     """Metrics that can be compared with those of other runs of the task.
 
     `SHARE` is added where the regret is known: it varies less with the luck of the tasks and the length of trials.
-    Returns of trials that a curriculum shortened are left out.
+    `PER_EPISODE` is added for tasks of several episodes. Returns of trials that a curriculum shortened are left out.
 
     Args:
         lines: a run's metrics.
-        training: its training settings.
+        settings: the run's settings.
     """
-    until = training.get("curriculum", 0.0) * training.get("steps", 0)
+    training, episodes = settings.get("training") or {}, (settings.get("task") or {}).get("episodes")
+    steps, until = training.get("steps", 1), training.get("curriculum", 0.0)
     found = []
     for line in lines:
         line = dict(line)
-        if "train/return" in line and "train/regret" in line:
-            line[SHARE] = line["train/return"] / (line["train/return"] + line["train/regret"])
-        if line.get(UPDATE, 0) <= until:
+        earned, done = line.get("train/return"), (line.get(UPDATE, 1) - 1) / steps
+        if earned is not None and "train/regret" in line:
+            line[SHARE] = earned / (earned + line["train/regret"])
+        if earned is not None and episodes:
+            first = min(episodes, training.get("curriculum_episodes", episodes))
+            line[PER_EPISODE] = earned / round(geometric_growth(done, first, episodes, until))
+        if done < until:
             line.pop("train/return", None)
             line.pop("train/regret", None)
         found.append(line)
