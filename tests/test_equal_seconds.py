@@ -7,6 +7,7 @@ import statistics
 
 import pytest
 
+from runs.generate import _of_all_trials
 from runs.results.curves import PER_EPISODE, SHARE, comparable, points
 from runs.results.equal_seconds import equal_seconds, learned_in_full, render_equal_seconds, score_after
 from runs.results.metrics import SECONDS, UPDATE, training_score
@@ -50,6 +51,14 @@ def test_returns_per_episode_are_of_the_length_that_the_training_gave():
     assert {line[PER_EPISODE] for line in comparable(lines, {"task": {"episodes": 20}, "training": {"steps": 10}})} == {
         4
     }
+
+
+def test_figures_show_what_trials_of_any_length_have():
+    whole, growing = {"train/return": 1.0, PER_EPISODE: 1.0}, {PER_EPISODE: 1.0}
+    assert _of_all_trials([whole, whole]) is None and _of_all_trials([growing, whole]) == PER_EPISODE
+    assert _of_all_trials([{**whole, SHARE: 0.9}]) == SHARE
+    assert _of_all_trials([{"train/return": 1.0, SHARE: 0.9}, {"train/return": 1.0}]) is None  # not all agents have it
+    assert _of_all_trials([{"train/loss": 1.0, "validation/accuracy_1shot": 0.5}]) is None
 
 
 def test_every_agent_has_the_seconds_of_the_first_that_is_done():
