@@ -146,7 +146,7 @@ def _mdp(episodes: int) -> Experiment:
     demo, short, smoke = meta_rl(160, **quick), meta_rl(40, **quick), meta_rl(4, batch_size=32)
     steps = LOOKAHEAD_STEPS["mdp"]
     lookahead = LookaheadTraining(steps, MDP_BATCH[episodes], minibatches=16, temperature=0.3, reverse=0.5)
-    if episodes >= 50:  # as for bandits: agents with a state of fixed size hardly learn from few long trials
+    if episodes >= 25:  # as for bandits: agents with a state of fixed size hardly learn from few long trials
         lookahead = replace(lookahead, curriculum=0.6, curriculum_episodes=10)
     return Experiment(
         f"mdp/n{episodes}",
