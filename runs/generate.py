@@ -174,9 +174,9 @@ not decayed to the end by then, which is a disadvantage. The machine was shared,
 time are not significant. In the figures, single batches are averaged over each hundredth of a curve.
 
 Trials of 500 pulls, and of 25 episodes and more, grow during the first 60% of the updates, so that returns can be
-compared only after that. -: an agent whose trials still grow, or that has not been validated yet. The figures of bandits
-of 100 pulls and more show the return as a share of what always pulling the best arm is expected to earn, which no agent
-that does not know it can reach; those of 25 and more episodes show the return per episode.
+compared only after that. -: an agent whose trials still grow, or that has not been validated yet. The figures of
+bandits of 100 pulls and more show the return as a share of what always pulling the best arm is expected to earn, which
+no agent that does not know it can reach; those of 25 and more episodes show the return per episode.
 
 {table}
 
