@@ -201,6 +201,23 @@ def _drawn(table, **measured):
     return [_position(row, tables()[table]) for row in rows if row.ours]
 
 
+def test_a_panel_shows_results_with_their_intervals_and_the_papers_numbers():
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    runs = [result(budget="full", mean=6.5, ci95=0.03), result(agent="ucb1", budget="full", mean=6.6, ci95=0.01)]
+    rows = [row for row in table_rows(tables()["3"], runs, False) if row.ours]
+    panel, optimum = figure.add_subplot(), rows[0].optimum
+    pictures._draw_panel(
+        panel, tables()["3"], rows, dict.fromkeys(("snail", "ucb1"), "C0"), {"snail": "o", "ucb1": "o"}
+    )
+    drawn = [bars.get_segments()[0][:, 1] for bars in panel.collections]
+    assert np.allclose(
+        drawn, [[100 * (m - h) / optimum, 100 * (m + h) / optimum] for m, h in ((6.5, 0.03), (6.6, 0.01))]
+    )
+    marks = [line.get_ydata()[0] for line in panel.lines if line.get_marker() == "_" and line.get_markersize() == 9]
+    assert marks == pytest.approx([100 * 6.6 / optimum, 100 * 6.7 / optimum])
+    assert [label.get_text() for label in panel.get_xticklabels()] == ["N=10 K=5"]
+
+
 def test_the_headline_has_a_panel_per_family(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     shown = []

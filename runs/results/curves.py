@@ -19,6 +19,7 @@ Lines = Sequence[Mapping[str, Any]]
 SHARE = "train/share_of_best_arm"
 """The return of training trials as a fraction of what always pulling the best arm is expected to earn."""
 PER_EPISODE = "train/return_per_episode"
+"""The return of training trials, divided by their number of episodes."""
 POINTS = 100
 """Points of a drawn curve: longer ones are averaged over equal parts, since single batches are noisy."""
 
