@@ -65,10 +65,10 @@ class Experiment:
         """
         for what, name, known in (("agent", agent, self.agents), ("budget", budget, self.budgets)):
             if name not in known:
-                raise RunError(unknown(what, name, tuple(known)) + f" for {self.id}")
+                raise RunError(unknown(what, name, tuple(known), f" for {self.id}"))
         algorithms = self.algorithms(agent, budget)
         if algorithm is not None and algorithm not in algorithms:
-            raise RunError(unknown("algorithm", algorithm, algorithms) + f" for {agent} on {self.id}")
+            raise RunError(unknown("algorithm", algorithm, algorithms, f" for {agent} on {self.id}"))
         b = self.budgets[budget]
         training = b.algorithms[algorithm or algorithms[0]]
         if agent in b.learning_rates and (algorithm or algorithms[0]) == algorithms[0]:
@@ -76,8 +76,8 @@ class Experiment:
         return RunConfig(self.id, agent, budget, seed, b.task, self.agents[agent], training, b.test)
 
 
-def unknown(what: str, name: str, known: tuple[str, ...]) -> str:
+def unknown(what: str, name: str, known: tuple[str, ...], where: str = "") -> str:
     """The message for an unknown name, with the nearest known one."""
     near = difflib.get_close_matches(name, known, n=1)
-    hint = f", did you mean {near[0]}?" if near else f", choose from {', '.join(known)}"
-    return f"unknown {what} {name!r}{hint}"
+    hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}."
+    return f"unknown {what} {name!r}{where}; {hint}"

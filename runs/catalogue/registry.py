@@ -23,7 +23,7 @@ def find(name: str) -> Experiment:
     """
     if name not in CATALOGUE:
         raise RunError(
-            unknown("experiment", name, tuple(CATALOGUE)) + "; `snail list` shows all, `snail --extend FILE` adds yours"
+            unknown("experiment", name, tuple(CATALOGUE)) + " `snail list` shows all, `snail --extend FILE` adds yours"
         )
     return CATALOGUE[name]
 
@@ -71,7 +71,7 @@ def register_agent(name: str, config: AnyAgentConfig, *experiments: str) -> None
     for pattern in experiments:
         found = fnmatch.filter(CATALOGUE, pattern)
         if not found:
-            raise RunError(unknown("experiment", pattern, tuple(CATALOGUE)) + "; `snail list` shows all")
+            raise RunError(unknown("experiment", pattern, tuple(CATALOGUE)) + " `snail list` shows all")
         for e in map(find, found):
             if name in e.agents:
                 raise RunError(f"{e.id} already has an agent {name}; choose another name")
