@@ -10,8 +10,9 @@ from scipy import stats
 from tiny_runs import result
 
 from runs.results.compare import Group, Number
-from runs.results.findings import findings, measured_optima, render_findings
+from runs.results.findings import Finding, findings, measured_optima, render_findings
 from runs.results.records import Result
+from runs.results.statistics import Estimate
 
 BASE = result(budget="full")
 
@@ -107,3 +108,17 @@ def test_the_overview_counts_by_kind_of_experiment():
         "2 of 2 better, 0 worse; +10.0 to +25.0%",
     ]
     assert mdp[1:4] == ["mdp", "0 of 1 better, 0 worse", "1 of 1 better, 0 worse"]
+
+
+@pytest.mark.parametrize(
+    ("value", "half", "written"),
+    [
+        (-0.00788, 0.0112, "-0.008 ± 0.011"),
+        (45.361, 0.6549, "+45.36 ± 0.65"),
+        (193.94, 21.3, "+194 ± 21"),
+        (5, 0, "+5.0 ± 0.0"),
+    ],
+)
+def test_a_difference_has_the_decimals_of_its_interval(value, half, written):
+    finding = Finding(BASE.experiment, "return", "gru", Estimate(value, value - half, value + half), "tasks", None)
+    assert f"| {written} " in render_findings([finding])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,11 @@ class Finding:
     def share(self) -> float | None:
         """The difference in per cent of the optimum, if one is known."""
         return None if self.optimum is None else 100 * self.difference.value / self.optimum
+
+    @property
+    def decimals(self) -> int:
+        """Of the difference, so that its interval has two significant digits."""
+        return max(0, 1 - math.floor(math.log10(self.difference.half or 1)))
 
     @property
     def word(self) -> Word:
@@ -104,8 +110,8 @@ def render_findings(found: Sequence[Finding]) -> str:
     rows = []
     for f in found:
         share = "" if f.share is None else f"{f.share:+.2f}"
-        half = f"{f.difference.value:+.4g} ± {f.difference.half:.2g}"
-        rows.append([f.experiment, f.number.replace("_", ", "), f.other, half, share, f.over, f.word])
+        difference = f"{f.difference.value:+.{f.decimals}f} ± {f.difference.half:.{f.decimals}f}"
+        rows.append([f.experiment, f.number.replace("_", ", "), f.other, difference, share, f.over, f.word])
     heads = ["experiment", "of", "SNAIL minus", "difference", "% of optimum", "interval over", "SNAIL is"]
     every = tabulate(rows, heads, "pipe", disable_numparse=True)
     key = "Each entry: in how many of them SNAIL is better or worse, and the range of differences in % of the optimum."
