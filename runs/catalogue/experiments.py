@@ -75,7 +75,7 @@ RECALL = {"snail": 4e-3, "lstm": 2e-3, "gru": 4e-3}
 PRETRAINED_RATES = {"snail": 5e-3, "lstm": 5e-3, "gru": 5e-3, "transformer": 7e-4, "maml": 7e-4, "protonet": 5e-3}
 """The same for agents that read a pre-trained embedding."""
 
-OMNIGLOT_RATES = {"snail": 5e-3, "lstm": 5e-3, "gru": 2e-3, "transformer": 7e-4, "protonet": 2e-3}
+OMNIGLOT_RATES = {"snail": 5e-3, "lstm": 5e-3, "gru": 2e-3, "transformer": 7e-4, "maml": 2e-3, "protonet": 2e-3}
 """The same for Omniglot's 5 ways, and for one shot of any characters."""
 
 TWENTY_WAYS = {"snail": 2e-3, "protonet": 2e-3}
