@@ -66,7 +66,7 @@ TEN_PULLS = {"snail": 4e-3, "lstm": 4e-3, "gru": 4e-3, "transformer": 2e-3, "mam
 HUNDRED_PULLS = {"snail": 4e-3, "lstm": 4e-3, "gru": 4e-3, "transformer": 1e-3, "maml": 4e-3}
 """The same for 100 pulls and more, tuned on 100 pulls of 5 arms."""
 
-MDPS = {"snail": 4e-3, "lstm": 4e-3, "gru": 4e-3, "transformer": 2e-3, "maml": 4e-3}
+MDPS = {"snail": 8e-3, "lstm": 8e-3, "gru": 4e-3, "transformer": 2e-3, "maml": 8e-3}
 """The same for MDPs, tuned on 10 episodes."""
 
 RECALL = {"snail": 4e-3, "lstm": 2e-3, "gru": 4e-3}
