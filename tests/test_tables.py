@@ -218,6 +218,20 @@ def test_a_panel_shows_results_with_their_intervals_and_the_papers_numbers():
     assert [label.get_text() for label in panel.get_xticklabels()] == ["N=10 K=5"]
 
 
+def test_the_legend_fits_into_a_narrow_picture():
+    figure = pytest.importorskip("matplotlib.figure").Figure(figsize=(6, 4.9), layout="constrained")
+    agents = ("snail", "lstm", "gru", "transformer", "maml", "psrl", "ucrl2")
+    budgets = dict.fromkeys(agents, "full") | {"gru": "demo"}
+    runs = [result(experiment="mdp/n10", agent=agent, budget=budget) for agent, budget in budgets.items()]
+    rows = [row for row in table_rows(tables()["4"], runs, False) if row.ours]
+    pictures._legend(figure, rows, dict.fromkeys(agents, "C0"), dict.fromkeys(agents, "o"))
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) == len(agents) + 2  # the paper's, and the marks'
+    left, _, right, _ = legend.get_window_extent().extents
+    assert left >= 0 and right <= figure.bbox.width
+
+
 def test_the_headline_has_a_panel_per_family(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     shown = []

@@ -142,7 +142,8 @@ def _legend(figure: Any, rows: list[Row], colours: dict[str, str], markers: dict
         signs.append(sign("_", "the paper's", color="black", markersize=9))
     if any(row.marks for row in rows):
         signs.append(sign("o", "smaller budget or outdated config", color="0.5", markerfacecolor="white"))
-    figure.legend(handles=signs, loc="outside lower center", ncols=6, frameon=False, fontsize="small")
+    columns = min(6, int(figure.get_figwidth() / 1.6))  # inches; the longest label needs some more
+    figure.legend(handles=signs, loc="outside lower center", ncols=columns, frameon=False, fontsize="small")
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
