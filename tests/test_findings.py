@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -117,6 +118,7 @@ def test_the_overview_counts_by_kind_of_experiment():
         (45.361, 0.6549, "+45.36 ± 0.65"),
         (193.94, 21.3, "+194 ± 21"),
         (5, 0, "+5.0 ± 0.0"),
+        (5, math.nan, "+5.0 ± nan"),
     ],
 )
 def test_a_difference_has_the_decimals_of_its_interval(value, half, written):

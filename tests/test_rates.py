@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tomllib
+from pathlib import Path
 
 from tiny_runs import BANDIT, IN_MDPS, LOOKAHEAD, STEPS, go
 
@@ -18,6 +20,8 @@ from runs.catalogue.experiments import (
 )
 from runs.results.folder import RunFolder
 from runs.results.tuning import best_rates, outcome, outcomes
+
+STUDY = Path(__file__).parents[1] / "runs" / "studies" / "tuning.toml"
 
 
 def test_the_catalogues_rates_are_the_best_that_were_tried():
@@ -51,13 +55,17 @@ def test_the_catalogues_rates_are_the_best_that_were_tried():
 
 def test_all_agents_were_tuned_alike():
     found = outcomes()
+    sweeps = tomllib.loads(STUDY.read_text())["sweeps"]
+    grids = {e: s["set"] for s in sweeps for e in s["experiments"]}
     assert {"bandit/n10-k10", "mdp/n10"} <= best_rates(found).keys()
     for experiment, rates in best_rates(found).items():
         tried: dict[str, set] = {agent: set() for agent in rates}  # an agent whose tuning is not finished is not there
         for o in found:
             if o["experiment"] == experiment and o["agent"] in tried:
                 tried[o["agent"]].add((o["learning_rate"], o["updates"], o["metric"]))
-        assert len(set(map(frozenset, tried.values()))) == 1 and all(len(t) >= 3 for t in tried.values())
+        assert len(set(map(frozenset, tried.values()))) == 1
+        grid = {(rate, grids[experiment]["training.steps"]) for rate in grids[experiment]["training.learning-rate"]}
+        assert all({(rate, updates) for rate, updates, _ in t} == grid and len(t) == len(grid) for t in tried.values())
 
 
 def test_the_best_is_the_largest_score():

@@ -61,7 +61,7 @@ PASSES: dict[str, Any] = {"epochs": 2, "minibatches": 8}
 """2 epochs of 8 minibatches: as many gradient steps as 4 epochs of 4, in half the time."""
 
 TEN_PULLS = {"snail": 4e-3, "lstm": 4e-3, "gru": 4e-3, "transformer": 2e-3, "maml": 4e-3}
-"""Learning rates for 10 pulls: the best of three on 10 arms at a fifth of the budget, see published/tuning.json."""
+"""Learning rates for 10 pulls: the best of those tried on 10 arms, see published/tuning.json."""
 
 HUNDRED_PULLS = {"snail": 4e-3, "lstm": 4e-3, "gru": 4e-3, "transformer": 1e-3, "maml": 4e-3}
 """The same for 100 pulls and more, tuned on 100 pulls of 5 arms."""

@@ -45,7 +45,8 @@ class Finding:
     @property
     def decimals(self) -> int:
         """Of the difference, so that its interval has two significant digits."""
-        return max(0, 1 - math.floor(math.log10(self.difference.half or 1)))
+        half = self.difference.half
+        return max(0, 1 - math.floor(math.log10(half))) if half > 0 else 1
 
     @property
     def word(self) -> Word:
