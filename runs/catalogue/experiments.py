@@ -63,8 +63,11 @@ PASSES: dict[str, Any] = {"epochs": 2, "minibatches": 8}
 TEN_PULLS = {"snail": 4e-3, "lstm": 4e-3, "gru": 4e-3, "transformer": 2e-3, "maml": 4e-3}
 """Learning rates for 10 pulls: the best of those tried on 10 arms, see published/tuning.json."""
 
-HUNDRED_PULLS = {"snail": 4e-3, "lstm": 4e-3, "gru": 4e-3, "transformer": 1e-3, "maml": 4e-3}
-"""The same for 100 pulls and more, tuned on 100 pulls of 5 arms."""
+HUNDRED_PULLS = {"snail": 1.6e-2, "lstm": 1.6e-2, "gru": 8e-3, "transformer": 1e-3, "maml": 1.6e-2}
+"""The same for 100 pulls, tuned on 5 arms."""
+
+LONG_TRIALS = {"snail": 4e-3, "lstm": 4e-3, "gru": 4e-3, "transformer": 1e-3, "maml": 4e-3}
+"""The same for 500 pulls and more: the best of up to 4e-3 on 100 pulls of 5 arms."""
 
 MDPS = {"snail": 8e-3, "lstm": 8e-3, "gru": 4e-3, "transformer": 2e-3, "maml": 8e-3}
 """The same for MDPs, tuned on 10 episodes."""
@@ -128,7 +131,7 @@ def _bandit(arms: int, pulls: int, **others: AnyAgentConfig) -> Experiment:
                 task,
                 and_lookahead(full, lookahead, full_steps, default=long),
                 TrialTest(trials),
-                HUNDRED_PULLS if long else TEN_PULLS,
+                TEN_PULLS if pulls == 10 else HUNDRED_PULLS if pulls == 100 else LONG_TRIALS,
             ),
             "demo": Budget(task, and_lookahead(demo, lookahead, steps // 2, default=long), TrialTest()),
             # its records of all memories are by PPO
