@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from tiny_runs import BANDIT, IN_MDPS, LOOKAHEAD, STEPS, go
 
 from runs.catalogue import PRETRAINED, find
@@ -20,6 +22,7 @@ from runs.catalogue.experiments import (
 )
 from runs.results.folder import RunFolder
 from runs.results.tuning import best_rates, outcome, outcomes
+from runs.system.errors import RunError
 
 STUDY = Path(__file__).parents[1] / "runs" / "studies" / "tuning.toml"
 
@@ -62,10 +65,10 @@ def test_all_agents_were_tuned_alike():
         tried: dict[str, set] = {agent: set() for agent in rates}  # an agent whose tuning is not finished is not there
         for o in found:
             if o["experiment"] == experiment and o["agent"] in tried:
-                tried[o["agent"]].add((o["learning_rate"], o["updates"], o["metric"]))
-        assert len(set(map(frozenset, tried.values()))) == 1
+                tried[o["agent"]].add((o["learning_rate"], o["updates"]))
         grid = {(rate, grids[experiment]["training.steps"]) for rate in grids[experiment]["training.learning-rate"]}
-        assert all({(rate, updates) for rate, updates, _ in t} == grid and len(t) == len(grid) for t in tried.values())
+        assert all(t == grid for t in tried.values())
+        assert len({o["metric"] for o in found if o["experiment"] == experiment and o["score"] is not None}) == 1
 
 
 def test_the_best_is_the_largest_score():
@@ -74,6 +77,19 @@ def test_the_best_is_the_largest_score():
     ]
     unfinished = {"experiment": "e", "agent": "b", "learning_rate": 1, "score": 0.5}
     assert best_rates([*runs, unfinished]) == {"e": {"a": 2}}
+
+
+def test_a_rate_that_diverged_is_tried_and_not_the_best(tmp_path):
+    diverging = replace(BANDIT, training=replace(BANDIT.training, learning_rate=1e30))
+    folder = RunFolder(tmp_path)
+    with pytest.raises(RunError, match="is not finite") as caught:
+        go(diverging, tmp_path)
+    assert outcome(folder) is None  # until the reason is recorded
+    folder.write_failure(str(caught.value), "")
+    found = outcome(folder)
+    assert found["learning_rate"] == 1e30 and found["score"] is None and "not finite" in found["reason"]
+    other = found | {"learning_rate": 1e-3, "score": -1.0}
+    assert best_rates([found, other]) == {found["experiment"]: {found["agent"]: 1e-3}}
 
 
 def test_an_outcome_is_of_the_last_tenth_of_training(tmp_path):

@@ -32,6 +32,7 @@ from tiny_runs import (
     saved_state,
     untimed_metrics,
 )
+from torch import nn
 
 import runs.algorithms.meta_rl
 import runs.tasks
@@ -39,6 +40,7 @@ import runs.tracking
 import runs.training
 from runs.agents import SNAILConfig
 from runs.algorithms.fewshot import FewShotLearner, FewShotTest
+from runs.algorithms.finite import first_not_finite
 from runs.algorithms.meta_rl import TrialTest
 from runs.algorithms.ppo import PPOLearner
 from runs.config.serialization import to_dict, to_json
@@ -386,6 +388,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
+from torch import nn
 torch.set_num_threads(1)
 import runs.training
 from runs.catalogue import RunConfig
@@ -687,6 +690,12 @@ def poison(monkeypatch, step: int, what: str) -> None:
         return logs
 
     monkeypatch.setattr(PPOLearner, "update", poisoned)
+
+
+def test_gradients_whose_norm_overflows_are_named():
+    model = nn.Linear(2, 1)
+    assert first_not_finite(model, lambda: model(torch.full((1, 2), 1e19)).sum()) is None
+    assert first_not_finite(model, lambda: model(torch.full((1, 2), 1e20)).sum()) == "the norm of the gradients"
 
 
 @pytest.mark.parametrize("what", ["nan", "inf"])

@@ -68,6 +68,8 @@ def first_not_finite(model: nn.Module, compute: Callable[[], Any]) -> str | None
         for name, weight in model.named_parameters():
             if weight.grad is not None and not weight.grad.isfinite().all():
                 return f"the gradient of {name}"
+        if not _finite(nn.utils.get_total_norm(p.grad for p in model.parameters() if p.grad is not None)):
+            return "the norm of the gradients"
     return None
 
 

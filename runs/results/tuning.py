@@ -2,7 +2,8 @@
 
 All agents of a task are tuned alike: the same learning rates, the same fraction of the full budget, one seed. Rates are
 compared by the mean over the last tenth of training, of the return on training tasks or of the accuracy on validation
-classes; never by the test. Where the expected return or regret is logged, it takes the place of the return.
+classes; never by the test. Where the expected return or regret is logged, it takes the place of the return. A training
+that diverged has no score.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ OUTCOME = PUBLISHED / "tuning.json"
 
 
 def outcome(folder: RunFolder) -> dict[str, Any] | None:
-    """The score of a finished run's learning rate; None if it is not finished."""
+    """The score of a finished run's learning rate, without one if it diverged; None if it is not finished."""
     record = folder.result()
     if record is None:
-        return None
+        return _diverged(folder)
     lines = folder.metrics()
     logged = next((name for name in SIGNS if any(name in line for line in lines)), None)
     metric, score = training_score(lines, logged) if logged else training_score(lines)
@@ -46,6 +47,22 @@ def outcome(folder: RunFolder) -> dict[str, Any] | None:
     }
 
 
+def _diverged(folder: RunFolder) -> dict[str, Any] | None:
+    failure = folder.failure()
+    if failure is None or "is not finite" not in failure["reason"]:
+        return None
+    config = folder.config()
+    training: Any = config.training
+    return {
+        "experiment": config.experiment,
+        "agent": config.agent,
+        "learning_rate": training.learning_rate,
+        "score": None,
+        "updates": training.steps,
+        "reason": failure["reason"].partition(";")[0],
+    }
+
+
 def outcomes() -> list[dict[str, Any]]:
     """The published results of tuning."""
     return read_json(OUTCOME)["runs"] if OUTCOME.exists() else []
@@ -58,7 +75,9 @@ def best_rates(outcomes: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, flo
         tried.setdefault(found["experiment"], {}).setdefault(found["agent"], []).append(found)
     return {
         experiment: {
-            agent: max(scores, key=lambda found: found["score"])["learning_rate"]
+            agent: max((found for found in scores if found["score"] is not None), key=lambda found: found["score"])[
+                "learning_rate"
+            ]
             for agent, scores in agents.items()
             if len(scores) == max(map(len, agents.values()))
         }
