@@ -64,10 +64,7 @@ TEN_PULLS = {"snail": 4e-3, "lstm": 4e-3, "gru": 4e-3, "transformer": 2e-3, "mam
 """Learning rates for 10 pulls: the best of those tried on 10 arms, see published/tuning.json."""
 
 HUNDRED_PULLS = {"snail": 1.6e-2, "lstm": 1.6e-2, "gru": 8e-3, "transformer": 1e-3, "maml": 1.6e-2}
-"""The same for 100 pulls, tuned on 5 arms."""
-
-LONG_TRIALS = {"snail": 4e-3, "lstm": 4e-3, "gru": 4e-3, "transformer": 1e-3, "maml": 4e-3}
-"""The same for 500 pulls and more: the best of up to 4e-3 on 100 pulls of 5 arms."""
+"""The same for 100 pulls and more, tuned on 100 pulls of 5 arms."""
 
 MDPS = {"snail": 8e-3, "lstm": 8e-3, "gru": 4e-3, "transformer": 2e-3, "maml": 8e-3}
 """The same for MDPs, tuned on 10 episodes."""
@@ -131,7 +128,7 @@ def _bandit(arms: int, pulls: int, **others: AnyAgentConfig) -> Experiment:
                 task,
                 and_lookahead(full, lookahead, full_steps, default=long),
                 TrialTest(trials),
-                TEN_PULLS if pulls == 10 else HUNDRED_PULLS if pulls == 100 else LONG_TRIALS,
+                HUNDRED_PULLS if long else TEN_PULLS,
             ),
             "demo": Budget(task, and_lookahead(demo, lookahead, steps // 2, default=long), TrialTest()),
             # its records of all memories are by PPO
