@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from runs.algorithms.meta_rl import MetaRLLearner, TrialTest
+from runs.algorithms.tuning import Tuning
 from runs.catalogue import CATALOGUE, as_catalogued
 from runs.results.folder import RunFolder, find_runs, write_json
 from runs.results.records import PUBLISHED, git_commit, read_results
@@ -36,6 +37,8 @@ def measured() -> Iterator[dict[str, Any]]:
         if record is None or not folder.weights_path.exists() or not as_catalogued(config := folder.config()):
             continue
         assert isinstance(config.task, BanditTask)
+        if isinstance(config.training, Tuning):  # a classical method
+            continue
         for other in CATALOGUE.values():
             task = other.budgets["full"].task
             if not isinstance(task, BanditTask) or task.arms != config.task.arms or task.pulls > LONGEST:
@@ -65,7 +68,13 @@ def measured() -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     """Measure and write everything."""
-    write_json(OUTCOME, {"transfers": list(measured())})
+    found = []
+    for row in measured():
+        found.append(row)
+        measured_now = {(r["finished"], r["pulls"]) for r in found}
+        later = [r for r in transfers() if (r["finished"], r["pulls"]) not in measured_now]
+        write_json(OUTCOME, {"transfers": found + later})  # an interrupted command continues
+    write_json(OUTCOME, {"transfers": found})
     print(render_transfer(transfers()))
 
 
