@@ -90,6 +90,7 @@ def test_a_rate_that_diverged_is_tried_and_not_the_best(tmp_path):
     assert found["learning_rate"] == 1e30 and found["score"] is None and "not finite" in found["reason"]
     other = found | {"learning_rate": 1e-3, "score": -1.0}
     assert best_rates([found, other]) == {found["experiment"]: {found["agent"]: 1e-3}}
+    assert best_rates([found]) == {found["experiment"]: {}}  # none is the best
 
 
 def test_an_outcome_is_of_the_last_tenth_of_training(tmp_path):

@@ -388,7 +388,6 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from torch import nn
 torch.set_num_threads(1)
 import runs.training
 from runs.catalogue import RunConfig

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+import shutil
 
+import pytest
+
+import runs.bench.transfer
+import runs.results.transfer
 from runs.catalogue import as_catalogued
 from runs.cli import run
-from runs.results.folder import RunFolder, find_runs
+from runs.results.folder import RunFolder, find_runs, write_json
 from runs.results.records import PUBLISHED, read_results
 from runs.results.transfer import render_transfer, transfers
 
@@ -36,6 +41,31 @@ def test_each_row_is_one_published_run_with_the_catalogues_settings():
     rows = {(f["trained"], f["agent"], f["budget"]): f["finished"] for f in transfers()}
     assert rows == {key: when for key, when in finished.items() if key in rows} and len(rows) >= 12
     assert len({(f["finished"], f["pulls"]) for f in transfers()}) == len(transfers())
+
+
+def test_classical_methods_are_left_out(tmp_path, monkeypatch):
+    method = "bandit/n500-k5/optimistic-thompson/full-seed0"
+    shutil.copytree(PUBLISHED / method, tmp_path / method)
+    assert RunFolder(tmp_path / method).weights_path.exists()  # what was tuned
+    monkeypatch.setattr(runs.bench.transfer, "PUBLISHED", tmp_path)
+    assert list(runs.bench.transfer.measured()) == []
+
+
+def test_an_interrupted_measurement_keeps_what_it_has(tmp_path, monkeypatch):
+    path = tmp_path / "transfer.json"
+    write_json(path, {"transfers": [{"finished": "1", "pulls": 10, "mean": 1.0}, {"finished": "2", "pulls": 10}]})
+    for module in (runs.bench.transfer, runs.results.transfer):
+        monkeypatch.setattr(module, "OUTCOME", path)
+
+    def interrupted():
+        yield {"finished": "1", "pulls": 10, "mean": 2.0}
+        yield {"finished": "3", "pulls": 10}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs.bench.transfer, "measured", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        runs.bench.transfer.main()
+    assert [row["finished"] for row in transfers()] == ["1", "2", "3"] and transfers()[0]["mean"] == 2.0
 
 
 def test_shares_are_of_the_index(capsys):

@@ -8,7 +8,7 @@ of records that have not changed are kept.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ REFERENCE = "finite-gittins"
 def measured() -> Iterator[dict[str, Any]]:
     """Test every agent on every length."""
     best: Mapping[str, float] = {r.experiment: r.mean for r in read_results([PUBLISHED]) if r.agent == REFERENCE}
-    known = {(found["finished"], found["pulls"]): found for found in transfers()}
+    known = _by_run(transfers())
     for path in find_runs(PUBLISHED / "bandit"):
         folder = RunFolder(path)
         record = folder.result()
@@ -66,15 +66,17 @@ def measured() -> Iterator[dict[str, Any]]:
             }
 
 
+def _by_run(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, int], dict[str, Any]]:
+    return {(row["finished"], row["pulls"]): row for row in rows}
+
+
 def main() -> None:
     """Measure and write everything."""
-    found = []
+    known, found = _by_run(transfers()), _by_run([])
     for row in measured():
-        found.append(row)
-        measured_now = {(r["finished"], r["pulls"]) for r in found}
-        later = [r for r in transfers() if (r["finished"], r["pulls"]) not in measured_now]
-        write_json(OUTCOME, {"transfers": found + later})  # an interrupted command continues
-    write_json(OUTCOME, {"transfers": found})
+        found |= _by_run([row])
+        write_json(OUTCOME, {"transfers": [*(known | found).values()]})  # an interrupted command continues
+    write_json(OUTCOME, {"transfers": [*found.values()]})
     print(render_transfer(transfers()))
 
 

@@ -9,6 +9,7 @@ that diverged has no score.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -28,39 +29,35 @@ OUTCOME = PUBLISHED / "tuning.json"
 def outcome(folder: RunFolder) -> dict[str, Any] | None:
     """The score of a finished run's learning rate, without one if it diverged; None if it is not finished."""
     record = folder.result()
-    if record is None:
-        return _diverged(folder)
+    diverged = None if record else _divergence(folder)
+    if not record and not diverged:
+        return None
+    config = folder.config()
+    training: Any = config.training
+    about = {
+        "experiment": config.experiment,
+        "agent": config.agent,
+        "learning_rate": training.learning_rate,
+        "updates": training.steps,
+    }
+    if not record:
+        return about | {"score": None, "reason": diverged}
     lines = folder.metrics()
     logged = next((name for name in SIGNS if any(name in line for line in lines)), None)
     metric, score = training_score(lines, logged) if logged else training_score(lines)
-    training = record["config"]["training"]
-    return {
-        "experiment": record["config"]["experiment"],
-        "agent": record["config"]["agent"],
-        "learning_rate": training["learning_rate"],
+    return about | {
         "metric": metric,
         "score": SIGNS.get(metric, 1) * score,
-        "updates": training["steps"],
         "seconds": round(record["train_seconds"]),
         "device": record["device"],
         "commit": record["commit"],
     }
 
 
-def _diverged(folder: RunFolder) -> dict[str, Any] | None:
-    failure = folder.failure()
-    if failure is None or "is not finite" not in failure["reason"]:
-        return None
-    config = folder.config()
-    training: Any = config.training
-    return {
-        "experiment": config.experiment,
-        "agent": config.agent,
-        "learning_rate": training.learning_rate,
-        "score": None,
-        "updates": training.steps,
-        "reason": failure["reason"].partition(";")[0],
-    }
+def _divergence(folder: RunFolder) -> str | None:
+    """Which number was not finite; None if the run did not fail by that."""
+    reason = (folder.failure() or {}).get("reason", "")
+    return reason.partition(";")[0] if "is not finite" in reason else None
 
 
 def outcomes() -> list[dict[str, Any]]:
@@ -75,14 +72,16 @@ def best_rates(outcomes: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, flo
         tried.setdefault(found["experiment"], {}).setdefault(found["agent"], []).append(found)
     return {
         experiment: {
-            agent: max((found for found in scores if found["score"] is not None), key=lambda found: found["score"])[
-                "learning_rate"
-            ]
+            agent: max(scores, key=_score)["learning_rate"]
             for agent, scores in agents.items()
-            if len(scores) == max(map(len, agents.values()))
+            if len(scores) == max(map(len, agents.values())) and max(map(_score, scores)) > -math.inf
         }
         for experiment, agents in tried.items()
     }
+
+
+def _score(found: Mapping[str, Any]) -> float:
+    return -math.inf if found["score"] is None else found["score"]
 
 
 def main() -> None:
