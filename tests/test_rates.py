@@ -12,7 +12,6 @@ from tiny_runs import BANDIT, IN_MDPS, LOOKAHEAD, STEPS, go
 
 from runs.catalogue import PRETRAINED, find
 from runs.catalogue.experiments import (
-    CONTROL_RATES,
     HUNDRED_PULLS,
     MDPS,
     OMNIGLOT_RATES,
@@ -41,9 +40,6 @@ def test_the_catalogues_rates_are_the_best_that_were_tried():
     assert rates["mdp/n10"] == MDPS
     for agent, rate in MDPS.items():
         assert find("mdp/n25").config(agent).training.learning_rate == rate
-    assert rates["control/cheetah-direction"] == CONTROL_RATES
-    for agent, rate in CONTROL_RATES.items():
-        assert find("control/ant-velocity").config(agent).training.learning_rate == rate
     assert rates["recall/n8"] == RECALL
     for agent, rate in RECALL.items():
         assert find("recall/n32").config(agent, budget="demo").training.learning_rate == rate

@@ -69,9 +69,6 @@ HUNDRED_PULLS = {"snail": 1.6e-2, "lstm": 1.6e-2, "gru": 8e-3, "transformer": 1e
 MDPS = {"snail": 8e-3, "lstm": 8e-3, "gru": 4e-3, "transformer": 2e-3, "maml": 8e-3}
 """The same for MDPs, tuned on 10 episodes."""
 
-CONTROL_RATES = {"snail": 4e-3, "gru": 4e-3}
-"""The same for control, tuned on the cheetah's direction."""
-
 RECALL = {"snail": 4e-3, "lstm": 2e-3, "gru": 4e-3}
 """The same for recall, tuned on 8 pairs."""
 
@@ -187,8 +184,8 @@ def _control(animal: str, env: str, goal: Goal, show_task: bool = False) -> Expe
         else f"2 episodes of 200 steps of the {animal} with a hidden {goal}",
         agents,
         {
-            "full": Budget(task, learned(400), TrialTest(trials=400), CONTROL_RATES),
-            "demo": Budget(task, learned(40), TrialTest(trials=100), CONTROL_RATES),
+            "full": Budget(task, learned(400), TrialTest(trials=400)),
+            "demo": Budget(task, learned(40), TrialTest(trials=100)),
             "short": Budget(task, learned(10), TrialTest(trials=100)),
             "smoke": Budget(
                 replace(task, max_steps=10),
