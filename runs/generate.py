@@ -163,8 +163,8 @@ If both have several seeds, the interval is over seeds (Welch) and concerns the 
 test tasks, for one training each: it compares these two trained agents, and another training of either may give another
 result. For the speed of learning, see the [learning curves](curves.md).
 
-In control, unlike elsewhere, the learning rate is one for all agents, chosen with SNAIL. After a fifth of the updates the
-GRU leads with twice that rate ([note 48](../reproduction.md#studies)), so SNAIL's lead there may be the rate's.
+In control, unlike elsewhere, the learning rate is one for all agents, chosen with SNAIL. After a fifth of the updates
+the GRU leads with twice that rate ([note 48](../reproduction.md#studies)), so SNAIL's lead there may be the rate's.
 """
 
 CURVES = """\
