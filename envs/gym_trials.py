@@ -252,9 +252,12 @@ class GymTrialVectorEnv:
             ended, and ``valid`` (B,) whether the step counts.
 
         Raises:
-            EnvironmentFailed: if an environment or its process fails, or an observation or reward is not finite.
+            EnvironmentFailed: if an environment or its process fails, or an action,
+                observation or reward is not finite.
         """
         sent = actions.cpu().numpy()
+        if not np.isfinite(sent).all():  # or the environment would be blamed for what it makes of it
+            raise EnvironmentFailed("an action of the agent is not finite; try a smaller --training.learning-rate")
         rows = self._call(lambda: self._vector.step(sent[self._rows_of])[0])
         observations, rewards = self._read(rows)
         info = {"episode_end": rows[:, -2] > 0, "valid": rows[:, -1] > 0}

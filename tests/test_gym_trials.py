@@ -276,6 +276,14 @@ def test_a_failing_environment_is_one_line(what, message):
     env.close()
 
 
+def test_an_action_that_is_not_finite_is_not_blamed_on_the_environment():
+    env = GymTrialVectorEnv(RandomEnd, 2, 1, 3)
+    env.reset()
+    with pytest.raises(EnvironmentFailed, match=r"^an action of the agent is not finite; try a smaller"):
+        env.step(torch.tensor([[0.0, 0.0], [0.0, float("nan")]]))
+    env.close()
+
+
 @pytest.mark.slow
 def test_a_process_that_dies_is_one_line():
     env = GymTrialVectorEnv(partial(failing, "dies", []), 4, 1, 3, processes=2)

@@ -52,6 +52,8 @@ def test_the_catalogues_rates_are_the_best_that_were_tried():
     assert {"protonet": OMNIGLOT_RATES["protonet"]} | rates["omniglot/20way"] == TWENTY_WAYS
     for agent, rate in TWENTY_WAYS.items():
         assert find("omniglot/20way").config(agent).training.learning_rate == rate
+    control = find("control/cheetah-direction")  # not tuned: one rate for all agents
+    assert {control.config(agent).training.learning_rate for agent in MDPS} == {5e-4}
     trpo = find("bandit/n10-k5").config("snail", algorithm="trpo").training
     assert not hasattr(trpo, "learning_rate")
 
@@ -85,6 +87,8 @@ def test_a_rate_that_diverged_is_tried_and_not_the_best(tmp_path):
     with pytest.raises(RunError, match="is not finite") as caught:
         go(diverging, tmp_path)
     assert outcome(folder) is None  # until the reason is recorded
+    folder.write_failure("EnvironmentFailed: an environment's reward is not finite; fix it", "")
+    assert outcome(folder) is None  # not the rate's fault
     folder.write_failure(str(caught.value), "")
     found = outcome(folder)
     assert found["learning_rate"] == 1e30 and found["score"] is None and "not finite" in found["reason"]

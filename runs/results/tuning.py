@@ -55,9 +55,10 @@ def outcome(folder: RunFolder) -> dict[str, Any] | None:
 
 
 def _divergence(folder: RunFolder) -> str | None:
-    """Which number was not finite; None if the run did not fail by that."""
+    """Which of the agent's numbers was not finite; None if the run did not fail by that."""
     reason = (folder.failure() or {}).get("reason", "")
-    return reason.partition(";")[0] if "is not finite" in reason else None
+    diverged = "is not finite" in reason and "an environment's" not in reason
+    return reason.partition(";")[0] if diverged else None
 
 
 def outcomes() -> list[dict[str, Any]]:
