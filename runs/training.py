@@ -84,7 +84,7 @@ def train(
 
     A run that is interrupted and resumed on the same CPU gives the same numbers as an uninterrupted one.
 
-    With ``until``, training pauses after that many updates, so that a search can decide whether to continue.
+    With ``until``, training pauses after that many updates, so that one can decide whether to continue.
     ``notice`` is printed before a training starts from scratch.
 
     In a process group, the main process writes, prints and tests; the others only train.
@@ -158,6 +158,12 @@ def train(
         finally:
             mirror.close()
     return record
+
+
+def require_updates(until: int | None) -> None:
+    """Raise RunError unless ``until`` is a number of updates, or None."""
+    if until is not None and until < 1:
+        raise RunError(f"until must be at least 1 update, got {until}")
 
 
 def take_embedding(learner: Learner, config: RunConfig, places: Iterable[Path]) -> None:
@@ -286,7 +292,7 @@ def _run_steps(
         progress_bar(learner.steps, label, initial=progress.step, unit="update", disable=quiet) as bar,
     ):
         if until is not None and until < learner.steps and progress.step >= until:
-            raise Paused(f"{progress.step} of {learner.steps} updates are done already")
+            raise Paused(f"{progress.step} of {learner.steps} updates are done already; continue with --resume")
         while progress.step < learner.steps:
             with _keeping_the_last_good(folder, progress.step + 1):
                 logs = learner.update(progress.step)
@@ -332,7 +338,7 @@ def _run_steps(
             if stopping:
                 raise Interrupted(f"stopped {done}; continue with --resume")
             if paused:
-                raise Paused(f"paused {done}")
+                raise Paused(f"paused {done}; continue with --resume")
             if late and not last:
                 raise OutOfTime(f"the time budget ends {done}; continue with --resume")
 

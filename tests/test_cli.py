@@ -130,6 +130,37 @@ def test_a_catalogued_run_enters_the_table(capsys, results, monkeypatch):
     assert "6.660" in row
 
 
+def test_a_run_pauses_after_some_updates_and_goes_on(capsys, results):
+    code, _, err = snail(capsys, "train", "bandit/n10-k5", *TINY, "--until", "1")
+    assert code == 75 and "paused after update 1 of 2" in err and "--resume" in err
+    code, out, _ = snail(capsys, "train", "bandit/n10-k5", *TINY, "--resume")
+    assert code == 0 and "return" in out
+    assert "at least 1 update" in assert_one_line(capsys, "train", "bandit/n10-k5", *TINY, "--until", "0")
+
+
+def test_a_sweep_pauses_its_runs_and_goes_on(capsys, results, tmp_path):
+    words = ["--engine", "process", "--tracker", "none"]
+    file = tmp_path / "some.toml"
+    start = 'experiments = ["bandit/n10-k5"]\nbudget = "smoke"\nagents = ["gru"]\n'
+    end = '[set]\n"training.learning-rate" = [1e-3, 4e-3]\n"training.steps" = 4\n"test.trials" = 20\n'
+    file.write_text(f"{start}until = 2\n{end}")
+    for _ in range(2):  # the same command again does nothing more
+        code, out, _ = snail(capsys, "sweep", str(file), *words)
+        first, second = out.splitlines()
+        assert code == 0 and "train/return" in first and "after update 2" in first
+        assert "learning-rate=0.001" in first and "learning-rate=0.004" in second
+    code, out, _ = snail(capsys, "sweep", str(file), *words, "--until", "3")
+    assert code == 0 and "after update 3" in out
+    assert "leave out --until" in assert_one_line(
+        capsys, "sweep", "bandit/n10-k5", "--search", "random", "--until", "3"
+    )
+    file.write_text(f"{start}until = 0\n{end}")
+    assert "at least 1 update" in assert_one_line(capsys, "sweep", str(file), "--dry-run")
+    file.write_text(start + end)
+    code, out, _ = snail(capsys, "sweep", str(file), *words)
+    assert code == 0 and out.count("(95%") == 2
+
+
 def test_a_time_budget_stops_the_run_and_resuming_ends_it_as_if_it_had_not(capsys, results):
     code, _, err = snail(capsys, "train", "bandit/n10-k5", *TINY, "--time-budget", "1s")
     assert code == 75 and "after update 1 of 2; continue with --resume" in err

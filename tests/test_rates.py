@@ -22,7 +22,7 @@ from runs.catalogue.experiments import (
 )
 from runs.results.folder import RunFolder
 from runs.results.tuning import best_rates, outcome, outcomes
-from runs.system.errors import RunError
+from runs.system.errors import Paused, RunError
 
 STUDY = Path(__file__).parents[1] / "runs" / "studies" / "tuning.toml"
 
@@ -61,24 +61,42 @@ def test_the_catalogues_rates_are_the_best_that_were_tried():
 def test_all_agents_were_tuned_alike():
     found = outcomes()
     sweeps = tomllib.loads(STUDY.read_text())["sweeps"]
-    grids = {e: s["set"] for s in sweeps for e in s["experiments"]}
+    grids = {e: s for s in sweeps for e in s["experiments"]}
+    schedules = {e: s["set"].get("training.steps", find(e).config("snail").training.steps) for e, s in grids.items()}
+    found = [o for o in found if o.get("schedule", o["updates"]) == schedules[o["experiment"]]]
     assert {"bandit/n10-k10", "mdp/n10"} <= best_rates(found).keys()
     for experiment, rates in best_rates(found).items():
         tried: dict[str, set] = {agent: set() for agent in rates}  # an agent whose tuning is not finished is not there
         for o in found:
             if o["experiment"] == experiment and o["agent"] in tried:
                 tried[o["agent"]].add((o["learning_rate"], o["updates"]))
-        grid = {(rate, grids[experiment]["training.steps"]) for rate in grids[experiment]["training.learning-rate"]}
+        updates = grids[experiment].get("until", schedules[experiment])
+        grid = {(rate, updates) for rate in grids[experiment]["set"]["training.learning-rate"]}
         assert all(t == grid for t in tried.values())
         assert len({o["metric"] for o in found if o["experiment"] == experiment and o["score"] is not None}) == 1
 
 
-def test_the_best_is_the_largest_score():
-    runs = [
-        {"experiment": "e", "agent": "a", "learning_rate": r, "score": s} for r, s in ((1, 0.1), (2, 0.3), (3, 0.2))
-    ]
-    unfinished = {"experiment": "e", "agent": "b", "learning_rate": 1, "score": 0.5}
-    assert best_rates([*runs, unfinished]) == {"e": {"a": 2}}
+def test_the_best_is_the_largest_score_of_the_longest_schedule():
+    def tried(agent: str, scores: dict[float, float], schedule: int) -> list[dict]:
+        about = {"experiment": "e", "agent": agent, "updates": 80, "schedule": schedule}
+        return [about | {"learning_rate": rate, "score": score} for rate, score in scores.items()]
+
+    short = tried("a", {1: 0.1, 2: 0.3, 4: 0.2}, 80)
+    unfinished = tried("b", {1: 0.5}, 80)
+    assert best_rates([*short, *unfinished]) == {"e": {"a": 2}}
+    assert best_rates([*short, *unfinished, *tried("a", {1: 0.3, 2: 0.2}, 400)]) == {"e": {"a": 1}}
+
+
+def test_a_full_training_is_judged_by_its_first_updates(tmp_path):
+    with pytest.raises(Paused):
+        go(BANDIT, tmp_path, until=2)
+    assert outcome(RunFolder(tmp_path)) is None and outcome(RunFolder(tmp_path), 3) is None
+    found = outcome(RunFolder(tmp_path), 2)
+    second = RunFolder(tmp_path).metrics()[1]
+    assert (found["updates"], found["schedule"], found["score"]) == (2, STEPS, second["train/return"])
+    go(BANDIT, tmp_path, resume=True)
+    after = outcome(RunFolder(tmp_path), 2)
+    assert after.items() >= found.items() and after["commit"]
 
 
 def test_a_rate_that_diverged_is_tried_and_not_the_best(tmp_path):

@@ -21,7 +21,7 @@ from runs.launch.search import Range, Search, search
 from runs.launch.settings import own_settings, train_command
 from runs.launch.sweeps import SweepSpec, parse_setting, read_sweeps
 from runs.results.folder import RESULTS
-from runs.results.records import describe
+from runs.results.records import describe, describe_progress
 from runs.system.errors import RunError
 
 
@@ -52,6 +52,9 @@ class Sweep(LaunchOptions):
     training.learning-rate=1e-4..1e-2 are allowed, judged by training metrics, never by the test."""
     trials: int = 20
     """With --search random or optuna: number of proposals for each experiment and agent."""
+    until: int | None = None
+    """Pause every run with a checkpoint after this many updates, and print the training metric that it has reached; the
+    command without it goes on. None: that of the file, else train to the end."""
     results: Path = RESULTS
     """Folder of all results; each run gets a subfolder."""
     dry_run: bool = False
@@ -60,11 +63,13 @@ class Sweep(LaunchOptions):
     def run(self) -> None:
         """Launch the runs, and print their results."""
         if self.search != "grid":
+            if self.until is not None:
+                raise RunError("a search pauses its runs itself; leave out --until")
             for spec in self._specs():
                 self._search(spec)
             return
-        configs = [config for spec in self._specs() for config in spec.configs()]
-        jobs = list({job.path: job for job in (Job.of(config, self.results) for config in configs)}.values())
+        until = {config: spec.until for spec in self._specs() for config in spec.configs()}
+        jobs = [Job.of(config, self.results) for config in until]
         if self.dry_run:
             finished = [job.finished() for job in jobs]
             for job, done in zip(jobs, finished, strict=True):
@@ -73,13 +78,16 @@ class Sweep(LaunchOptions):
             hours = f"; {Costs(self.results, machine_factor()).total(todo, slots(self))}" if todo else ""
             print(summary(len(jobs), sum(finished)) + hours)
             return
-        outcomes = launch(configs, self.results, self, name="-".join(Path(w).stem for w in self.what))
+        name = "-".join(Path(w).stem for w in self.what)
+        outcomes = launch(list(until), self.results, self, name, {c: n for c, n in until.items() if n is not None})
         if submitted := [o.reason for o in outcomes if o.state == "submitted"]:
             print(f"submitted to Slurm: {', '.join(submitted)}; `snail status` shows their progress")
-        for job in jobs:
+        for config, job, outcome in zip(until, jobs, outcomes, strict=True):
+            settings = own_settings(job.config)
             if job.finished() and (record := job.folder.result()) is not None:
-                settings = own_settings(job.config)
                 print(describe(record) + (f"; {settings}" if settings else ""))
+            elif outcome.state == "paused":
+                print(describe_progress(config, job.folder.metrics()) + (f"; {settings}" if settings else ""))
         require_finished(outcomes)
 
     def _search(self, spec: SweepSpec) -> None:
@@ -111,7 +119,7 @@ class Sweep(LaunchOptions):
             raise RunError(
                 f"{ranges[0]} has a range; give --search random or --search optuna, or values to choose from"
             )
-        given = {name: getattr(self, name) for name in ("agents", "seeds", "budget", "algorithm")}
+        given = {name: getattr(self, name) for name in ("agents", "seeds", "budget", "algorithm", "until")}
         given = {name: value for name, value in given.items() if value is not None}
         return [dataclasses.replace(spec, **given) for spec in specs]
 

@@ -27,7 +27,7 @@ from runs.system.deadline import Deadline, parse_duration, show_duration
 from runs.system.errors import RunError
 from runs.system.machine import Machine
 from runs.tracking import TrackerOptions
-from runs.training import build_learner, evaluate, load_model, train
+from runs.training import build_learner, evaluate, load_model, require_updates, train
 
 SOON = 300.0
 """For trainings longer than this, in seconds, the expected time is printed."""
@@ -50,6 +50,8 @@ class Train(TrackerOptions, RunConfig):
     """Training algorithm for trials: ppo, trpo, or lookahead for bandits and MDPs; None: the default."""
     time_budget: str | None = None
     """Stop with a checkpoint within this time, such as 90s, 25m or 1h30m, to --resume later; None: train to the end."""
+    until: int | None = None
+    """Pause with a checkpoint after this many updates, to --resume later; None: train to the end."""
     results: Path = RESULTS
     """Folder of all results; the run gets a subfolder."""
     device: str = "auto"
@@ -103,6 +105,7 @@ class Train(TrackerOptions, RunConfig):
     def run(self) -> None:
         if self.resume and self.overwrite:
             raise RunError("--resume and --overwrite exclude each other")
+        require_updates(self.until)
         seconds = None if self.time_budget is None else parse_duration(self.time_budget)
         config = RunConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(RunConfig)})
         config = dataclasses.replace(config, experiment=_experiment(config.experiment))
@@ -118,6 +121,7 @@ class Train(TrackerOptions, RunConfig):
                 resume=self.resume,
                 overwrite=self.overwrite,
                 deadline=Deadline(seconds, BEGAN),
+                until=self.until,
                 notice=self._notice(config),
             )
         if machine.group.is_main:

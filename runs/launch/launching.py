@@ -76,6 +76,7 @@ def launch(
     options: LaunchOptions | None = None,
     name: str = "launch",
     until: Mapping[RunConfig, int] | None = None,
+    quiet: bool = False,
 ) -> list[Outcome]:
     """Train and test the unfinished runs, from their checkpoints if they have any.
 
@@ -87,8 +88,8 @@ def launch(
         results: folder of all results.
         options: launch options; None: local processes.
         name: name of the launch, for `snail status`.
-        until: updates after which each run pauses, for a search, which prints its own messages; None: to
-            the end.
+        until: updates after which a run pauses; those without go on to the end.
+        quiet: print failures only.
 
     Returns:
         The outcomes in the order of ``configs``; pass them to ``require_finished``.
@@ -106,14 +107,14 @@ def launch(
     jobs = {job.path: job for job in all_jobs}
     outcomes = {path: Outcome("finished") for path, job in jobs.items() if job.finished()}
     left = [job for path, job in jobs.items() if path not in outcomes]
-    if until is None:
+    if not quiet:
         print(summary(len(jobs), len(outcomes)), file=sys.stderr, flush=True)
     if left:
         queue = options.slurm.queue() if options.engine == "slurm" else None
         with keep_plan(results.resolve(), name, options.engine, left, queue) as plan, _stopped_by_signals():
             try:
                 ended = contextlib.closing(_until_done(engine, left))
-                with _Bar(len(jobs), len(outcomes), engine.slots, hidden=until is not None) as bar, ended as pairs:
+                with _Bar(len(jobs), len(outcomes), engine.slots, hidden=quiet) as bar, ended as pairs:
                     for job, outcome in pairs:
                         outcomes[job.path] = outcome
                         if outcome.state == "submitted":

@@ -181,7 +181,7 @@ def _try(study: Any, proposed: Mapping[Any, tuple[RunConfig, ...]], results: Pat
     for rung in RUNGS:
         until = {c: max(1, c.training.steps * rung // RUNGS[-1]) for configs in going.values() for c in configs}
         configs = list(until)
-        outcomes = dict(zip(configs, launch(configs, results, options, "search", until), strict=True))
+        outcomes = dict(zip(configs, launch(configs, results, options, "search", until, quiet=True), strict=True))
         for trial, own in list(going.items()):
             states = {outcomes[c].state for c in own}
             if "failed" in states:

@@ -15,6 +15,7 @@ from runs.catalogue import RunConfig, find
 from runs.config.command_line import changed
 from runs.config.serialization import flat, from_dict
 from runs.system.errors import RunError
+from runs.training import require_updates
 
 MOST_RUNS = 20_000
 """Maximum runs of a sweep, which take about ten seconds to list."""
@@ -34,6 +35,8 @@ class SweepSpec:
     """How much training."""
     algorithm: str | None = None
     """Training algorithm; None: the default."""
+    until: int | None = None
+    """Updates after which every run pauses; None: train to the end."""
     set: Mapping[str, Any] = field(default_factory=dict)
     """Options of `snail train`, such as training.learning-rate, each with a value or, for a
     grid, a list of values. A value that is itself a list is a list in that list."""
@@ -62,6 +65,7 @@ class SweepSpec:
         Raises:
             RunError: for an unknown experiment, agent, budget, algorithm or option, or an invalid value.
         """
+        require_updates(self.until)
         runs = len(self._pairs()) * len(self.seeds) * len(self._grid())
         if runs > MOST_RUNS:
             raise RunError(f"a sweep can have at most {MOST_RUNS:,} runs, this one has {runs:,}; split it")

@@ -23,6 +23,7 @@ import torch
 from runs.algorithms.learner import Learner, Measurement
 from runs.catalogue import RunConfig, as_catalogued
 from runs.config.serialization import from_dict, to_dict
+from runs.results.metrics import UPDATE, training_score
 from runs.results.statistics import Estimate
 from runs.results.stored import RESTORE, Damaged, read_record, unsealed
 from runs.system.errors import RunError
@@ -99,6 +100,14 @@ def describe_results(config: RunConfig, results: Sequence[Measurement]) -> str:
     """The measured numbers of a run, one line each."""
     key = {"experiment": config.experiment, "agent": config.agent, "seed": config.seed}
     return "\n".join(_line(key | m.record()) for m in results)
+
+
+def describe_progress(config: RunConfig, lines: Sequence[Mapping[str, Any]]) -> str:
+    """What a run that is not finished has reached, in one line."""
+    metric, score = training_score(lines)
+    return (
+        f"{config.experiment} {config.agent} seed {config.seed}: {metric} {score:.4f} after update {lines[-1][UPDATE]}"
+    )
 
 
 def _line(r: Mapping[str, Any]) -> str:
