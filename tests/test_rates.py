@@ -49,7 +49,7 @@ def test_the_catalogues_rates_are_the_best_that_were_tried():
     assert rates["omniglot/5way"] == OMNIGLOT_RATES
     for agent, rate in OMNIGLOT_RATES.items():
         assert find("omniglot/5way-1shot").config(agent, budget="demo").training.learning_rate == rate
-    assert {"protonet": OMNIGLOT_RATES["protonet"]} | rates["omniglot/20way"] == TWENTY_WAYS
+    assert OMNIGLOT_RATES | rates["omniglot/20way"] == TWENTY_WAYS
     for agent, rate in TWENTY_WAYS.items():
         assert find("omniglot/20way").config(agent).training.learning_rate == rate
     control = find("control/cheetah-direction")  # not tuned: one rate for all agents

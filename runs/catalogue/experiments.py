@@ -78,8 +78,8 @@ PRETRAINED_RATES = {"snail": 5e-3, "lstm": 5e-3, "gru": 5e-3, "transformer": 7e-
 OMNIGLOT_RATES = {"snail": 5e-3, "lstm": 5e-3, "gru": 2e-3, "transformer": 7e-4, "maml": 2e-3, "protonet": 2e-3}
 """The same for Omniglot's 5 ways, and for one shot of any characters."""
 
-TWENTY_WAYS = {"snail": 2e-3, "protonet": 2e-3}
-"""The same for its 20 ways; prototypical networks' is that of 5."""
+TWENTY_WAYS = {**OMNIGLOT_RATES, "snail": 2e-3, "transformer": 7e-4}
+"""The same for its 20 ways, and that of 5 for agents that were not tuned on 20."""
 
 FULL_BATCH = {10: 1024, 100: 128, 500: 24, 1000: 16}
 """Trials per update of the full budget, by pulls: 10,000 to 16,000 steps, a few seconds of one core."""
