@@ -52,7 +52,7 @@ def test_the_catalogues_rates_are_the_best_that_were_tried():
     assert OMNIGLOT_RATES | rates["omniglot/20way"] == TWENTY_WAYS
     for agent, rate in TWENTY_WAYS.items():
         assert find("omniglot/20way").config(agent).training.learning_rate == rate
-    control = find("control/cheetah-direction")  # not tuned: one rate for all agents
+    control = find("control/cheetah-direction")  # until all agents are trained with their own: one rate for all
     assert {control.config(agent).training.learning_rate for agent in MDPS} == {5e-4}
     trpo = find("bandit/n10-k5").config("snail", algorithm="trpo").training
     assert not hasattr(trpo, "learning_rate")
