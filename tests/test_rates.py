@@ -99,6 +99,17 @@ def test_a_full_training_is_judged_by_its_first_updates(tmp_path):
     assert after.items() >= found.items() and after["commit"]
 
 
+def test_the_update_to_be_judged_by_need_not_be_a_logged_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("runs.training.LOGGED_STEPS", 2)
+    with pytest.raises(Paused):
+        go(BANDIT, tmp_path, until=STEPS - 1)
+    (line,) = RunFolder(tmp_path).metrics()
+    assert line["update"] < STEPS - 1
+    found = outcome(RunFolder(tmp_path), STEPS - 1)
+    assert found["updates"] == STEPS - 1 and found["score"] == line["train/return"]
+    assert outcome(RunFolder(tmp_path), 2 * line["update"]) is None
+
+
 def test_a_rate_that_diverged_is_tried_and_not_the_best(tmp_path):
     diverging = replace(BANDIT, training=replace(BANDIT.training, learning_rate=1e30))
     folder = RunFolder(tmp_path)

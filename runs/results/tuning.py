@@ -36,7 +36,9 @@ def outcome(folder: RunFolder, until: int | None = None) -> dict[str, Any] | Non
     record = folder.result()
     lines = [line for line in folder.metrics() if until is None or line[UPDATE] <= until]
     diverged = None if record else _divergence(folder)
-    enough = record is not None if until is None else bool(lines) and lines[-1][UPDATE] == until
+    # not every update of a long training is logged; the first line tells how many there are in one
+    came_so_far = until is not None and bool(lines) and lines[-1][UPDATE] + lines[0][UPDATE] > until
+    enough = record is not None if until is None else came_so_far
     if not enough and not diverged:
         return None
     config = folder.config()
